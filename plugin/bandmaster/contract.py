@@ -1,0 +1,128 @@
+"""The user's contract: ``Reward = Σ αᵢ·f(metricᵢ)``, each ``f`` into [0, 1], the weights α summing to 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from bandmaster.core import BandmasterError, FloatArray, Reward
+
+Goal = Literal["max", "min"]
+Scale = Literal["linear", "log"]
+
+METRICS: Mapping[str, str] = {
+    "accuracy": "share of the request's rows answered right, in [0, 1]",
+    "confidence": "combined probability of the returned class, in [0, 1]",
+    "explainability": "weighted mean over the members that ran, as declared, in [0, 1]",
+    "latency": "seconds: a stage takes as long as its slowest member, a plan as long as its stages together",
+    "energy": "joules, summed over the members that ran",
+    "cost": "declared price of a call, summed over the members that ran",
+}
+"""Every metric a contract may name, and its unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of the contract: its weight, and the normaliser ``f`` that maps its unit into [0, 1].
+
+    ``f`` is linear, or linear in the logarithm, between ``low`` and ``high`` and clipped outside them; with
+    ``goal="min"`` it is turned over, so that 1 is always the best. ``source`` says which figure is meant:
+    for latency and energy ``live`` (measured or estimated as it happens) or ``profile`` (as declared).
+    """
+
+    name: str
+    weight: float
+    goal: Goal = "max"
+    low: float = 0.0
+    high: float = 1.0
+    scale: Scale = "linear"
+    source: Literal["live", "profile"] = "live"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0.0):
+            raise BandmasterError(f"{self.name}: weight {self.weight!r} must be a finite number ≥ 0")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise BandmasterError(
+                f"{self.name}: range [{self.low:g}, {self.high:g}] must go from the smaller to the larger figure"
+            )
+        if self.scale == "log" and self.low <= 0.0:
+            raise BandmasterError(f"{self.name}: a log scale needs a range above 0, not from {self.low:g}")
+
+    def normalise(self, value: FloatArray | float) -> FloatArray:
+        """Map raw figures of any shape into [0, 1]. NaN stays NaN: an unknown figure has no term."""
+        x = np.asarray(value, dtype=np.float64)
+        if self.scale == "log":
+            x = np.log(np.maximum(x, np.finfo(np.float64).tiny))
+            low, high = math.log(self.low), math.log(self.high)
+        else:
+            low, high = self.low, self.high
+        share = np.clip((x - low) / (high - low), 0.0, 1.0)
+        return 1.0 - share if self.goal == "min" else share
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The metrics with their weights normalised to sum to 1.
+
+    >>> fast = Metric("latency", 1.0, goal="min", low=0.001, high=1.0, scale="log")
+    >>> contract = Contract.of(Metric("accuracy", 3.0), fast)
+    >>> contract.reward({"accuracy": 1.0, "latency": 1.0}).value
+    0.75
+    """
+
+    metrics: tuple[Metric, ...]
+
+    @classmethod
+    def of(cls, *metrics: Metric) -> Contract:
+        """Normalise the weights. Raises ``BandmasterError`` when they sum to 0 or a metric is named twice."""
+        names = [m.name for m in metrics]
+        if len(set(names)) != len(names):
+            raise BandmasterError(f"a metric is named twice: {', '.join(names)}; name each once")
+        total = math.fsum(m.weight for m in metrics)
+        if total <= 0.0:
+            raise BandmasterError("the weights sum to 0; give at least one metric a weight above 0")
+        fields = ("goal", "low", "high", "scale", "source")
+        return cls(
+            tuple(Metric(m.name, m.weight / total, **{f: getattr(m, f) for f in fields}) for m in metrics)
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(m.name for m in self.metrics)
+
+    def metric(self, name: str) -> Metric | None:
+        return next((m for m in self.metrics if m.name == name), None)
+
+    def weight(self, name: str) -> float:
+        found = self.metric(name)
+        return found.weight if found else 0.0
+
+    def rewards(self, raw: Mapping[str, FloatArray]) -> FloatArray:
+        """Rewards of many cases at once. ``raw`` maps each metric to figures of shapes that broadcast."""
+        return sum(
+            (m.weight * m.normalise(raw[m.name]) for m in self.metrics if m.weight > 0.0), start=np.zeros(())
+        )
+
+    def reward(self, raw: Mapping[str, float]) -> Reward:
+        """The reward of one case. ``raw`` holds a figure for each metric; others are kept but not counted."""
+        terms = {m.name: float(m.normalise(raw[m.name])) for m in self.metrics}
+        # fsum and the clip keep rounding from ever leaving [0, 1].
+        value = math.fsum(m.weight * terms[m.name] for m in self.metrics)
+        return Reward(value=min(1.0, max(0.0, value)), raw=dict(raw), terms=terms)
+
+    def describe(self) -> dict[str, Any]:
+        """The contract as normalised, for results and pages."""
+        return {
+            m.name: {
+                "weight": m.weight,
+                "goal": m.goal,
+                "range": [m.low, m.high],
+                "scale": m.scale,
+                "from": m.source,
+            }
+            for m in self.metrics
+        }

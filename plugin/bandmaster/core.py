@@ -1,0 +1,376 @@
+"""The vocabulary: every record that is passed around and every protocol that is implemented.
+
+Read this file first. Records are frozen; arrays inside them are read-only by convention. Members, plans and
+classes are addressed by their index in the ensemble's order wherever an array has an axis for them:
+``M`` members, ``P`` plans, ``C`` classes, ``n`` rows of one request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+NO_ANSWER = -1
+"""The class index of an answer that nobody gave (every member that ran failed or abstained)."""
+
+Weighting = Literal["uniform", "recent"]
+Provenance = Literal["measured", "estimated", "declared"]
+
+
+class BandmasterError(Exception):
+    """Base of every error a user can cause. Its text names the place, the value and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one request costs on one member, when nobody measures it. ``None`` means unknown."""
+
+    latency_s: float | None = None
+    energy_j: float | None = None
+    cost: float | None = None
+    explainability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The action: stages of members run one after the other until the combined confidence suffices.
+
+    A single member is one stage of one; a subset is one stage of several; a cascade has several stages and a
+    ``stop_at`` in (0, 1]. ``weights`` says how the combiner weighs the members that have answered.
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    weights: Weighting = "uniform"
+    stop_at: float | None = None
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(name for stage in self.stages for name in stage)
+
+    @property
+    def name(self) -> str:
+        """``linear``, ``linear+forest``, ``linear>mlp+forest@0.9``; ``~recent`` marks weights by accuracy."""
+        text = ">".join("+".join(stage) for stage in self.stages)
+        text += f"@{self.stop_at:g}" if self.stop_at is not None else ""
+        return text + ("~recent" if self.weights == "recent" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What arrives: ``rows`` for the members, and what a policy may look at before choosing.
+
+    ``features`` (d,) are numeric, in the request's own units; ``tags`` are categorical, ``("country=NL",)``.
+    ``at`` is Unix time in seconds.
+    """
+
+    rows: Array
+    features: FloatArray
+    at: float
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatistics:
+    """Streaming statistics, one entry a member; windowed means of what was seen. All arrays are (M,).
+
+    ``labelled`` counts the outcomes behind ``accuracy`` since the last drift alarm; 0 means that the accuracy
+    is still the prior. ``agreement`` is the share of answers equal to the combined answer.
+    """
+
+    accuracy: FloatArray
+    confidence: FloatArray
+    agreement: FloatArray
+    latency_s: FloatArray
+    energy_j: FloatArray
+    labelled: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is known at decision time. ``features`` (d,) are standardised: mean 0, deviation 1, within ±5."""
+
+    version: int
+    features: FloatArray
+    tags: tuple[str, ...]
+    members: MemberStatistics
+    label_mix: FloatArray
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was offered, with which probabilities, what was sampled, and by whom.
+
+    ``probabilities`` (P,) are exactly those sampled from. ``probe_p`` is the probability with which this
+    request was to be probed, ``probed`` whether it was.
+    """
+
+    id: str
+    at: float
+    plans: tuple[str, ...]
+    probabilities: FloatArray
+    chosen: int
+    policy: str
+    policy_version: str
+    state: State
+    probe_p: float = 0.0
+    probed: bool = False
+
+    @property
+    def plan(self) -> str:
+        return self.plans[self.chosen]
+
+    @property
+    def propensity(self) -> float:
+        return float(self.probabilities[self.chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAnswer:
+    """What one member said to one request, and what that took.
+
+    ``rows`` (k,) are the indices of the rows it saw, ``scores`` (k, C) its distributions over classes; a row
+    of zeros is an abstention. ``scores`` is ``None`` when the member failed, and ``error`` says how.
+    """
+
+    name: str
+    rows: IntArray
+    scores: FloatArray | None
+    latency_s: float
+    energy_j: float
+    energy_from: Provenance
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The reply: combined ``scores`` (n, C), ``labels`` (n,) class indices, ``confidence`` (n,) in [0, 1].
+
+    ``ran`` are the members that ran for the reply in run order, ``probes`` those that ran after it. Stage
+    ``s`` of the plan ran iff ``s < stages_run``. ``weights`` (M,) are the combiner's recent-accuracy weights
+    in force, kept so that any plan can be evaluated later as it would have been then.
+    """
+
+    scores: FloatArray
+    labels: IntArray
+    confidence: FloatArray
+    ran: tuple[MemberAnswer, ...]
+    stages_run: int
+    weights: FloatArray
+    probes: tuple[MemberAnswer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the caller reports: ``labels``, one class index a row, or a ``reward`` in [0, 1]. Exactly one."""
+
+    at: float
+    labels: tuple[int, ...] | None = None
+    reward: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.labels is None) == (self.reward is None):
+            raise ValueError("an outcome has either labels or a reward, exactly one of them")
+        if self.reward is not None and not 0.0 <= self.reward <= 1.0:
+            raise ValueError(f"a reward lies in [0, 1], not {self.reward!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The contract's verdict: ``value`` in [0, 1], each metric's raw figure and its term ``f(metric)``."""
+
+    value: float
+    raw: Mapping[str, float]
+    terms: Mapping[str, float]
+
+
+class Status(StrEnum):
+    """What became of a reported outcome."""
+
+    JOINED = "joined"
+    EARLY = "early"
+    LATE = "late"
+    DUPLICATE = "duplicate"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A decision with its answer and its outcome; ``seq`` is its place in the order of settlement, from 1."""
+
+    seq: int
+    decision: Decision
+    answer: Answer
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The journal's reply to an outcome. ``joined`` is set iff ``status`` is JOINED."""
+
+    status: Status
+    joined: Joined | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DriftEvent:
+    """An alarm: which detector (``accuracy:linear``, ``reward``), when (Unix s), and why, in one sentence."""
+
+    name: str
+    at: float
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What a policy learns from.
+
+    ``rewards`` (P,) is NaN where a plan's reward is unknown; ``observed_p`` (P,) is the probability with
+    which it became known (the chosen plan's propensity, or a probe's share). ``correct`` (M,) is each
+    member's accuracy on this request, NaN where it is unknown. ``alarms`` were raised by this very outcome.
+    """
+
+    joined: Joined
+    reward: Reward
+    rewards: FloatArray
+    observed_p: FloatArray
+    correct: FloatArray
+    alarms: tuple[DriftEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Sealed learner state. ``cursor`` is the ``seq`` of the last settlement it has learned from."""
+
+    version: int
+    cursor: int
+    at: float
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The journal's ledger. Every outcome ever reported is in exactly one of the five fields after
+    ``decisions``; ``joined`` includes those that came early and found their decision later.
+    """
+
+    decisions: int = 0
+    joined: int = 0
+    early: int = 0
+    late: int = 0
+    duplicate: int = 0
+    unknown: int = 0
+
+
+@runtime_checkable
+class Member(Protocol):
+    """One model of the ensemble."""
+
+    name: str
+
+    def predict(self, rows: Array) -> FloatArray:
+        """Return (n, C) distributions over classes for (n, d) rows. A row of zeros is an abstention."""
+        ...
+
+
+@runtime_checkable
+class Meter(Protocol):
+    """Runs a member and says what that took."""
+
+    def run(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
+        """Run ``member`` on ``rows[index]``. A member's exception becomes ``MemberAnswer.error``."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Gives a distribution over plans, and learns from what came of it. Nothing else chooses."""
+
+    name: str
+    version: str
+    probes: bool
+    """Whether it learns from probes; a policy that does not is never charged for any."""
+
+    def probabilities(self, state: State) -> FloatArray:
+        """Return a distribution over the catalogue's plans, (P,). Pure until the next ``learn``."""
+        ...
+
+    def learn(self, experience: Experience) -> None: ...
+
+    def dump(self) -> bytes: ...
+
+    def load(self, snapshot: bytes) -> None:
+        """Restore what ``dump`` gave. Raises ``BandmasterError`` on anything else."""
+        ...
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Where the request path leaves its decisions."""
+
+    def record(self, decision: Decision, answer: Answer) -> None:
+        """Store durably. A second record of the same unsettled decision replaces the first (a probe's)."""
+        ...
+
+
+@runtime_checkable
+class Journal(Recorder, Protocol):
+    """The durable record of decisions, answers, outcomes, events and snapshots."""
+
+    def settle(self, decision_id: str, outcome: Outcome) -> Settlement:
+        """Join an outcome to its decision, first wins. The id's signature has been verified already."""
+        ...
+
+    def due(self) -> Sequence[Joined]:
+        """Join the early outcomes whose decisions have arrived since; each is returned once."""
+        ...
+
+    def since(self, seq: int) -> Iterator[Joined]:
+        """Every joined decision after ``seq``, in order of settlement."""
+        ...
+
+    def reject(self) -> None:
+        """Count an outcome whose id nobody signed."""
+        ...
+
+    def counts(self) -> Counts: ...
+
+    def save_event(self, event: DriftEvent) -> None: ...
+
+    def events(self) -> Sequence[DriftEvent]: ...
+
+    def save_snapshot(self, snapshot: Snapshot) -> None: ...
+
+    def latest_snapshot(self) -> Snapshot | None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """The members in order, what each costs by profile, and the classes they answer with."""
+
+    names: tuple[str, ...]
+    classes: tuple[int | str, ...]
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+
+    def index(self, name: str) -> int:
+        return self.names.index(name)
+
+    def class_index(self, label: int | str) -> int:
+        """Raises ``BandmasterError`` for a label that is none of the classes."""
+        try:
+            return self.classes.index(label)
+        except ValueError:
+            shown = ", ".join(repr(c) for c in self.classes[:12]) + (" …" if len(self.classes) > 12 else "")
+            raise BandmasterError(f"{label!r} is none of the classes; use one of {shown}") from None
