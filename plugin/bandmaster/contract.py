@@ -47,7 +47,7 @@ class Metric:
             raise BandmasterError(f"{self.name}: weight {self.weight!r} must be a finite number ≥ 0")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise BandmasterError(
-                f"{self.name}: range [{self.low:g}, {self.high:g}] must go from the smaller to the larger figure"
+                f"{self.name}: range [{self.low:g}, {self.high:g}] must go from the smaller figure to the larger"
             )
         if self.scale == "log" and self.low <= 0.0:
             raise BandmasterError(f"{self.name}: a log scale needs a range above 0, not from {self.low:g}")
@@ -86,9 +86,7 @@ class Contract:
         if total <= 0.0:
             raise BandmasterError("the weights sum to 0; give at least one metric a weight above 0")
         fields = ("goal", "low", "high", "scale", "source")
-        return cls(
-            tuple(Metric(m.name, m.weight / total, **{f: getattr(m, f) for f in fields}) for m in metrics)
-        )
+        return cls(tuple(Metric(m.name, m.weight / total, **{f: getattr(m, f) for f in fields}) for m in metrics))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,9 +101,7 @@ class Contract:
 
     def rewards(self, raw: Mapping[str, FloatArray]) -> FloatArray:
         """Rewards of many cases at once. ``raw`` maps each metric to figures of shapes that broadcast."""
-        return sum(
-            (m.weight * m.normalise(raw[m.name]) for m in self.metrics if m.weight > 0.0), start=np.zeros(())
-        )
+        return sum((m.weight * m.normalise(raw[m.name]) for m in self.metrics if m.weight > 0.0), start=np.zeros(()))
 
     def reward(self, raw: Mapping[str, float]) -> Reward:
         """The reward of one case. ``raw`` holds a figure for each metric; others are kept but not counted."""

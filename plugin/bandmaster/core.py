@@ -97,7 +97,7 @@ class MemberStatistics:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known at decision time. ``features`` (d,) are standardised: mean 0, deviation 1, within ±5."""
+    """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1."""
 
     version: int
     features: FloatArray
@@ -140,7 +140,8 @@ class MemberAnswer:
     """What one member said to one request, and what that took.
 
     ``rows`` (k,) are the indices of the rows it saw, ``scores`` (k, C) its distributions over classes; a row
-    of zeros is an abstention. ``scores`` is ``None`` when the member failed, and ``error`` says how.
+    of zeros is an abstention. ``scores`` is ``None`` when the member failed, and ``error`` says how. ``cost``
+    and ``explainability`` are ``None`` unless this very call reported them; the profile holds then.
     """
 
     name: str
@@ -150,6 +151,8 @@ class MemberAnswer:
     energy_j: float
     energy_from: Provenance
     error: str | None = None
+    cost: float | None = None
+    explainability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,8 +334,12 @@ class Journal(Recorder, Protocol):
         """Join an outcome to its decision, first wins. The id's signature has been verified already."""
         ...
 
-    def due(self) -> Sequence[Joined]:
+    def due(self, now: float | None = None) -> Sequence[Joined]:
         """Join the early outcomes whose decisions have arrived since; each is returned once."""
+        ...
+
+    def save_reward(self, joined: Joined, reward: Reward) -> None:
+        """Keep the contract's verdict on a joined decision."""
         ...
 
     def since(self, seq: int) -> Iterator[Joined]:

@@ -1,0 +1,40 @@
+"""How several members' distributions become one: a weighted linear opinion pool."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bandmaster.core import NO_ANSWER, FloatArray, IntArray
+
+MIN_WEIGHT = 1e-3
+"""Members no better than chance keep this much weight, so that a pool of only such members still answers."""
+
+
+def pool(scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """The linear opinion pool (Stone 1961, "The opinion pool"): the weighted mean of the distributions.
+
+    ``scores`` is (..., M, C) and ``weights`` (..., M), ≥ 0. A member whose scores are all zero abstained and
+    counts for nothing; where nobody answered, the pool is zero. Returns (..., C).
+    """
+    answered = scores.sum(axis=-1) > 0.0
+    total = (weights * answered).sum(axis=-1, keepdims=True)
+    pooled = np.einsum("...m,...mc->...c", weights, scores)
+    return np.asarray(np.divide(pooled, total, out=np.zeros_like(pooled), where=total > 0.0))
+
+
+def verdict(pooled: FloatArray) -> tuple[IntArray, FloatArray]:
+    """The answer of pooled distributions (..., C): class indices and their probabilities, both (...)."""
+    labels = pooled.argmax(axis=-1)
+    confidence = np.take_along_axis(pooled, labels[..., None], axis=-1)[..., 0]
+    return np.where(confidence > 0.0, labels, NO_ANSWER), confidence
+
+
+def recent_weights(accuracy: FloatArray, classes: int) -> FloatArray:
+    """Weights by recent accuracy: log-odds against chance, at least ``MIN_WEIGHT``.
+
+    The optimal weights of a vote of independent members (Nitzan & Paroush 1982, "Optimal decision rules in
+    uncertain dichotomous choice situations"; for several classes as in SAMME, Zhu et al. 2009, eq. 5).
+    ``accuracy`` is (M,) in [0, 1].
+    """
+    a = np.clip(accuracy, 0.01, 0.99)
+    return np.asarray(np.maximum(np.log(a / (1.0 - a)) + np.log(max(classes - 1, 1)), MIN_WEIGHT))

@@ -1,0 +1,122 @@
+"""What every plan would have answered, spent and earned on a request, from its members' recorded outputs.
+
+Exact wherever the members that a plan needs are known: the product's advantage over a bandit that learns from
+its own choice only. The request path walks one plan stage by stage (``orchestrator.Orchestrator.answer``); here
+all plans are walked at once. A test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bandmaster.combine import verdict
+from bandmaster.contract import Contract
+from bandmaster.core import BoolArray, FloatArray, IntArray
+from bandmaster.plans import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Every plan on every row, all (n, P): class indices, their probabilities, the stage each stopped after
+    (from 0), and whether all outputs that it needed were known. Where they were not, the rest means nothing.
+    """
+
+    labels: IntArray
+    confidence: FloatArray
+    stop: IntArray
+    determined: BoolArray
+
+
+def evaluate(catalogue: Catalogue, scores: FloatArray, known: BoolArray, weights: FloatArray) -> Evaluation:
+    """Walk every plan over the rows.
+
+    ``scores`` (n, M, C) are the members' distributions (zeros where one abstained, failed or is unknown),
+    ``known`` (n, M) says whose answer, abstention or failure is known, ``weights`` (M,) or (n, M) are the
+    weights by recent accuracy.
+    """
+    pooled, whole = _pool_prefixes(catalogue, scores, known, weights)
+    labels, confidence = verdict(pooled)
+    by_stage = confidence[:, catalogue.prefix]  # (n, P, S)
+    seen = whole[:, catalogue.prefix]
+    last = np.arange(catalogue.prefix.shape[1]) >= catalogue.stages[:, None] - 1
+    # A walk ends where the plan says stop, or where an output is missing and nobody can say.
+    ends = (by_stage >= catalogue.stop_at[:, None]) | last | ~seen
+    stop = ends.argmax(axis=-1)
+    at_stop = np.take_along_axis(catalogue.prefix[None], stop[..., None], axis=-1)[..., 0]
+    rows = np.arange(len(scores))[:, None]
+    return Evaluation(labels[rows, at_stop], confidence[rows, at_stop], stop, whole[rows, at_stop])
+
+
+def _pool_prefixes(
+    catalogue: Catalogue, scores: FloatArray, known: BoolArray, weights: FloatArray
+) -> tuple[FloatArray, BoolArray]:
+    """The pool of every prefix, (n, U, C), and whether all of its members are known, (n, U)."""
+    members = catalogue.prefix_members
+    by_prefix = np.where(catalogue.prefix_recent[:, None], weights[..., None, :], 1.0) * members
+    answered = scores.sum(axis=-1, keepdims=True) > 0.0
+    total = np.matmul(by_prefix, answered)[..., 0]
+    pooled = np.matmul(by_prefix, scores)
+    safe = np.where(total > 0.0, total, 1.0)[..., None]
+    return pooled / safe, ~np.any(members & ~known[:, None, :], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Per member figures of one request or of each of B requests, (M,) or (B, M); NaN where unknown."""
+
+    latency_s: FloatArray
+    energy_j: FloatArray
+    cost: FloatArray
+    explainability: FloatArray
+
+
+def spend(
+    catalogue: Catalogue, stages_run: IntArray, figures: Figures, weights: FloatArray
+) -> Mapping[str, FloatArray]:
+    """Latency (s), energy (J), cost and explainability of each plan after ``stages_run`` (B, P) stages, ≥ 1.
+
+    A stage takes as long as its slowest member, a plan as long as its stages; energy and cost add up over
+    members; explainability is the weighted mean over the members that ran.
+    """
+    of_stage = catalogue.stage_members
+    slowest = np.where(of_stage, figures.latency_s[..., None, None, :], 0.0).max(axis=-1)
+    last = stages_run[..., None] - 1
+
+    def until_stop(per_stage: FloatArray) -> FloatArray:
+        summed = np.broadcast_to(np.cumsum(per_stage, axis=-1), (*stages_run.shape, per_stage.shape[-1]))
+        return np.asarray(np.take_along_axis(summed, last, axis=-1)[..., 0])
+
+    def per_stage(values: FloatArray) -> FloatArray:
+        return np.asarray(np.where(of_stage, values[..., None, None, :], 0.0).sum(axis=-1))
+
+    by_prefix = np.where(catalogue.prefix_recent[:, None], weights[..., None, :], 1.0) * catalogue.prefix_members
+    explained = np.where(catalogue.prefix_members, figures.explainability[..., None, :], 0.0) * by_prefix
+    clear = (explained.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix]
+    clear = np.broadcast_to(clear, (*stages_run.shape, clear.shape[-1]))
+    return {
+        "latency": until_stop(slowest),
+        "energy": until_stop(per_stage(figures.energy_j)),
+        "cost": until_stop(per_stage(figures.cost)),
+        "explainability": np.asarray(np.take_along_axis(clear, last, axis=-1)[..., 0]),
+    }
+
+
+def plan_rewards(
+    catalogue: Catalogue,
+    contract: Contract,
+    evaluation: Evaluation,
+    truth: IntArray,
+    figures: Figures,
+    weights: FloatArray,
+) -> FloatArray:
+    """The reward (P,) of every plan on one request of n rows with labels ``truth`` (n,); NaN where unknown."""
+    spent = spend(catalogue, (evaluation.stop.max(axis=0) + 1)[None], figures, weights)
+    raw = {
+        "accuracy": (evaluation.labels == truth[:, None]).mean(axis=0),
+        "confidence": evaluation.confidence.mean(axis=0),
+        **{name: values[0] for name, values in spent.items()},
+    }
+    return np.where(evaluation.determined.all(axis=0), contract.rewards(raw), np.nan)

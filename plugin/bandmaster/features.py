@@ -1,0 +1,30 @@
+"""What a policy may know of a request's rows: the columns themselves, or a summary of many."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bandmaster.core import Array, FloatArray
+
+MAX_COLUMNS = 32
+"""Rows with more columns than this are summarised: a policy per pixel would learn nothing in time."""
+
+SUMMARY = ("mean", "deviation", "low_decile", "median", "high_decile", "roughness", "grain")
+
+
+def features_of(rows: Array) -> FloatArray:
+    """The features (d,) of a request's rows (n, columns): means over rows of each column or of ``SUMMARY``.
+
+    ``roughness`` is the mean absolute step between neighbouring columns, ``grain`` the mean absolute second
+    difference; both over the deviation, so that they tell noise and blur apart from contrast.
+    """
+    x = np.asarray(rows, dtype=np.float64)
+    x = x.reshape(len(x), -1)
+    if x.shape[1] <= MAX_COLUMNS:
+        return np.asarray(x.mean(axis=0))
+    deviation = x.std(axis=1)
+    scale = np.where(deviation > 0.0, deviation, 1.0)
+    low, median, high = np.quantile(x, (0.1, 0.5, 0.9), axis=1)
+    roughness = np.abs(np.diff(x, axis=1)).mean(axis=1) / scale
+    grain = np.abs(np.diff(x, n=2, axis=1)).mean(axis=1) / scale
+    return np.asarray(np.stack([x.mean(axis=1), deviation, low, median, high, roughness, grain]).mean(axis=1))

@@ -1,0 +1,157 @@
+"""The one learner: turns a settled decision into an experience, and everything that learns learns from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bandmaster.contract import Contract
+from bandmaster.core import (
+    Answer,
+    BandmasterError,
+    BoolArray,
+    Experience,
+    FloatArray,
+    IntArray,
+    Joined,
+    Reward,
+)
+from bandmaster.counterfactual import Evaluation, Figures, evaluate, plan_rewards
+from bandmaster.plans import Catalogue
+from bandmaster.rl_manager import RLManager
+from bandmaster.state import StateManager
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An answer's member outputs as arrays: ``scores`` (n, M, C), ``known`` (n, M), and each member's figures."""
+
+    scores: FloatArray
+    known: BoolArray
+    figures: Figures
+
+
+class Learner:
+    """Owns all learning. Exactly one exists; everyone else reads what it publishes."""
+
+    def __init__(self, catalogue: Catalogue, contract: Contract, state: StateManager, manager: RLManager) -> None:
+        self.catalogue, self.contract, self.state, self.manager = catalogue, contract, state, manager
+        self._profile = profile_figures(catalogue)
+
+    def learn(self, joined: Joined) -> Experience:
+        """Learn from one settled decision and return what was learned from."""
+        experience = self.experience(joined)
+        experience = replace(experience, alarms=self.state.observe(experience))
+        self.manager.learn(experience)
+        return experience
+
+    def experience(self, joined: Joined) -> Experience:
+        """What a settled decision teaches: its own reward, and every plan's where its members' answers tell."""
+        if joined.decision.plans != self.catalogue.names:
+            raise BandmasterError(
+                f"decision {joined.decision.id} was offered other plans than today's catalogue; it cannot be learned"
+            )
+        recorded = self.recorded(joined.answer)
+        reward = self.reward(joined)
+        plans = len(self.catalogue)
+        rewards, observed_p = np.full(plans, np.nan), np.full(plans, np.nan)
+        correct = np.full(len(self.catalogue.ensemble.names), np.nan)
+        if joined.outcome.labels is not None:
+            truth = np.asarray(joined.outcome.labels)
+            seen = evaluate(self.catalogue, recorded.scores, recorded.known, joined.answer.weights)
+            rewards = plan_rewards(self.catalogue, self.contract, seen, truth, recorded.figures, joined.answer.weights)
+            observed_p = self._observed_p(joined, seen, ~np.isnan(rewards))
+            correct = _correct(recorded, truth)
+        chosen = joined.decision.chosen
+        # The chosen plan keeps what really came of it, failures included; a probe is not its doing.
+        rewards[chosen] = self.reward(joined, charge_probe=False).value
+        observed_p[chosen] = np.fmax(observed_p[chosen], joined.decision.propensity)
+        return Experience(joined, reward, rewards, observed_p, correct)
+
+    def reward(self, joined: Joined, *, charge_probe: bool = True) -> Reward:
+        """The contract's verdict on what really ran; a probe's energy and cost count unless told otherwise."""
+        answer, outcome = joined.answer, joined.outcome
+        raw = self._spent(joined, charge_probe)
+        raw["confidence"] = float(answer.confidence.mean())
+        if outcome.labels is not None:
+            raw["accuracy"] = float((answer.labels == np.asarray(outcome.labels)).mean())
+            return self.contract.reward(raw)
+        assert outcome.reward is not None  # Outcome's own rule: a label or a reward
+        terms = {m.name: float(m.normalise(raw[m.name])) for m in self.contract.metrics if m.name in raw}
+        return Reward(outcome.reward, raw, terms)
+
+    def _spent(self, joined: Joined, charge_probe: bool) -> dict[str, float]:
+        plan = self.catalogue.plans[self.catalogue.index(joined.decision.plan)]
+        answer = joined.answer
+        figures = self.recorded(answer).figures
+        index = self.catalogue.ensemble.index
+        stages = [[index(n) for n in stage] for stage in plan.stages[: answer.stages_run]]
+        ran = [i for stage in stages for i in stage]
+        charged = ran + [index(p.name) for p in answer.probes] if charge_probe else ran
+        weights = answer.weights[ran] if plan.weights == "recent" else np.ones(len(ran))
+        return {
+            "latency": float(sum(figures.latency_s[stage].max() for stage in stages)),
+            "energy": float(figures.energy_j[charged].sum()),
+            "cost": float(figures.cost[charged].sum()),
+            "explainability": float(np.average(figures.explainability[ran], weights=weights)),
+        }
+
+    def recorded(self, answer: Answer) -> Recorded:
+        """An answer's member outputs as arrays over the whole ensemble."""
+        ensemble = self.catalogue.ensemble
+        n, size = len(answer.labels), len(ensemble.names)
+        scores = np.zeros((n, size, len(ensemble.classes)))
+        known = np.zeros((n, size), dtype=np.bool_)
+        latency, energy = np.full(size, np.nan), np.full(size, np.nan)
+        cost, explainability = self._profile.cost.copy(), self._profile.explainability.copy()
+        for said in (*answer.ran, *answer.probes):
+            i = ensemble.index(said.name)
+            known[said.rows, i] = True
+            if said.scores is not None:
+                scores[said.rows, i] = said.scores
+            latency[i] = np.fmax(latency[i], said.latency_s)
+            energy[i] = np.nansum([energy[i], said.energy_j])
+            if said.cost is not None:
+                cost[i] = said.cost
+            if said.explainability is not None:
+                explainability[i] = said.explainability
+        latency = latency if self._live("latency") else self._profile.latency_s
+        energy = energy if self._live("energy") else self._profile.energy_j
+        return Recorded(scores, known, Figures(latency, energy, cost, explainability))
+
+    def _live(self, metric: str) -> bool:
+        found = self.contract.metric(metric)
+        return found is None or found.source == "live"
+
+    def _observed_p(self, joined: Joined, seen: Evaluation, known: BoolArray) -> FloatArray:
+        """With which probability each known reward became known: by a probe, or by a plan that ran its members.
+
+        Exact for plans that the recorded outputs determine; a plan that they do not counts as not covering,
+        so the figure is a lower bound of the true one, never above it.
+        """
+        decision = joined.decision
+        stages = np.arange(self.catalogue.stage_members.shape[1])
+        until = stages <= seen.stop.max(axis=0)[:, None]
+        needed = (self.catalogue.stage_members & until[..., None]).any(axis=1)
+        covers = (needed.astype(np.float64) @ (~needed).T.astype(np.float64)) == 0.0  # (of plan, by plan)
+        p = decision.probe_p + (1.0 - decision.probe_p) * (covers @ (decision.probabilities * known))
+        return np.where(known, np.minimum(p, 1.0), np.nan)
+
+
+def _correct(recorded: Recorded, truth: IntArray) -> FloatArray:
+    """Each member's accuracy over the rows it saw, (M,); NaN where it saw none. An abstention is wrong."""
+    right = (recorded.scores.argmax(axis=-1) == truth[:, None]) & (recorded.scores.sum(axis=-1) > 0.0)
+    rows = recorded.known.sum(axis=0)
+    return np.where(rows > 0, (right & recorded.known).sum(axis=0) / np.maximum(rows, 1), np.nan)
+
+
+def profile_figures(catalogue: Catalogue) -> Figures:
+    """The declared figures of every member, (M,); NaN where none is declared."""
+    profiles = [catalogue.ensemble.profiles.get(n) for n in catalogue.ensemble.names]
+
+    def column(name: str) -> FloatArray:
+        values = [getattr(p, name) if p else None for p in profiles]
+        return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+    return Figures(column("latency_s"), column("energy_j"), column("cost"), column("explainability"))

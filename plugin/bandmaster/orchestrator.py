@@ -1,0 +1,163 @@
+"""The request path: ``answer`` now, ``settle`` later. It knows neither HTTP nor BentoML.
+
+Serving, replay, simulation and tests all drive these two methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bandmaster.combine import pool, recent_weights, verdict
+from bandmaster.core import (
+    Answer,
+    Decision,
+    Experience,
+    FloatArray,
+    IntArray,
+    Joined,
+    Journal,
+    Member,
+    MemberAnswer,
+    Meter,
+    Outcome,
+    Plan,
+    Recorder,
+    Request,
+    Status,
+)
+from bandmaster.learner import Learner
+from bandmaster.plans import Catalogue
+from bandmaster.rl_manager import RLManager
+from bandmaster.state import StateManager
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of an outcome, and, if it was joined, what was learned."""
+
+    status: Status
+    experience: Experience | None = None
+
+
+class Orchestrator:
+    """Decides, runs and records; settles and hands on to the learner.
+
+    ``probe_share`` is the probability with which a request is probed: after the reply all its other members
+    run too. ``slow`` names the members worth a thread of ``executor`` when a stage has several of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        state: StateManager,
+        manager: RLManager,
+        members: Mapping[str, Member],
+        meter: Meter,
+        recorder: Recorder,
+        new_id: Callable[[float], str],
+        probe_share: float = 0.0,
+        executor: Executor | None = None,
+        slow: frozenset[str] = frozenset(),
+    ) -> None:
+        self.catalogue, self.state, self.manager = catalogue, state, manager
+        self._members, self._meter, self._recorder, self._new_id = members, meter, recorder, new_id
+        self._probe_share = probe_share if manager.policy.probes else 0.0
+        self._executor, self.slow = executor, slow
+
+    def answer(self, request: Request) -> tuple[Decision, Answer]:
+        """Choose a plan, run it, record both. A probe, if ``decision.probed``, is the caller's to start."""
+        decision = self.decide(request)
+        return decision, self.run(decision, request)
+
+    def decide(self, request: Request) -> Decision:
+        """Choose a plan; takes microseconds and runs no member."""
+        state = self.state.get_state(request)
+        probabilities, chosen = self.manager.choose(state)
+        return Decision(
+            id=self._new_id(request.at),
+            at=request.at,
+            plans=self.catalogue.names,
+            probabilities=probabilities,
+            chosen=chosen,
+            policy=self.manager.policy.name,
+            policy_version=self.manager.policy.version,
+            state=state,
+            probe_p=self._probe_share,
+            probed=self.manager.flip(self._probe_share),
+        )
+
+    def run(self, decision: Decision, request: Request) -> Answer:
+        """Run the chosen plan and record the decision with its answer."""
+        plan = self.catalogue.plans[decision.chosen]
+        weights = recent_weights(decision.state.members.accuracy, len(self.catalogue.ensemble.classes))
+        answer = self._walk(plan, request, weights)
+        self._recorder.record(decision, answer)
+        return answer
+
+    def probe(self, decision: Decision, answer: Answer, request: Request) -> Answer:
+        """Run, after the reply, every member that the plan left out or stopped before, on all rows; record it."""
+        every = np.arange(len(request.rows))
+        complete = {said.name for said in answer.ran if len(said.rows) == len(every)}
+        rest = [n for n in self.catalogue.ensemble.names if n not in complete]
+        probed = replace(answer, probes=tuple(self._run_stage(rest, request, every)))
+        self._recorder.record(decision, probed)
+        return probed
+
+    def _walk(self, plan: Plan, request: Request, weights: FloatArray) -> Answer:
+        ensemble = self.catalogue.ensemble
+        n, classes = len(request.rows), len(ensemble.classes)
+        said: list[MemberAnswer] = []
+        heard = np.zeros((n, len(ensemble.names), classes))
+        combined = np.zeros((n, classes))
+        pending: IntArray = np.arange(n)
+        weigh = np.zeros(len(ensemble.names))
+        stages_run = 0
+        for stage in plan.stages:
+            stages_run += 1
+            for reply in self._run_stage(stage, request, pending):
+                said.append(reply)
+                i = ensemble.index(reply.name)
+                weigh[i] = weights[i] if plan.weights == "recent" else 1.0
+                if reply.scores is not None:
+                    heard[pending, i] = reply.scores
+            combined[pending] = pool(heard[pending], weigh)
+            if plan.stop_at is None:
+                break
+            pending = pending[combined[pending].max(axis=1) < plan.stop_at]
+            if not len(pending):
+                break
+        labels, confidence = verdict(combined)
+        return Answer(combined, labels, confidence, tuple(said), stages_run, weights)
+
+    def _run_stage(self, stage: Sequence[str], request: Request, pending: IntArray) -> list[MemberAnswer]:
+        members = [self._members[name] for name in stage]
+        if self._executor is None or sum(name in self.slow for name in stage) < 2:
+            return [self._meter.run(m, request.rows, pending) for m in members]
+        return list(self._executor.map(lambda m: self._meter.run(m, request.rows, pending), members))
+
+
+def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcome) -> Settled:
+    """Join an outcome to its decision and learn from it, at most once."""
+    settlement = journal.settle(decision_id, outcome)
+    if settlement.joined is None:
+        return Settled(settlement.status)
+    return Settled(settlement.status, learn(journal, learner, settlement.joined))
+
+
+def catch_up(journal: Journal, learner: Learner, now: float | None = None) -> list[Experience]:
+    """Learn from the outcomes that came before their decisions, now that these have arrived."""
+    return [learn(journal, learner, joined) for joined in journal.due(now)]
+
+
+def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience:
+    """Learn from one joined decision; keep its reward and the alarms that it raised."""
+    experience = learner.learn(joined)
+    journal.save_reward(joined, experience.reward)
+    for alarm in experience.alarms:
+        journal.save_event(alarm)
+    return experience

@@ -1,0 +1,171 @@
+"""Plans: their names, the catalogue generated for an ensemble, and its form for vectorised evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from bandmaster.core import BandmasterError, BoolArray, Ensemble, IntArray, Plan
+
+ALL = "all"
+"""The short name of the plan that runs every member at once with uniform weights."""
+
+
+def all_members(ensemble: Ensemble) -> Plan:
+    return Plan(stages=(ensemble.names,))
+
+
+def parse_plan(text: str, ensemble: Ensemble) -> Plan:
+    """Read a plan's name back: ``linear``, ``linear+forest~recent``, ``linear>mlp+forest@0.9``, ``all``.
+
+    Raises ``BandmasterError`` naming what is wrong with it.
+    """
+    if text == ALL:
+        return all_members(ensemble)
+    body, mark, weights = text.partition("~")
+    if mark and weights != "recent":
+        raise BandmasterError(f"plan {text!r}: weights {weights!r} are unknown; write ~recent or nothing")
+    body, at, threshold = body.partition("@")
+    stages = tuple(tuple(stage.split("+")) for stage in body.split(">"))
+    plan = Plan(stages, "recent" if mark else "uniform", _threshold(text, threshold) if at else None)
+    for name in plan.members:
+        if name not in ensemble.names:
+            raise BandmasterError(f"plan {text!r}: no member {name!r}; members are {', '.join(ensemble.names)}")
+    if len(set(plan.members)) != len(plan.members):
+        raise BandmasterError(f"plan {text!r}: a member stands twice; let each run once")
+    if (len(stages) > 1) != (plan.stop_at is not None):
+        raise BandmasterError(f"plan {text!r}: a cascade needs a threshold and only a cascade has one, as a>b@0.9")
+    return plan
+
+
+def _threshold(text: str, threshold: str) -> float:
+    try:
+        value = float(threshold)
+    except ValueError:
+        value = float("nan")
+    if not 0.0 < value <= 1.0:
+        raise BandmasterError(f"plan {text!r}: threshold {threshold!r} must lie in (0, 1], as in a>b@0.9")
+    return value
+
+
+def price(ensemble: Ensemble, name: str) -> tuple[float, float, float]:
+    """What orders members from cheap to dear: energy, then latency, then cost; unknown counts as 0."""
+    p = ensemble.profiles.get(name)
+    return (p.energy_j or 0.0, p.latency_s or 0.0, p.cost or 0.0) if p else (0.0, 0.0, 0.0)
+
+
+def generate(
+    ensemble: Ensemble,
+    *,
+    subsets: int,
+    cascades: int,
+    stop_at: Sequence[float],
+    limit: int,
+    include: Iterable[Plan] = (),
+) -> tuple[Plan, ...]:
+    """The catalogue: what the user names, every single member, all members, then cascades and subsets.
+
+    Where there are more candidates than ``limit`` has room for, each kind gets half of the room, spread evenly
+    over its candidates in order of price, so that the catalogue covers cheap and dear alike.
+    ``subsets`` and ``cascades`` are the most members one plan of that kind may have; below 2 there are none.
+    Raises ``BandmasterError`` when ``limit`` leaves no room for the plans that must be there.
+    """
+    names = sorted(ensemble.names, key=lambda n: price(ensemble, n))
+    must = list(dict.fromkeys([*include, *(Plan(((n,),)) for n in ensemble.names)]))
+    if len(names) > 1:
+        must += [p for p in _weighted(ensemble.names) if p not in must]
+    if len(must) > limit:
+        raise BandmasterError(
+            f"plans.limit {limit} leaves no room: {len(must)} plans are named, single members or the whole "
+            f"ensemble; set it to at least {len(must)}"
+        )
+    smaller = range(2, min(subsets, len(names) - 1) + 1)
+    sets = [p for k in smaller for c in combinations(names, k) for p in _weighted(c)]
+    chains = [
+        Plan(tuple((n,) for n in chain), stop_at=t)
+        for k in range(2, min(cascades, len(names)) + 1)
+        for chain in combinations(names, k)
+        for t in stop_at
+    ]
+    sets, chains = ([p for p in kind if p not in must] for kind in (sets, chains))
+    room = limit - len(must)
+    for_sets = min(len(sets), max(room // 2, room - len(chains)))
+    return (*must, *_spread(chains, room - for_sets), *_spread(sets, for_sets))
+
+
+def _weighted(names: Sequence[str]) -> Iterator[Plan]:
+    yield Plan((tuple(names),))
+    yield Plan((tuple(names),), "recent")
+
+
+def _spread(plans: Sequence[Plan], room: int) -> list[Plan]:
+    if room >= len(plans):
+        return list(plans)
+    return [plans[i] for i in np.linspace(0, len(plans) - 1, room).round().astype(int)]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Plans over an ensemble as arrays. ``S`` is the greatest number of stages, ``U`` that of different prefixes.
+
+    A prefix is the set of members that have run after a stage, with its weighting: many plans share theirs, so
+    each is pooled once. ``prefix`` (P, S) indexes into ``prefix_members`` (U, M) and ``prefix_recent`` (U,);
+    ``stages`` (P,) counts a plan's stages, ``stop_at`` (P,) is above 1 where a plan never stops early, and
+    ``stage_members`` (P, S, M) says who runs in which stage.
+    """
+
+    ensemble: Ensemble
+    plans: tuple[Plan, ...]
+    names: tuple[str, ...]
+    prefix: IntArray
+    prefix_members: BoolArray
+    prefix_recent: BoolArray
+    stages: IntArray
+    stop_at: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    stage_members: BoolArray
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, plans: Sequence[Plan]) -> Catalogue:
+        """Compile ``plans``. Raises ``BandmasterError`` when there are none or two have one name."""
+        names = tuple(p.name for p in plans)
+        if not plans or len(set(names)) != len(names):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise BandmasterError(f"plans must be there and differ; named twice: {', '.join(twice) or '(no plan)'}")
+        depth = max(len(p.stages) for p in plans)
+        stage_members = np.zeros((len(plans), depth, len(ensemble.names)), dtype=np.bool_)
+        for i, plan in enumerate(plans):
+            for s, stage in enumerate(plan.stages):
+                stage_members[i, s, [ensemble.index(n) for n in stage]] = True
+        reached = np.logical_or.accumulate(stage_members, axis=1)
+        index: dict[tuple[bytes, bool], int] = {}
+        prefix = np.zeros(reached.shape[:2], dtype=np.int64)
+        for i, plan in enumerate(plans):
+            for s in range(depth):
+                key = (reached[i, s].tobytes(), plan.weights == "recent")
+                prefix[i, s] = index.setdefault(key, len(index))
+        return cls(
+            ensemble=ensemble,
+            plans=tuple(plans),
+            names=names,
+            prefix=prefix,
+            prefix_members=np.stack([np.frombuffer(members, dtype=np.bool_) for members, _ in index]),
+            prefix_recent=np.array([recent for _, recent in index]),
+            stages=np.array([len(p.stages) for p in plans]),
+            stop_at=np.array([p.stop_at if p.stop_at is not None else np.inf for p in plans]),
+            stage_members=stage_members,
+        )
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def index(self, name: str) -> int:
+        """Raises ``BandmasterError`` for a plan that is not in the catalogue."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise BandmasterError(
+                f"no plan {name!r} in the catalogue of {len(self)}; add it under plans.include"
+            ) from None

@@ -1,0 +1,1 @@
+"""The policies. ``build`` alone knows them all."""

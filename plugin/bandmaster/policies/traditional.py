@@ -1,0 +1,82 @@
+"""The traditional ways, as policies: a constant plan, random choice, algorithmic scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bandmaster.contract import Contract
+from bandmaster.core import BandmasterError, Experience, FloatArray, MemberStatistics, State
+from bandmaster.counterfactual import Figures, spend
+from bandmaster.plans import Catalogue
+
+
+class _Memoryless:
+    """What a policy needs that never learns: it has nothing to dump."""
+
+    version = "0"
+    probes = False
+
+    def learn(self, experience: Experience) -> None:
+        """Nothing to learn."""
+
+    def dump(self) -> bytes:
+        return b""
+
+    def load(self, snapshot: bytes) -> None:
+        if snapshot:
+            raise BandmasterError(f"{type(self).__name__} keeps no state, but was given {len(snapshot)} bytes")
+
+
+class ConstantPolicy(_Memoryless):
+    """Always the same plan: what a hand-written ensemble does."""
+
+    name = "constant"
+
+    def __init__(self, catalogue: Catalogue, plan: str) -> None:
+        self._p = np.zeros(len(catalogue))
+        self._p[catalogue.index(plan)] = 1.0
+
+    def probabilities(self, state: State) -> FloatArray:
+        return self._p
+
+
+class RandomPolicy(_Memoryless):
+    """Every plan with the same probability."""
+
+    name = "random"
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._p = np.full(len(catalogue), 1.0 / len(catalogue))
+
+    def probabilities(self, state: State) -> FloatArray:
+        return self._p
+
+
+class ScoringPolicy(_Memoryless):
+    """Algorithmic scoring: the plan with the greatest contract value computed from recent statistics.
+
+    A plan's accuracy is taken to be the weighted mean of its members' recent accuracies, its confidence
+    likewise; a cascade is taken to run whole. Its statistics come from what ran and from probes.
+    """
+
+    name = "scoring"
+    probes = True
+
+    def __init__(self, catalogue: Catalogue, contract: Contract, profile: Figures) -> None:
+        self._catalogue, self._contract, self._profile = catalogue, contract, profile
+        self._members = catalogue.stage_members.any(axis=1).astype(np.float64)
+
+    def probabilities(self, state: State) -> FloatArray:
+        best = self.scores(state.members)
+        p = (best == best.max()).astype(np.float64)
+        return np.asarray(p / p.sum())
+
+    def scores(self, members: MemberStatistics) -> FloatArray:
+        """The contract value (P,) of each plan, in [0, 1], by the members' recent statistics."""
+        share = self._members / self._members.sum(axis=1, keepdims=True)
+        figures = Figures(members.latency_s, members.energy_j, self._profile.cost, self._profile.explainability)
+        spent = spend(self._catalogue, self._catalogue.stages[None], figures, np.ones(len(members.accuracy)))
+        raw = {name: values[0] for name, values in spent.items()}
+        return self._contract.rewards(
+            raw | {"accuracy": share @ members.accuracy, "confidence": share @ members.confidence}
+        )

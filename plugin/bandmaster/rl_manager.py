@@ -1,0 +1,45 @@
+"""RLManager: runs the policy, checks its distribution and samples from it. Nothing else chooses."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bandmaster.core import BandmasterError, Experience, FloatArray, Policy, State
+
+
+def checked_distribution(probabilities: FloatArray, size: int, who: str) -> FloatArray:
+    """Return ``probabilities`` as a read-only float64 (size,) that sums to 1. Raises ``BandmasterError`` if it
+    is no distribution: VW's own explorers have been seen to return ties of 1.0 and −2.0.
+    """
+    p = np.array(probabilities, dtype=np.float64)
+    if p.shape != (size,) or not np.isfinite(p).all() or (p < 0.0).any() or abs(p.sum() - 1.0) > 1e-4:
+        raise BandmasterError(f"policy {who} gave no distribution over {size} plans: {np.array2string(p, threshold=8)}")
+    p /= p.sum()
+    p.setflags(write=False)
+    return p
+
+
+def sample(probabilities: FloatArray, rng: np.random.Generator) -> int:
+    """Draw an index by inversion: one uniform number a decision, so that a seed replays."""
+    index = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
+    # Rounding may leave the last cumulative sum just under the drawn number; and p = 0 is never drawn.
+    return min(index, int(np.flatnonzero(probabilities)[-1]))
+
+
+class RLManager:
+    """Holds the live policy of one orchestrator."""
+
+    def __init__(self, policy: Policy, plans: int, rng: np.random.Generator) -> None:
+        self.policy, self._plans, self._rng = policy, plans, rng
+
+    def choose(self, state: State) -> tuple[FloatArray, int]:
+        """The distribution over plans and the index sampled from it."""
+        p = checked_distribution(self.policy.probabilities(state), self._plans, self.policy.name)
+        return p, sample(p, self._rng)
+
+    def flip(self, p: float) -> bool:
+        """Whether an event of probability ``p`` happens: a probe."""
+        return p > 0.0 and bool(self._rng.random() < p)
+
+    def learn(self, experience: Experience) -> None:
+        self.policy.learn(experience)
