@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
@@ -32,6 +34,15 @@ class Recorded:
     figures: Figures
 
 
+class Learned(msgspec.Struct, frozen=True):
+    """A snapshot's payload: for which plans and policy it holds, and what each part dumped."""
+
+    plans: tuple[str, ...]
+    policy: str
+    policy_state: bytes
+    state: dict[str, Any]
+
+
 class Learner:
     """Owns all learning. Exactly one exists; everyone else reads what it publishes."""
 
@@ -39,8 +50,17 @@ class Learner:
         self.catalogue, self.contract, self.state, self.manager = catalogue, contract, state, manager
         self._profile = profile_figures(catalogue)
 
+    def refuses(self, joined: Joined) -> str | None:
+        """Why this decision cannot be learned from, in a sentence; ``None`` when it can."""
+        decision, outcome = joined.decision, joined.outcome
+        if decision.plans != self.catalogue.names:
+            return f"decision {decision.id} was offered other plans than today's configuration does"
+        if outcome.labels is not None and len(outcome.labels) != len(joined.answer.labels):
+            return f"decision {decision.id} has {len(joined.answer.labels)} rows, but {len(outcome.labels)} labels came"
+        return None
+
     def learn(self, joined: Joined) -> Experience:
-        """Learn from one settled decision and return what was learned from."""
+        """Learn from one settled decision that ``refuses`` lets pass; return what was learned from."""
         experience = self.experience(joined)
         experience = replace(experience, alarms=self.state.observe(experience))
         self.manager.learn(experience)
@@ -48,10 +68,6 @@ class Learner:
 
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its own reward, and every plan's where its members' answers tell."""
-        if joined.decision.plans != self.catalogue.names:
-            raise BandmasterError(
-                f"decision {joined.decision.id} was offered other plans than today's catalogue; it cannot be learned"
-            )
         recorded = self.recorded(joined.answer)
         reward = self.reward(joined)
         plans = len(self.catalogue)
@@ -68,6 +84,22 @@ class Learner:
         rewards[chosen] = self.reward(joined, charge_probe=False).value
         observed_p[chosen] = np.fmax(observed_p[chosen], joined.decision.propensity)
         return Experience(joined, reward, rewards, observed_p, correct)
+
+    def dump(self) -> bytes:
+        """Everything learned, for a snapshot."""
+        learned = Learned(self.catalogue.names, self.manager.policy.name, self.manager.policy.dump(), self.state.dump())
+        return msgspec.msgpack.encode(learned)
+
+    def load(self, payload: bytes) -> None:
+        """Restore what ``dump`` gave. Raises ``BandmasterError`` when it was learned for another configuration."""
+        try:
+            learned = msgspec.msgpack.decode(payload, type=Learned)
+        except msgspec.DecodeError as problem:
+            raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
+        if learned.plans != self.catalogue.names or learned.policy != self.manager.policy.name:
+            raise BandmasterError("a snapshot was learned for other plans or another policy; learning starts anew")
+        self.manager.policy.load(learned.policy_state)
+        self.state.load(learned.state)
 
     def reward(self, joined: Joined, *, charge_probe: bool = True) -> Reward:
         """The contract's verdict on what really ran; a probe's energy and cost count unless told otherwise."""

@@ -5,6 +5,7 @@ Serving, replay, simulation and tests all drive these two methods.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from bandmaster.learner import Learner
 from bandmaster.plans import Catalogue
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
+
+_log = logging.getLogger("bandmaster.orchestrator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +152,16 @@ def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcom
     return Settled(settlement.status, learn(journal, learner, settlement.joined))
 
 
-def catch_up(journal: Journal, learner: Learner, now: float | None = None) -> list[Experience]:
-    """Learn from the outcomes that came before their decisions, now that these have arrived."""
-    return [learn(journal, learner, joined) for joined in journal.due(now)]
+def catch_up(journal: Journal, learner: Learner, now: float | None = None) -> int:
+    """Learn from the outcomes that came before their decisions, now that these have arrived. Returns how many."""
+    return sum(learn(journal, learner, joined) is not None for joined in journal.due(now))
 
 
-def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience:
-    """Learn from one joined decision; keep its reward and the alarms that it raised."""
+def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience | None:
+    """Learn from one joined decision, and keep its reward and the alarms it raised; ``None`` if it cannot teach."""
+    if (why := learner.refuses(joined)) is not None:
+        _log.warning("not learned: %s", why)
+        return None
     experience = learner.learn(joined)
     journal.save_reward(joined, experience.reward)
     for alarm in experience.alarms:

@@ -98,12 +98,22 @@ class StateManager:
             features=request.features,
             tags=request.tags,
             members=self._members,
-            label_mix=self._label_mix.value,
-            reward=float(self._reward.value[0]),
+            label_mix=self.label_mix,
+            reward=self.recent_reward,
         )
 
     def statistics(self) -> MemberStatistics:
         return self._members
+
+    @property
+    def label_mix(self) -> FloatArray:
+        """The recent share of each class, (C,)."""
+        return self._label_mix.value
+
+    @property
+    def recent_reward(self) -> float:
+        """The windowed mean reward, in [0, 1]."""
+        return float(self._reward.value[0])
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""

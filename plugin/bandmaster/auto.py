@@ -1,0 +1,26 @@
+"""``service: "bandmaster.auto:svc"``: the service named in the orchestration block, orchestrated.
+
+Importing this module reads the block and wraps the service; it is an entry point and imported for nothing else. What
+cannot be used is refused here, with exit status 2, before anything has started.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from bandmaster.core import BandmasterError
+from bandmaster.serving.discovery import find_config, load_service
+from bandmaster.serving.service import wrap
+
+
+def _build() -> Any:
+    try:
+        config = find_config()
+        return wrap(load_service(config), config)
+    except BandmasterError as problem:
+        print(f"bandmaster: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+svc = _build()

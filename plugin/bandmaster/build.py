@@ -1,0 +1,224 @@
+"""From a configuration to running parts. The only file that knows every class."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from bandmaster.config import Config, ConfigError, MemberConfig
+from bandmaster.contract import Contract
+from bandmaster.core import BandmasterError, Ensemble, Member, Meter, Policy, Recorder
+from bandmaster.journal.memory import MemoryJournal
+from bandmaster.learner import Learner, profile_figures
+from bandmaster.members.onnx import OnnxMember
+from bandmaster.orchestrator import Orchestrator
+from bandmaster.plans import Catalogue, generate, parse_plan
+from bandmaster.policies.bandit import BanditPolicy
+from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
+from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_log
+from bandmaster.replay import Parts
+from bandmaster.rl_manager import RLManager
+from bandmaster.state import StateManager, Tracking
+
+SLOW_S = 0.002
+"""Members slower than this (seconds) run in threads: they would hold up every other request on the event loop."""
+
+POLICIES = ("constant", "random", "scoring", "bandit")
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """The ensemble as it can be served: its members loaded and found to fit each other."""
+
+    ensemble: Ensemble
+    members: Mapping[str, OnnxMember]
+    input_shape: tuple[int | None, ...]
+
+    @property
+    def slow(self) -> frozenset[str]:
+        return frozenset(name for name, member in self.members.items() if member.latency_s >= SLOW_S)
+
+
+def host(config: Config) -> Hosted:
+    """Load every member. Raises ``ConfigError`` naming the members that cannot be served or do not fit the first."""
+    problems: list[str] = []
+    members: dict[str, OnnxMember] = {}
+    for declared in config.members:
+        try:
+            members[declared.name] = OnnxMember(declared.name, _model_path(declared))
+        except BandmasterError as problem:
+            problems.append(f"{_place(config, declared.name)}: {problem}")
+    first = next(iter(members.values()), None)
+    for member in members.values():
+        assert first is not None  # members is not empty here
+        for what, own, wanted in (
+            ("rows of shape", member.input_shape, first.input_shape),
+            ("classes", member.classes or member.width, first.classes or first.width),
+        ):
+            if own != wanted:
+                problems.append(
+                    f"{_place(config, member.name)}: takes {what} {own}, but {first.name!r} {wanted}; "
+                    "an ensemble's members must agree: export them alike, or leave one out"
+                )
+    if problems or first is None:
+        raise ConfigError(*(problems or [f"{config.source.name}: no member to serve"]))
+    classes = config.classes or first.classes or tuple(range(first.width))
+    if len(classes) != first.width:
+        raise ConfigError(
+            f"{config.source.name}: {config.source.path}.classes: {len(classes)} classes are named, but the members "
+            f"answer with {first.width}; name each once, in the models' order"
+        )
+    return Hosted(ensemble_of(config, classes), members, first.input_shape)
+
+
+def ensemble_of(config: Config, classes: tuple[int | str, ...]) -> Ensemble:
+    return Ensemble(tuple(m.name for m in config.members), classes, {m.name: m.profile for m in config.members})
+
+
+def _place(config: Config, member: str) -> str:
+    return f"{config.source.name}: {config.source.path}.members.{member}"
+
+
+def _model_path(declared: MemberConfig) -> Path:
+    if declared.onnx is not None:
+        return declared.onnx
+    if declared.bento_model is None:
+        raise BandmasterError("has neither onnx: nor bento_model:, so it can be replayed but not served; give it one")
+    import bentoml  # here, so that replay does not pay for importing it
+
+    try:
+        folder = Path(bentoml.models.get(declared.bento_model).path)
+    except bentoml.exceptions.BentoMLException as problem:
+        raise BandmasterError(
+            f"{declared.bento_model!r} is not in BentoML's model store ({problem}); see `bentoml models list`"
+        ) from None
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        raise BandmasterError(f"{declared.bento_model!r} holds {len(found)} .onnx files; it must hold exactly one")
+    return found[0]
+
+
+def catalogue(config: Config, ensemble: Ensemble) -> Catalogue:
+    plans = config.plans
+    included = [parse_plan(text, ensemble) for text in plans.include]
+    if config.policy.plan is not None:
+        included.append(parse_plan(config.policy.plan, ensemble))
+    return Catalogue.of(
+        ensemble,
+        generate(
+            ensemble,
+            subsets=plans.subsets,
+            cascades=plans.cascades,
+            stop_at=plans.stop_at,
+            limit=plans.limit,
+            include=included,
+        ),
+    )
+
+
+def tracking(config: Config) -> Tracking:
+    return Tracking(delta=config.drift.delta, forget=config.drift.reaction == "forget")
+
+
+def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
+    """A policy by its name; ``constant:PLAN`` names the plan, ``constant`` alone takes the config's or all members."""
+    name, _, plan = spec.partition(":")
+    if plan and name != "constant":
+        raise BandmasterError(f"policy {spec!r}: only constant takes a plan, as in constant:all")
+    if name == "constant":
+        return ConstantPolicy(plans, parse_plan(plan or config.policy.plan or "all", plans.ensemble).name)
+    makers: Mapping[str, Callable[[], Policy]] = {
+        "random": lambda: RandomPolicy(plans),
+        "scoring": lambda: ScoringPolicy(plans, config.contract, profile_figures(plans)),
+        "bandit": lambda: BanditPolicy(
+            plans, config.contract, profile_figures(plans), epsilon=config.policy.epsilon, seed=config.seed or 0
+        ),
+    }
+    if name not in makers:
+        raise BandmasterError(f"no policy {name!r}; there are {', '.join(POLICIES)}")
+    return makers[name]()
+
+
+def learner(config: Config, plans: Catalogue, rng: np.random.Generator) -> Learner:
+    """The learning half: state, policy and contract, none of it shared with another process."""
+    manager = RLManager(policy(config.policy.use, config, plans), len(plans), rng)
+    return Learner(plans, config.contract, StateManager(plans.ensemble, tracking(config)), manager)
+
+
+def orchestrator(
+    config: Config,
+    learning: Learner,
+    *,
+    members: Mapping[str, Member],
+    meter: Meter,
+    recorder: Recorder,
+    new_id: Callable[[float], str],
+    executor: ThreadPoolExecutor | None = None,
+    slow: frozenset[str] = frozenset(),
+) -> Orchestrator:
+    """The answering half, reading the state and policy that ``learning`` holds."""
+    return Orchestrator(
+        catalogue=learning.catalogue,
+        state=learning.state,
+        manager=learning.manager,
+        members=members,
+        meter=meter,
+        recorder=recorder,
+        new_id=new_id,
+        probe_share=config.probes.share,
+        executor=executor,
+        slow=slow,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayFactory:
+    """Builds the parts of one replay run; picklable, so that runs can go to other processes."""
+
+    config: Config
+
+    def __call__(self, spec: str, log: RecordedLog, seed: int) -> Parts:
+        plans = catalogue(self.config, log.ensemble)
+        rng = np.random.default_rng([seed, 2])
+        chosen = policy(spec, replace(self.config, seed=seed), plans)
+        learning = Learner(
+            plans,
+            self.config.contract,
+            StateManager(log.ensemble, tracking(self.config)),
+            RLManager(chosen, len(plans), rng),
+        )
+        journal = MemoryJournal()
+        count = itertools.count()
+        answering = orchestrator(
+            self.config,
+            learning,
+            members={n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)},
+            meter=RecordedMeter(log),
+            recorder=journal,
+            new_id=lambda at: str(next(count)),
+        )
+        return Parts(answering, learning, journal)
+
+
+def recorded_log(config: Config, path: Path) -> RecordedLog:
+    """Read a recorded ensemble with the members, profiles and classes of ``config``."""
+    profiles = {m.name: m.profile for m in config.members}
+    return read_log(path, tuple(profiles), profiles, config.classes)
+
+
+def require_known_terms(contract: Contract, log: RecordedLog) -> None:
+    """Raise ``BandmasterError`` if the contract weighs a figure that the log does not know for every member."""
+    for metric, column in (("latency", "latency_s"), ("energy", "energy_j"), ("cost", "cost"),
+                           ("explainability", "explainability")):  # fmt: skip
+        missing = np.isnan(getattr(log, column)).any(axis=0)
+        if contract.weight(metric) > 0.0 and missing.any():
+            name = log.ensemble.names[int(missing.argmax())]
+            raise BandmasterError(
+                f"the contract weighs {metric}, but the log has no full column {name}__{column} and the config no "
+                f"members.{name}.profile.{metric}; give one of them, or set the weight to 0"
+            )

@@ -1,0 +1,397 @@
+"""The journal in one SQLite file, owned by the learner; workers reach it through their spools."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bandmaster.core import (
+    Answer,
+    BandmasterError,
+    Counts,
+    Decision,
+    DriftEvent,
+    Joined,
+    Outcome,
+    Reward,
+    Settlement,
+    Snapshot,
+    Status,
+)
+from bandmaster.journal.codec import decode, encode
+from bandmaster.journal.rules import SNAPSHOTS_KEPT, awaits_probes, verdict
+from bandmaster.journal.snapshots import seal_snapshot, unseal_snapshot
+from bandmaster.journal.spool import (
+    BUSY_S,
+    Row,
+    SpoolError,
+    SpoolReader,
+    SqliteSpool,
+    abandoned,
+    remove,
+    spool_folder,
+    spools,
+)
+
+SCHEMA_VERSION = 1
+
+_BATCH = 500
+_SCHEME = "sqlite:///"
+_log = logging.getLogger(__name__)
+
+# `tally` is kept beside the rows so that counts() costs the same after ten million of them; duplicates and
+# outcomes with forged ids leave no row at all. `spools` says up to where each spool has been taken over,
+# and keeps saying so: another owner may still have a removed spool open.
+_CREATE = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS decisions (
+    id TEXT PRIMARY KEY, at REAL NOT NULL, waits INTEGER NOT NULL, decision BLOB NOT NULL, answer BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS decisions_at ON decisions (at);
+CREATE TABLE IF NOT EXISTS outcomes (
+    arrival INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at REAL NOT NULL, outcome BLOB NOT NULL,
+    status TEXT NOT NULL, seq INTEGER UNIQUE
+);
+CREATE INDEX IF NOT EXISTS outcomes_early ON outcomes (arrival) WHERE status = 'early';
+CREATE TABLE IF NOT EXISTS rewards (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, reward BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS events (n INTEGER PRIMARY KEY, event BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshots (version INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS spools (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
+INSERT OR IGNORE INTO tally VALUES
+    ('decisions', 0), ('joined', 0), ('early', 0), ('late', 0), ('duplicate', 0), ('unknown', 0);
+PRAGMA user_version = 1;
+COMMIT;
+"""
+
+
+class SqliteJournal:
+    """Implements ``Journal``, for one process and any of its threads.
+
+    What ``settle`` and ``save_snapshot`` have returned from survives a power cut. Every method raises
+    ``BandmasterError`` when the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, key: bytes, window_s: float = math.inf) -> None:
+        """``path`` is the database, made if missing; ``key`` seals snapshots.
+
+        An outcome more than ``window_s`` seconds after its decision is late.
+        """
+        self.path = path
+        self.spools = spool_folder(path)
+        self._key = key
+        self._window_s = window_s
+        self._lock = threading.RLock()
+        self._readers: dict[Path, SpoolReader] = {}
+        self._unreadable: set[Path] = set()
+        self._connection = _open(path)
+        last = self._one("SELECT at FROM outcomes ORDER BY arrival DESC LIMIT 1")
+        self._clock: float = -math.inf if last is None else last[0]
+
+    def record(self, decision: Decision, answer: Answer) -> None:
+        waits = awaits_probes(decision, answer)
+        with self._transaction():
+            self._store(decision.id, decision.at, waits, encode(decision), encode(answer))
+
+    def settle(self, decision_id: str, outcome: Outcome) -> Settlement:
+        raw = encode(outcome)
+        with self._lock:
+            stored = self._one("SELECT waits FROM decisions WHERE id = ?", decision_id)
+            if stored is None or stored[0]:
+                self.drain()
+            self._clock = max(self._clock, outcome.at)
+            with self._transaction():
+                if self._one("SELECT 1 FROM outcomes WHERE id = ?", decision_id):
+                    self._count(duplicate=1)
+                    return Settlement(Status.DUPLICATE)
+                self._connection.execute(
+                    "INSERT INTO outcomes (id, at, outcome, status) VALUES (?, ?, ?, 'early')",
+                    (decision_id, outcome.at, raw),
+                )
+                self._count(early=1)
+                return self._place(decision_id, outcome, self._clock)
+
+    def due(self, now: float | None = None) -> Sequence[Joined]:
+        """Join what has become ready. ``now`` (Unix s) defaults to the newest outcome's time."""
+        with self._lock:
+            self.drain()
+            clock = self._clock if now is None else now
+            waiting = self._all(
+                "SELECT o.id, o.outcome, o.at, d.at, d.waits FROM outcomes o JOIN decisions d USING (id)"
+                " WHERE o.status = 'early' ORDER BY o.arrival"
+            )
+            ready = [
+                (id_, decode(raw, Outcome))
+                for id_, raw, at, decided_at, waits in waiting
+                if verdict(decided_at, waits, at, now=clock, window_s=self._window_s) is not Status.EARLY
+            ]
+            if not ready:
+                return ()
+            with self._transaction():
+                placed = [self._place(id_, outcome, clock) for id_, outcome in ready]
+            return [settlement.joined for settlement in placed if settlement.joined is not None]
+
+    def save_reward(self, joined: Joined, reward: Reward) -> None:
+        """Keep the verdict. Not synced: it can be computed again. A raw figure of NaN is unknown and left out."""
+        known = {name: figure for name, figure in reward.raw.items() if not math.isnan(figure)}
+        row = (joined.decision.id, joined.seq, encode(replace(reward, raw=known)))
+        with self._transaction("NORMAL"):
+            self._connection.execute("INSERT OR REPLACE INTO rewards VALUES (?, ?, ?)", row)
+
+    def since(self, seq: int) -> Iterator[Joined]:
+        query = (
+            "SELECT o.seq, d.decision, d.answer, o.outcome FROM outcomes o JOIN decisions d USING (id)"
+            " WHERE o.seq > ? ORDER BY o.seq LIMIT ?"
+        )
+        # In pages, so that a slow reader holds up neither settlements nor the log's checkpoints.
+        last = seq
+        while page := self._all(query, last, _BATCH):
+            for last, decision, answer, outcome in page:
+                yield Joined(last, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
+
+    def reject(self) -> None:
+        # Not synced: whoever sends forged ids would otherwise decide how often the disk does.
+        with self._transaction("NORMAL"):
+            self._count(unknown=1)
+
+    def counts(self) -> Counts:
+        return Counts(**dict(self._all("SELECT name, n FROM tally")))
+
+    def save_event(self, event: DriftEvent) -> None:
+        with self._transaction():
+            self._connection.execute("INSERT INTO events (event) VALUES (?)", (encode(event),))
+
+    def events(self) -> Sequence[DriftEvent]:
+        return tuple(decode(raw, DriftEvent) for (raw,) in self._all("SELECT event FROM events ORDER BY n"))
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Seal and store. The newest five versions are kept."""
+        sealed = seal_snapshot(self._key, snapshot)
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (snapshot.version, sealed))
+            self._connection.execute(
+                "DELETE FROM snapshots WHERE version NOT IN"
+                " (SELECT version FROM snapshots ORDER BY version DESC LIMIT ?)",
+                (SNAPSHOTS_KEPT,),
+            )
+
+    def latest_snapshot(self) -> Snapshot | None:
+        """The newest snapshot whose seal holds; a broken one is passed over with a warning."""
+        for version, sealed in self._all("SELECT version, sealed FROM snapshots ORDER BY version DESC"):
+            try:
+                return unseal_snapshot(self._key, version, sealed)
+            except BandmasterError as error:
+                _log.warning("%s: snapshot %s is passed over: %s", self.path, version, error)
+        return None
+
+    def close(self) -> None:
+        with self._lock:
+            while self._readers:
+                self._readers.popitem()[1].close()
+            self._connection.close()
+
+    # Beyond the protocol: reading, and the spools.
+
+    def reward(self, decision_id: str) -> Reward | None:
+        row = self._one("SELECT reward FROM rewards WHERE id = ?", decision_id)
+        return None if row is None else decode(row[0], Reward)
+
+    def read_joined(self) -> Iterator[Joined]:
+        """Every joined decision, in order of settlement."""
+        return self.since(0)
+
+    def decisions(self, limit: int, before: float = math.inf) -> list[tuple[Decision, Answer]]:
+        """The newest ``limit`` decisions made before Unix time ``before`` (s), newest first."""
+        query = "SELECT decision, answer FROM decisions WHERE at < ? ORDER BY at DESC LIMIT ?"
+        return [(decode(d, Decision), decode(a, Answer)) for d, a in self._all(query, before, limit)]
+
+    def find(self, decision_id: str) -> tuple[Decision, Answer, Outcome | None] | None:
+        """A decision with its answer and, if one was reported, its outcome, joined or not."""
+        query = "SELECT d.decision, d.answer, o.outcome FROM decisions d LEFT JOIN outcomes o USING (id) WHERE d.id = ?"
+        row = self._one(query, decision_id)
+        if row is None:
+            self.drain()
+            row = self._one(query, decision_id)
+        if row is None:
+            return None
+        outcome = None if row[2] is None else decode(row[2], Outcome)
+        return decode(row[0], Decision), decode(row[1], Answer), outcome
+
+    def drain(self) -> int:
+        """Take over what the spools hold, and remove those whose worker is gone. Returns the number of rows."""
+        moved = 0
+        with self._lock:
+            paths = spools(self.spools)
+            for path in self._readers.keys() - set(paths):  # another owner has removed it
+                self._readers.pop(path).close()
+            for path in paths:
+                try:
+                    moved += self._take(path)
+                except (SpoolError, OSError) as error:
+                    self._complain(path, error)
+        return moved
+
+    def _take(self, path: Path) -> int:
+        with abandoned(path) as gone:
+            moved = self._move(path) if path.exists() else 0
+            if gone:
+                if path in self._readers:
+                    self._readers.pop(path).close()
+                remove(path)
+        return moved
+
+    def _move(self, path: Path) -> int:
+        """Copy new rows. Rows and the place reached are committed as one: no crash moves a row twice."""
+        moved = 0
+        while self._unread(path, 1):
+            with self._transaction():
+                rows = self._unread(path, _BATCH)
+                for _, id_, at, waits, decision, answer in rows:
+                    self._store(id_, at, waits, decision, answer)
+                if rows:
+                    self._connection.execute("INSERT OR REPLACE INTO spools VALUES (?, ?)", (path.name, rows[-1][0]))
+            moved += len(rows)
+        return moved
+
+    def _unread(self, path: Path, limit: int) -> list[Row]:
+        if path not in self._readers:
+            self._readers[path] = SpoolReader(path)
+        done = self._one("SELECT n FROM spools WHERE name = ?", path.name)
+        return self._readers[path].after(0 if done is None else done[0], limit)
+
+    def _complain(self, path: Path, error: SpoolError | OSError) -> None:
+        """Once a file. It stays where it is, and the other spools go on."""
+        if (reader := self._readers.pop(path, None)) is not None:
+            reader.close()
+        if path.exists() and path not in self._unreadable:
+            self._unreadable.add(path)
+            _log.error("a spool cannot be drained and is left in place: %s", error)
+
+    # Inside a transaction.
+
+    def _store(self, id_: str, at: float, waits: bool, decision: bytes, answer: bytes) -> None:
+        row = (at, waits, decision, answer, id_)
+        added = self._connection.execute(
+            "INSERT OR IGNORE INTO decisions (at, waits, decision, answer, id) VALUES (?, ?, ?, ?, ?)", row
+        ).rowcount
+        if added:
+            self._count(decisions=1)
+        else:
+            self._connection.execute(
+                "UPDATE decisions SET at = ?, waits = ?, decision = ?, answer = ? WHERE id = ?"
+                " AND NOT EXISTS (SELECT 1 FROM outcomes o WHERE o.id = decisions.id AND o.status <> 'early')",
+                row,
+            )
+
+    def _place(self, id_: str, outcome: Outcome, now: float) -> Settlement:
+        """Give an outcome that waits the status it has at ``now``."""
+        stored = self._one("SELECT at, waits, decision, answer FROM decisions WHERE id = ?", id_)
+        at, waits, decision, answer = stored or (None, False, b"", b"")
+        status = verdict(at, waits, outcome.at, now=now, window_s=self._window_s)
+        if status is Status.EARLY:
+            return Settlement(status)
+        joined = None
+        if status is Status.JOINED:
+            ((last,),) = self._all("SELECT coalesce(max(seq), 0) FROM outcomes")
+            joined = Joined(last + 1, decode(decision, Decision), decode(answer, Answer), outcome)
+        self._connection.execute(
+            "UPDATE outcomes SET status = ?, seq = ? WHERE id = ?", (status, joined and joined.seq, id_)
+        )
+        self._count(early=-1, **{status: 1})
+        return Settlement(status, joined)
+
+    def _count(self, **changes: int) -> None:
+        for name, change in changes.items():
+            self._connection.execute("UPDATE tally SET n = n + ? WHERE name = ?", (change, name))
+
+    # The connection.
+
+    @contextmanager
+    def _transaction(self, synchronous: Literal["NORMAL", "FULL"] = "FULL") -> Iterator[None]:
+        with self._lock, self._errors():
+            try:
+                self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock, self._errors():
+            return self._connection.execute(query, values).fetchall()
+
+    def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
+        rows = self._all(query, *values)
+        return rows[0] if rows else None
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise BandmasterError(f"{self.path}: {error}; check the disk and the file's rights") from error
+
+
+def locate(url: str, root: Path) -> Path:
+    """The file that ``sqlite:///relative.db`` (to ``root``) or ``sqlite:////absolute.db`` names.
+
+    Raises ``BandmasterError`` for any other URL.
+    """
+    name = url.removeprefix(_SCHEME)
+    if not url.startswith(_SCHEME) or not name or "?" in name or "#" in name:
+        raise BandmasterError(
+            f"journal: {url!r} names no journal; sqlite:/// is supported: sqlite:///relative.db or"
+            " sqlite:////absolute/path.db"
+        )
+    return root / name
+
+
+def open_journal(url: str, root: Path, key: bytes, window_s: float = math.inf) -> SqliteJournal:
+    """Open the journal that ``url`` names (see ``locate``), as its owner."""
+    return SqliteJournal(locate(url, root), key, window_s)
+
+
+def open_spool(url: str, root: Path, worker: str) -> SqliteSpool:
+    """Open a spool of the journal that ``url`` names (see ``locate``), as one of its workers."""
+    return SqliteSpool(spool_folder(locate(url, root)), worker)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    if path.is_dir():
+        raise BandmasterError(f"{path} is a folder; name a file in it, such as {path / 'orchestration.db'}")
+    connection = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+        _check_schema(path, connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(_CREATE)
+    except (OSError, sqlite3.Error, BandmasterError) as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, BandmasterError):
+            raise
+        fix = "give it a file that can be written, of its own"
+        raise BandmasterError(f"{path} cannot serve as the journal: {error}; {fix}") from error
+    return connection
+
+
+def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
+    query = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+    version, tables = connection.execute(query).fetchone()
+    if version > SCHEMA_VERSION:
+        raise BandmasterError(
+            f"{path} was written by a newer Bandmaster (schema {version}, this one knows {SCHEMA_VERSION});"
+            " upgrade bandmaster, or name another file"
+        )
+    if version == 0 and tables:
+        raise BandmasterError(f"{path} is another program's database; name another file")

@@ -1,0 +1,1 @@
+"""What runs a model. ``build`` alone knows every kind."""

@@ -1,0 +1,89 @@
+"""A member that is an ONNX model in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from bandmaster.core import Array, BandmasterError, FloatArray
+
+WARM_UP_RUNS = 5
+
+
+class OnnxMember:
+    """One ONNX Runtime session on one thread. Sessions may be called from several threads at once.
+
+    The model has one input of shape (n, …) and, among its outputs, one of shape (n, classes) whose rows are
+    probabilities. ``input_shape`` is a row's shape, ``None`` in it where the model takes any size. ``classes`` is what
+    the model's metadata says (a JSON list under the key ``classes``), or ``None``. ``latency_s`` is the median of a
+    few warm runs on one row.
+
+    Raises ``BandmasterError`` naming the file when it is no such model.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        options = onnxruntime.SessionOptions()
+        # One thread: the CPU time of the calling thread is then the member's own, and workers do not fight.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as problem:  # onnxruntime raises its own classes, none of them public
+            raise BandmasterError(f"{path}: ONNX Runtime cannot load member {name!r}: {problem}") from None
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or len(inputs[0].shape) < 2:
+            shapes = ", ".join(f"{i.name}{i.shape}" for i in inputs)
+            raise BandmasterError(f"{path}: member {name!r} must have one input of shape (n, …), not {shapes}")
+        self._input = inputs[0].name
+        self._dtype = _DTYPES.get(inputs[0].type)
+        if self._dtype is None:
+            raise BandmasterError(f"{path}: member {name!r} takes {inputs[0].type}; export it with a float input")
+        self.input_shape = tuple(d if isinstance(d, int) else None for d in inputs[0].shape[1:])
+        self.classes = self._stored_classes(path)
+        self._output, self.width, self.latency_s = self._try_out(path)
+
+    def predict(self, rows: Array) -> FloatArray:
+        """Return (n, C) distributions for rows (n, …). Raises what ONNX Runtime raises."""
+        outputs = self._session.run([self._output], {self._input: np.ascontiguousarray(rows, dtype=self._dtype)})
+        return np.asarray(outputs[0], dtype=np.float64)
+
+    def _stored_classes(self, path: Path) -> tuple[int | str, ...] | None:
+        stored = self._session.get_modelmeta().custom_metadata_map.get("classes")
+        if stored is None:
+            return None
+        try:
+            classes = json.loads(stored)
+        except ValueError:
+            classes = None
+        if not isinstance(classes, list) or not all(type(c) in (int, str) for c in classes):
+            raise BandmasterError(f"{path}: metadata 'classes' must be a JSON list of numbers or texts, not {stored!r}")
+        return tuple(classes)
+
+    def _try_out(self, path: Path) -> tuple[str, int, float]:
+        """Find the output that holds distributions by running one row; time a few more runs."""
+        row = np.zeros((1, *(d or 1 for d in self.input_shape)), dtype=self._dtype)
+        names = [o.name for o in self._session.get_outputs() if o.type in _DTYPES and len(o.shape) == 2]
+        try:
+            values = self._session.run(names, {self._input: row}) if names else []
+        except Exception as problem:
+            raise BandmasterError(f"{path}: member {self.name!r} fails on a row of zeros: {problem}") from None
+        found = [(n, v.shape[1]) for n, v in zip(names, values, strict=True) if abs(float(v.sum()) - 1.0) < 1e-3]
+        if not found:
+            raise BandmasterError(
+                f"{path}: member {self.name!r} has no output of shape (n, classes) whose rows sum to 1; export the "
+                "probabilities (for scikit-learn: options={'zipmap': False})"
+            )
+        times = []
+        for _ in range(WARM_UP_RUNS):
+            start = time.perf_counter()
+            self._session.run([found[0][0]], {self._input: row})
+            times.append(time.perf_counter() - start)
+        return *found[0], sorted(times)[len(times) // 2]
+
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}

@@ -1,0 +1,98 @@
+"""Where the orchestration block stands, and the service that it names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from _bentoml_sdk import Service
+
+from bandmaster.config import Config, ConfigError, Source, load, parse
+
+
+def find_config() -> Config:
+    """Read the block from the first of: ``services.<Name>.orchestration`` of the file that ``BENTOML_CONFIG`` names,
+    ``bentofile.yaml`` or ``pyproject.toml`` in the working directory, the arguments of the bento being served.
+
+    In that order, because ``bentoml serve --reload`` keeps the arguments it started with. Raises ``ConfigError``
+    when none of them holds a block, or the one found cannot be used.
+    """
+    found = _from_bentoml_config() or _from_bentofile() or _from_pyproject() or _from_arguments()
+    if found is None:
+        raise ConfigError(
+            f"no orchestration block: neither {Path.cwd() / 'bentofile.yaml'} (args: orchestration:) nor the bento's "
+            "arguments hold one; add the block, or run bentoml in the folder whose bentofile.yaml does"
+        )
+    if found.service is None:
+        raise ConfigError(
+            f"{found.source.name}: {found.source.path}.service: is missing; bandmaster.auto:svc needs the service to "
+            'orchestrate, as in service: "service:Digits"'
+        )
+    return found
+
+
+def _from_bentoml_config() -> Config | None:
+    path = os.environ.get("BENTOML_CONFIG")
+    if not path:
+        return None
+    try:
+        services = (yaml.safe_load(Path(path).read_text()) or {}).get("services") or {}
+    except (OSError, yaml.YAMLError, AttributeError) as problem:
+        raise ConfigError(f"BENTOML_CONFIG={path}: cannot be read: {problem}") from None
+    for name, settings in services.items():
+        if isinstance(settings, Mapping) and "orchestration" in settings:
+            return parse(settings["orchestration"], Source(path, f"services.{name}.orchestration", Path.cwd()))
+    return None
+
+
+def _from_bentofile() -> Config | None:
+    path = Path("bentofile.yaml")
+    if not path.is_file():
+        return None
+    try:
+        document = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        return load(path)  # which says where and what
+    args = document.get("args") if isinstance(document, Mapping) else None
+    return load(path) if isinstance(args, Mapping) and "orchestration" in args else None
+
+
+def _from_pyproject() -> Config | None:
+    path = Path("pyproject.toml")
+    if not path.is_file():
+        return None
+    try:
+        document: Any = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"{path}: {problem}") from None
+    block = document.get("tool", {}).get("bentoml", {}).get("build", {}).get("args", {}).get("orchestration")
+    return (
+        None if block is None else parse(block, Source(str(path), "tool.bentoml.build.args.orchestration", Path.cwd()))
+    )
+
+
+def _from_arguments() -> Config | None:
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    block = BentoMLContainer.bento_arguments.get().get("orchestration")
+    return None if block is None else parse(block, Source("the bento's arguments", "orchestration", Path.cwd()))
+
+
+def load_service(config: Config) -> Service[Any]:
+    """Import the service that the block names. Raises ``ConfigError`` when it is not there or is no service."""
+    module, _, attribute = (config.service or "").partition(":")
+    place = f"{config.source.name}: {config.source.path}.service: {config.service!r}"
+    try:
+        service = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as problem:
+        raise ConfigError(f"{place}: cannot be imported: {problem}; write module:Class as seen from here") from None
+    except AttributeError:
+        raise ConfigError(f"{place}: {module}.py has no {attribute!r}") from None
+    if not isinstance(service, Service):
+        raise ConfigError(f"{place}: is no BentoML service; put @bentoml.service over the class")
+    return service

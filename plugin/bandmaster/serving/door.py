@@ -1,0 +1,86 @@
+"""What stands in front of the service: a cap on bodies, and the token that feedback needs from afar."""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import ipaddress
+import os
+from http import HTTPStatus
+from typing import Any, cast
+
+import psutil
+from bentoml.exceptions import BentoMLException
+from starlette.requests import Request
+from starlette.types import Message
+
+MAX_BODY = 1 << 20
+"""Bytes. A JSON body costs twenty times its size in memory while it is parsed."""
+
+TOKEN_VARIABLE = "BANDMASTER_FEEDBACK_TOKEN"
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+
+
+class BodyTooLarge(BentoMLException):
+    error_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+def capped(spec: type[Any]) -> type[Any]:
+    """BentoML's input model ``spec``, refusing bodies over ``MAX_BODY`` before they are read whole (413).
+
+    Not a middleware: a class decorated *under* ``@bentoml.service`` has no service to add one to.
+    """
+
+    async def from_http_request(cls: type[Any], request: Request, serde: Any) -> Any:
+        return await super(capped_spec, cls).from_http_request(await _read(request), serde)
+
+    capped_spec: Any = type(
+        spec.__name__, (spec,), {"__module__": spec.__module__, "from_http_request": classmethod(from_http_request)}
+    )
+    return cast(type[Any], capped_spec)
+
+
+async def _read(request: Request) -> Request:
+    """The same request with its body read. Raises ``BodyTooLarge``, trusting no declared length."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise BodyTooLarge(f"a body has at most {MAX_BODY} bytes, this one has more")
+
+    async def replay() -> Message:
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return Request(request.scope, replay)
+
+
+def feedback_refusal(request: Request) -> str | None:
+    """Why feedback is refused, in a sentence; ``None`` when it may pass.
+
+    Open without a token only when this server listens on loopback alone, the peer is on loopback, and no proxy
+    speaks for somebody else.
+    """
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token is None:
+        near = request.client is not None and is_loopback(request.client.host)
+        if near and not any(h in request.headers for h in FORWARDED) and only_loopback():
+            return None
+        return f"feedback from afar needs a token: start the service with {TOKEN_VARIABLE} set, and send it"
+    given = request.headers.get("authorization", "")
+    if hmac.compare_digest(given.encode(), b"Bearer " + token.encode()):
+        return None
+    return "feedback needs the header Authorization: Bearer <token>; this one is missing or wrong"
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@functools.cache
+def only_loopback() -> bool:
+    """Whether every TCP socket on which this process listens is bound to loopback, and there is one."""
+    bound = [c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    return bool(bound) and all(map(is_loopback, bound))

@@ -1,0 +1,189 @@
+"""The learner's process: settles outcomes, learns, publishes snapshots. Off the predict path."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pydantic
+
+from bandmaster import build
+from bandmaster.config import Config
+from bandmaster.core import BandmasterError, Ensemble, MemberStatistics, Outcome, Snapshot
+from bandmaster.journal.ids import load_key
+from bandmaster.journal.sqlite import locate, open_journal
+from bandmaster.orchestrator import catch_up, learn, settle
+from bandmaster.plans import Catalogue
+
+_log = logging.getLogger("bandmaster.learning")
+
+SNAPSHOT_EVERY_S = 0.25
+"""What was learned reaches the workers within this and one of their polls."""
+
+LEASE_PATIENCE_S = 10.0
+
+
+class Report(pydantic.BaseModel):
+    """One outcome on its way from a worker to the learner; its id's signature has been verified."""
+
+    decision_id: str
+    at: float
+    labels: tuple[int, ...] | None = None
+    reward: float | None = None
+
+
+class Receipt(pydantic.BaseModel):
+    """What became of one report: ``joined``, ``early``, ``late`` or ``duplicate``, or ``refused`` and ``why``."""
+
+    decision_id: str
+    status: str
+    reward: float | None = None
+    why: str | None = None
+
+
+class MemberPage(pydantic.BaseModel):
+    name: str
+    accuracy: float
+    confidence: float
+    agreement: float
+    latency_s: float
+    energy_j: float
+    labelled: int
+
+
+class EventPage(pydantic.BaseModel):
+    name: str
+    at: float
+    cause: str
+
+
+class StatePage(pydantic.BaseModel):
+    """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome."""
+
+    policy: str
+    policy_version: str
+    snapshot_version: int
+    plans: int
+    reward: float
+    label_mix: dict[str, float]
+    members: list[MemberPage]
+    contract: dict[str, dict[str, object]]
+    energy_from: str
+    counts: dict[str, int]
+    drift: list[EventPage]
+
+
+class LearningLoop:
+    """The one learner of a journal: whoever holds the lease, a lock on a file beside it."""
+
+    def __init__(self, config: Config, ensemble: Ensemble, plans: Catalogue) -> None:
+        """Raises ``BandmasterError`` when another learner holds the lease and does not let go in time."""
+        path = locate(config.journal, config.root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lease = _take_lease(path)
+        self._config, self._ensemble = config, ensemble
+        self._journal = open_journal(config.journal, config.root, load_key(path.parent), config.feedback.window_s)
+        self._learner = build.learner(config, plans, np.random.default_rng(config.seed))
+        self._version = 0
+        self._dirty, self._published = False, 0.0
+        self._restore()
+
+    def _restore(self) -> None:
+        snapshot, cursor = self._journal.latest_snapshot(), 0
+        if snapshot is not None:
+            self._version = snapshot.version
+            try:
+                self._learner.load(snapshot.payload)
+                cursor = snapshot.cursor
+            except BandmasterError as problem:
+                _log.warning("%s", problem)
+        for joined in self._journal.since(cursor):
+            learn(self._journal, self._learner, joined)
+            self._dirty = True
+
+    def settle(self, reports: Sequence[Report]) -> list[Receipt]:
+        """Settle outcomes in order. Once this returns they survive a power cut."""
+        return [self._settle(report) for report in reports]
+
+    def _settle(self, report: Report) -> Receipt:
+        outcome = Outcome(report.at, report.labels, report.reward)
+        if report.labels is not None and (why := self._misfit(report.decision_id, len(report.labels))):
+            return Receipt(decision_id=report.decision_id, status="refused", why=why)
+        settled = settle(self._journal, self._learner, report.decision_id, outcome)
+        reward = settled.experience.reward.value if settled.experience else None
+        self._dirty |= settled.experience is not None
+        return Receipt(decision_id=report.decision_id, status=settled.status.value, reward=reward)
+
+    def _misfit(self, decision_id: str, labels: int) -> str | None:
+        self._journal.drain()
+        found = self._journal.find(decision_id)
+        if found is None or len(found[1].labels) == labels:
+            return None
+        return f"decision {decision_id} answered {len(found[1].labels)} rows, but {labels} labels came; send one a row"
+
+    def reject(self) -> None:
+        """Count an outcome whose id nobody signed."""
+        self._journal.reject()
+
+    def tick(self) -> None:
+        """Take in what the workers recorded, learn what is due, publish what was learned."""
+        now = time.time()
+        self._dirty |= catch_up(self._journal, self._learner, now) > 0
+        if self._dirty and now - self._published >= SNAPSHOT_EVERY_S:
+            self._version += 1
+            cursor = self._journal.counts().joined
+            self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
+            self._dirty, self._published = False, now
+
+    def state(self) -> StatePage:
+        state, policy = self._learner.state, self._learner.manager.policy
+        counts = self._journal.counts()
+        return StatePage(
+            policy=policy.name,
+            policy_version=policy.version,
+            snapshot_version=self._version,
+            plans=len(self._learner.catalogue),
+            reward=state.recent_reward,
+            label_mix={str(c): p for c, p in zip(self._ensemble.classes, state.label_mix.tolist(), strict=True)},
+            members=_members(self._ensemble, state.statistics()),
+            contract=self._config.contract.describe(),
+            energy_from="estimated: CPU time of a member's thread × 10 W",
+            counts={name: getattr(counts, name) for name in counts.__slots__},
+            drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
+        )
+
+    def close(self) -> None:
+        """Publish the last of what was learned and let the lease go."""
+        self._published = 0.0
+        self.tick()
+        self._journal.close()
+        self._lease.close()
+
+
+def _members(ensemble: Ensemble, statistics: MemberStatistics) -> list[MemberPage]:
+    return [
+        MemberPage(name=name, **{f: getattr(statistics, f)[m] for f in statistics.__slots__})
+        for m, name in enumerate(ensemble.names)
+    ]
+
+
+def _take_lease(journal: Path) -> TextIO:
+    lease = journal.with_name(f"{journal.name}.lease").open("w")
+    deadline = time.monotonic() + LEASE_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lease
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lease.close()
+                raise BandmasterError(
+                    f"{journal}: another learner holds its lease ({lease.name}); stop that service, or give this one "
+                    "a journal of its own"
+                ) from None
+            time.sleep(0.1)

@@ -1,0 +1,109 @@
+"""A worker's half: answers requests with the newest snapshot, never learns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from bandmaster import build
+from bandmaster.config import Config
+from bandmaster.core import Answer, BandmasterError, Decision, Request
+from bandmaster.journal.ids import DecisionIds, load_key
+from bandmaster.journal.snapshots import SnapshotReader
+from bandmaster.journal.sqlite import locate, open_spool
+from bandmaster.meter import CpuTimeMeter
+from bandmaster.plans import Catalogue
+
+_log = logging.getLogger("bandmaster.worker")
+
+POLL_S = 0.2
+THREADS = 8
+
+
+class Worker:
+    """Everything that one server process needs to answer. Its methods belong to the event loop's thread."""
+
+    def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, worker: int) -> None:
+        path = locate(config.journal, config.root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        key = load_key(path.parent)
+        self.ids = DecisionIds(key)
+        self.snapshot = 0
+        self._reader = SnapshotReader(path, key)
+        self._spool = open_spool(config.journal, config.root, f"w{worker}")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
+        self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
+        rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
+        self._learned = build.learner(config, plans, rng)
+        self._slow = hosted.slow
+        self._orchestrator = build.orchestrator(
+            config,
+            self._learned,
+            members=hosted.members,
+            meter=CpuTimeMeter(),
+            recorder=self._spool,
+            new_id=self.ids.new,
+            executor=self._stage_threads,
+            slow=hosted.slow,
+        )
+        self._probes: set[asyncio.Future[Answer]] = set()
+
+    async def answer(self, request: Request) -> tuple[Decision, Answer]:
+        """Answer one request; slow members run in a thread, a probe after the reply."""
+        decision = self._orchestrator.decide(request)
+        plan = self._orchestrator.catalogue.plans[decision.chosen]
+        if self._slow.isdisjoint(plan.members):
+            answer = self._orchestrator.run(decision, request)
+        else:
+            answer = await self._in_thread(self._orchestrator.run, decision, request)
+        if decision.probed:
+            probe = self._in_thread(self._orchestrator.probe, decision, answer, request)
+            self._probes.add(probe)  # held, or the loop might drop it half way
+            probe.add_done_callback(self._probed)
+        return decision, answer
+
+    def _in_thread(self, function: Callable[..., Answer], *arguments: Any) -> asyncio.Future[Answer]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def _probed(self, probe: asyncio.Future[Answer]) -> None:
+        self._probes.discard(probe)
+        if not probe.cancelled() and (problem := probe.exception()) is not None:
+            _log.error("a probe failed, its decision keeps what it had", exc_info=problem)
+
+    async def follow(self) -> None:
+        """Take over each new snapshot, for as long as the process lives."""
+        while True:
+            self.poll()
+            await asyncio.sleep(POLL_S)
+
+    def poll(self) -> None:
+        """Take over the newest snapshot if there is a newer one. A bad one is logged and passed over."""
+        try:
+            snapshot = self._reader.latest_after(self.snapshot)
+            if snapshot is not None:
+                self.snapshot = snapshot.version
+                self._learned.load(snapshot.payload)
+        except BandmasterError as problem:
+            _log.warning("%s", problem)
+
+    async def close(self) -> None:
+        """Finish the probes under way and let go of the files."""
+        if self._probes:
+            await asyncio.wait(self._probes, timeout=5.0)
+        self._threads.shutdown(wait=False)
+        self._stage_threads.shutdown(wait=False)
+        self._spool.close()
+        self._reader.close()
+
+
+def worker_number() -> int:
+    """This process's number among the service's workers, from 1; its process id where BentoML gives none."""
+    from bentoml._internal.context import server_context
+
+    return server_context.worker_index or os.getpid()

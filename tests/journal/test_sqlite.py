@@ -1,0 +1,443 @@
+"""What the SQLite journal adds to the contract: spools, snapshots for other processes, and clear refusals."""
+
+import logging
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from bandmaster.core import BandmasterError, Counts, DriftEvent, Outcome, Reward, Snapshot, Status
+from bandmaster.journal import spool as spool_module
+from bandmaster.journal.snapshots import SnapshotReader
+from bandmaster.journal.spool import SqliteSpool
+from bandmaster.journal.sqlite import SqliteJournal, locate, open_journal, open_spool
+from bandmaster.testing import same, sample_answer, sample_decision
+
+KEY = b"k" * 32
+START = sample_decision().at
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "main.db"
+
+
+@pytest.fixture
+def journal(path):
+    journal = SqliteJournal(path, KEY)
+    yield journal
+    journal.close()
+
+
+def worker(journal: SqliteJournal, name: str = "w") -> SqliteSpool:
+    return SqliteSpool(journal.spools, name)
+
+
+def record(recorder, n, **kwargs):
+    decision, answer = sample_decision(n, **kwargs), sample_answer(n)
+    recorder.record(decision, answer)
+    return decision, answer
+
+
+def outcome(label=0, after_s=1.0):
+    return Outcome(at=START + after_s, labels=(label,))
+
+
+def test_what_two_workers_spooled_is_drained_once(journal):
+    workers = worker(journal, "a"), worker(journal, "b")
+    for n in range(10):
+        record(workers[n % 2], n)
+    assert (journal.drain(), journal.drain()) == (10, 0)
+    assert journal.counts().decisions == 10
+    for w in workers:
+        w.close()
+
+
+def test_settling_finds_what_still_lies_in_a_spool(journal):
+    spool = worker(journal)
+    decision, answer = record(spool, 1)
+    settlement = journal.settle(decision.id, outcome())
+    assert settlement.status is Status.JOINED
+    assert same((settlement.joined.decision, settlement.joined.answer), (decision, answer))
+    spool.close()
+
+
+def test_settling_finds_probes_that_still_lie_in_a_spool(journal):
+    spool = worker(journal)
+    decision, _ = record(spool, 1, probed=True)
+    journal.drain()
+    spool.record(decision, sample_answer(1, probes=True))
+    assert len(journal.settle(decision.id, outcome()).joined.answer.probes) == 1
+    spool.close()
+
+
+def test_an_outcome_that_overtakes_its_spool_is_due_later(journal):
+    decision = sample_decision(1)
+    assert journal.settle(decision.id, outcome()).status is Status.EARLY
+    spool = worker(journal)
+    record(spool, 1)
+    assert [joined.seq for joined in journal.due()] == [1]
+    spool.close()
+
+
+def test_a_spool_is_removed_only_after_its_worker_let_go_of_it(journal):
+    spool = worker(journal)
+    record(spool, 1)
+    journal.drain()
+    assert spool.path.exists()
+    record(spool, 2)
+    spool.close()
+    assert journal.drain() == 1
+    assert not list(journal.spools.iterdir())
+    assert journal.counts().decisions == 2
+
+
+def test_a_spool_without_its_lock_is_drained_and_kept(journal):
+    spool = worker(journal)
+    record(spool, 1)
+    spool.path.with_suffix(".lock").unlink()
+    assert journal.drain() == 1
+    assert spool.path.exists()
+    spool.close()
+
+
+def test_a_crash_between_moving_and_removing_moves_nothing_twice(path):
+    first = SqliteJournal(path, KEY)
+    spool = worker(first)
+    for n in range(3):
+        record(spool, n)
+    spool.close()
+    assert first._move(spool.path) == 3  # and here the process dies, before it removes the file
+    first.settle(sample_decision(1).id, outcome())
+    first.close()
+    second = SqliteJournal(path, KEY)
+    assert second.drain() == 0
+    assert not list(second.spools.iterdir())
+    assert second.counts() == Counts(decisions=3, joined=1)
+    second.close()
+
+
+def test_a_move_that_fails_half_way_is_undone_and_repeated_whole(journal, monkeypatch):
+    spool = worker(journal)
+    for n in range(5):
+        record(spool, n)
+    real, calls = journal._store, iter(range(10))
+
+    def failing(*row):
+        if next(calls) == 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        real(*row)
+
+    monkeypatch.setattr(journal, "_store", failing)
+    with pytest.raises(BandmasterError, match=r"main\.db.*full"):
+        journal.drain()
+    monkeypatch.undo()
+    assert journal.counts().decisions == 0
+    assert journal.drain() == 5
+    spool.close()
+
+
+def test_two_owners_drain_each_row_once(path):
+    owners = SqliteJournal(path, KEY), SqliteJournal(path, KEY)
+    spool = worker(owners[0])
+    moved = []
+    threads = [threading.Thread(target=lambda o=o: [moved.append(o.drain()) for _ in range(100)]) for o in owners]
+    for thread in threads:
+        thread.start()
+    for n in range(300):
+        record(spool, n)
+    spool.close()
+    for thread in threads:
+        thread.join()
+    assert sum(moved) + sum(o.drain() for o in owners) == 300
+    assert owners[0].counts().decisions == 300
+    assert not list(owners[0].spools.iterdir())
+    for owner in owners:
+        owner.close()
+
+
+def test_a_long_spool_goes_on_in_another_file(journal, monkeypatch):
+    monkeypatch.setattr(spool_module, "SEGMENT_BYTES", 10_000)
+    spool = worker(journal)
+    for n in range(40):
+        record(spool, n)
+    assert len(list(journal.spools.glob("*.db"))) > 2
+    assert journal.drain() == 40
+    assert list(journal.spools.glob("*.db")) == [spool.path]
+    spool.close()
+
+
+def test_a_damaged_spool_is_named_kept_and_holds_up_nothing(journal, caplog):
+    journal.spools.mkdir()
+    damaged = journal.spools / "spool-a-1-x.db"
+    damaged.write_bytes(b"this is no database" * 100)
+    damaged.with_suffix(".lock").touch()
+    spool = worker(journal, "b")
+    record(spool, 1)
+    assert (journal.drain(), journal.drain()) == (1, 0)
+    assert damaged.exists()
+    assert [r.levelno for r in caplog.records if damaged.name in r.getMessage()] == [logging.ERROR]
+    spool.close()
+
+
+def test_a_spool_whose_worker_died_while_making_it_is_removed(journal):
+    journal.spools.mkdir()
+    for suffix in (".new", ".new-wal", ".lock"):
+        (journal.spools / f"spool-a-1-x{suffix}").touch()
+    assert journal.drain() == 0
+    assert not list(journal.spools.iterdir())
+
+
+def test_restarts_never_share_a_spool(journal):
+    spools = [worker(journal) for _ in range(5)]
+    assert len({s.path for s in spools}) == 5
+    for spool in spools:
+        spool.close()
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", "é", "x" * 65])
+def test_a_worker_needs_a_plain_name(tmp_path, name):
+    with pytest.raises(BandmasterError, match="no worker's name"):
+        SqliteSpool(tmp_path, name)
+
+
+def test_a_record_after_closing_is_an_error_that_names_the_file(journal):
+    spool = worker(journal)
+    spool.close()
+    spool.close()
+    with pytest.raises(BandmasterError, match=spool.path.name):
+        record(spool, 1)
+
+
+def test_threads_may_share_a_spool_and_a_journal(journal):
+    spool = worker(journal)
+
+    def work(first):
+        for n in range(first, first + 25):
+            decision, _ = record(spool, n)
+            journal.settle(decision.id, outcome())
+
+    threads = [threading.Thread(target=work, args=(25 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [joined.seq for joined in journal.read_joined()] == list(range(1, 101))
+    spool.close()
+
+
+def test_everything_is_there_after_reopening(path):
+    journal = SqliteJournal(path, KEY, window_s=60)
+    for n in range(3):
+        record(journal, n)
+    for n, after_s in ((0, 1), (0, 2), (1, 61), (7, 3)):
+        journal.settle(sample_decision(n).id, outcome(after_s=after_s))
+    journal.reject()
+    journal.save_event(DriftEvent("reward", START, "it fell"))
+    journal.save_snapshot(Snapshot(1, 1, START, b"state"))
+    before = journal.counts(), list(journal.since(0)), journal.events(), journal.latest_snapshot()
+    journal.close()
+    journal = SqliteJournal(path, KEY, window_s=60)
+    assert same((journal.counts(), list(journal.since(0)), journal.events(), journal.latest_snapshot()), before)
+    assert before[0] == Counts(decisions=3, joined=1, early=1, late=1, duplicate=1, unknown=1)
+    record(journal, 7)
+    assert [joined.seq for joined in journal.due()] == [2]
+    journal.close()
+
+
+def test_many_settlements_stream_in_order_over_pages(journal):
+    with journal._transaction():
+        for n in range(1100):
+            record_in_transaction(journal, n)
+    assert [joined.seq for joined in journal.since(50)] == list(range(51, 1101))
+
+
+def record_in_transaction(journal, n):
+    decision = sample_decision(0)
+    values = (f"{n:032x}", START, n + 1)
+    raw = spool_module.encode(decision), spool_module.encode(sample_answer(0))
+    journal._store(values[0], START, False, *raw)
+    query = "INSERT INTO outcomes (id, at, seq, outcome, status) VALUES (?, ?, ?, ?, 'joined')"
+    journal._connection.execute(query, (*values, spool_module.encode(outcome())))
+
+
+def test_a_decision_is_found_with_and_without_its_outcome(journal):
+    spool = worker(journal)
+    decision, answer = record(spool, 1)
+    assert journal.find(sample_decision(2).id) is None
+    assert same(journal.find(decision.id), (decision, answer, None))
+    journal.settle(decision.id, outcome(2))
+    assert same(journal.find(decision.id), (decision, answer, outcome(2)))
+    spool.close()
+
+
+def test_decisions_are_listed_newest_first(journal):
+    for n in range(5):
+        record(journal, n, at=START + n)
+    assert [d.at - START for d, _ in journal.decisions(2)] == [4, 3]
+    assert [d.at - START for d, _ in journal.decisions(2, before=START + 3)] == [2, 1]
+
+
+def test_a_reward_is_kept_and_replaced_and_its_unknown_figures_left_out(journal):
+    decision, _ = record(journal, 1)
+    joined = journal.settle(decision.id, outcome()).joined
+    assert journal.reward(decision.id) is None
+    for value in (0.25, 0.5):
+        journal.save_reward(joined, Reward(value, {"energy": 0.1, "cost": float("nan")}, {"energy": 0.9}))
+    assert journal.reward(decision.id) == Reward(0.5, {"energy": 0.1}, {"energy": 0.9})
+
+
+def snapshot(version):
+    return Snapshot(version, cursor=version * 10, at=START + version, payload=b"state %d" % version)
+
+
+def test_the_last_five_snapshots_are_kept(journal):
+    for version in range(1, 9):
+        journal.save_snapshot(snapshot(version))
+    assert [row[0] for row in journal._all("SELECT version FROM snapshots ORDER BY version")] == [4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("damage", ["substr(sealed, 1, 50)", "zeroblob(80)", "x''", "'text'"])
+def test_a_corrupt_snapshot_is_passed_over_with_a_warning(path, caplog, damage):
+    journal = SqliteJournal(path, KEY)
+    for version in (1, 2):
+        journal.save_snapshot(snapshot(version))
+    journal._connection.execute(f"UPDATE snapshots SET sealed = {damage} WHERE version = 2")
+    reader = SnapshotReader(path, KEY)
+    assert journal.latest_snapshot() == reader.latest_after(0) == snapshot(1)
+    assert reader.latest_after(1) is None
+    assert [r.levelno for r in caplog.records if "snapshot 2" in r.getMessage()] == [logging.WARNING] * 2
+    reader.close()
+    journal.close()
+
+
+def test_a_snapshot_under_another_version_is_refused(journal):
+    for version in (1, 2):
+        journal.save_snapshot(snapshot(version))
+    journal._connection.execute(
+        "UPDATE snapshots SET sealed = (SELECT sealed FROM snapshots WHERE version = 1) WHERE version = 2"
+    )
+    assert journal.latest_snapshot() == snapshot(1)
+
+
+def test_snapshots_of_another_key_are_not_loaded(path):
+    journal = SqliteJournal(path, b"o" * 32)
+    journal.save_snapshot(snapshot(1))
+    journal.close()
+    journal = SqliteJournal(path, KEY)
+    assert journal.latest_snapshot() is None
+    journal.close()
+
+
+def test_a_reader_waits_for_the_journal_and_follows_it(path):
+    reader = SnapshotReader(path, KEY)
+    assert reader.latest_after(0) is None
+    path.touch()
+    assert reader.latest_after(0) is None
+    journal = SqliteJournal(path, KEY)
+    assert reader.latest_after(0) is None
+    journal.save_snapshot(snapshot(1))
+    assert reader.latest_after(0) == snapshot(1)
+    assert reader.latest_after(1) is None
+    journal.save_snapshot(snapshot(2))
+    journal.close()
+    assert reader.latest_after(1) == snapshot(2)
+    journal = SqliteJournal(path, KEY)
+    journal.save_snapshot(snapshot(3))
+    journal.close()
+    assert reader.latest_after(2) == snapshot(3)
+    reader.close()
+
+
+def test_a_reader_names_a_file_that_is_no_journal(path):
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(BandmasterError, match=r"main\.db cannot be read"):
+        SnapshotReader(path, KEY).latest_after(0)
+
+
+def test_a_folder_as_path_is_refused_with_an_example(tmp_path):
+    with pytest.raises(BandmasterError, match=r"is a folder; name a file in it"):
+        SqliteJournal(tmp_path, KEY)
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(path):
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(BandmasterError, match=r"main\.db.*not a database"):
+        SqliteJournal(path, KEY)
+    assert path.read_bytes() == b"this is no database" * 100
+
+
+def test_another_programs_database_is_refused(path):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    with pytest.raises(BandmasterError, match="another program's database"):
+        SqliteJournal(path, KEY)
+
+
+def test_a_newer_schema_is_refused(path):
+    SqliteJournal(path, KEY).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(BandmasterError, match=r"newer Bandmaster \(schema 2, this one knows 1\)"):
+        SqliteJournal(path, KEY)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for make in (SqliteJournal, lambda path, key: SqliteSpool(path, "w")):
+        with pytest.raises(BandmasterError, match=r"file/main\.db.*written"):
+            make(tmp_path / "file" / "main.db", KEY)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everything")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(BandmasterError, match="written"):
+        SqliteJournal(tmp_path / "main.db", KEY)
+
+
+def test_owners_that_start_at_once_make_one_journal(path):
+    opened, barrier = [], threading.Barrier(4)
+
+    def start():
+        barrier.wait()
+        opened.append(SqliteJournal(path, KEY))
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    opened[0].reject()
+    assert opened[3].counts() == Counts(unknown=1)
+    for journal in opened:
+        journal.close()
+
+
+def test_a_url_names_a_file_relative_to_the_root_or_absolute():
+    root = Path("/srv/app")
+    assert locate("sqlite:///orchestration.db", root) == root / "orchestration.db"
+    assert locate("sqlite:///sub/o.db", root) == root / "sub/o.db"
+    assert locate("sqlite:////var/o.db", root) == Path("/var/o.db")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "o.db", "sqlite://o.db", "sqlite:///", "sqlite:///o.db?mode=ro", "postgresql://h/db", "redis://h"]
+)
+def test_any_other_url_is_refused_with_what_is_supported(url):
+    with pytest.raises(BandmasterError, match="sqlite:/// is supported"):
+        open_journal(url, Path("."), KEY)
+
+
+def test_a_journal_and_a_spool_of_the_same_url_meet(tmp_path):
+    spool = open_spool("sqlite:///sub/o.db", tmp_path, "w")
+    record(spool, 1)
+    journal = open_journal("sqlite:///sub/o.db", tmp_path, KEY, window_s=60)
+    assert journal.drain() == 1
+    spool.close()
+    journal.close()
