@@ -103,7 +103,7 @@ class ProbesConfig:
 
 @dataclass(frozen=True, slots=True)
 class DriftConfig:
-    """``delta`` in (0, 1) is the detector's tolerated rate of false alarms."""
+    """``delta`` in (0, 1] is the detector's tolerated rate of false alarms."""
 
     detector: Literal["adwin"] = "adwin"
     delta: float = 0.002
@@ -382,6 +382,8 @@ class _Reader:
             kind = str(tag).removeprefix(_TAG)
             return self.refuse(path, f"{shown} is a {kind} to YAML; put it in quotes if it is text", line)
         try:
+            if tag != _TAG + "str" and len(event.value) > 64:  # 1:30:30:… takes PyYAML seconds to add up
+                raise ValueError
             return self.yaml.construct_object(yaml.ScalarNode(tag, event.value))
         except (yaml.YAMLError, ValueError, LookupError, OverflowError):
             return self.refuse(path, f"{shown} is no {str(tag).removeprefix(_TAG)}; write one, or quote text", line)
@@ -445,6 +447,7 @@ def _fields(at: _At | None, known: Sequence[str], required: Mapping[str, str] | 
 
 
 def _items(at: _At | None, fix: str) -> list[_At]:
+    """A list's values; of anything else, and of an empty list, none."""
     if at is None:
         return []
     if not isinstance(at.value, list | tuple) or not at.value:
@@ -687,10 +690,10 @@ def _onnx(at: _At, root: Path) -> Path | None:
 def _check_declared(at: _At, metrics: Sequence[Metric], members: Sequence[MemberConfig]) -> None:
     """A term unknown for any member is off for the whole contract; better to hear so before serving."""
     for metric in metrics:
-        undeclared_only = metric.name in ("explainability", "cost") and metric.weight > 0
-        if not undeclared_only and metric.source != "profile":
+        only_declared = metric.name in ("explainability", "cost") and metric.weight > 0
+        if not only_declared and metric.source != "profile":
             continue
-        other = f"weigh {metric.name} with 0" if undeclared_only else f"take {metric.name}'s from: profile out"
+        other = f"weigh {metric.name} with 0" if only_declared else f"take {metric.name}'s from: profile out"
         for member in members:
             if getattr(member.profile, _PROFILE[metric.name]) is None:
                 at.book.refuse(
@@ -705,7 +708,7 @@ def _classes(at: _At | None) -> tuple[int | str, ...] | None:
         return None
     fix = "write at least two different labels, as in [0, 1] or [cat, dog]"
     items = _items(at, fix)
-    labels: list[int | str] = []
+    labels: dict[int | str, None] = {}
     for item in items:
         label = item.value
         if isinstance(label, bool) or not isinstance(label, int | str) or not _fits(label):
@@ -713,7 +716,7 @@ def _classes(at: _At | None) -> tuple[int | str, ...] | None:
         elif label in labels:
             item.refuse(f"stands twice; {fix}")
         else:
-            labels.append(label)
+            labels[label] = None
     if len(items) == 1:
         at.refuse(f"is a single class; {fix}")
     return tuple(labels)
@@ -728,7 +731,9 @@ def _plans(at: _At | None, members: tuple[str, ...]) -> PlansConfig:
     stops = [_number(s, math.nan, 0, 1, above=True) for s in _items(get("stop_at"), "write [0.8, 0.9]")]
     if at and len({f"{s:g}" for s in stops if s == s}) < sum(s == s for s in stops):
         at.book.refuse((*at.path, "stop_at"), "has one threshold twice; keep one of them")
-    include = _items(get("include"), f"write plans' names, as in [{'>'.join(members[:2])}@0.9]")
+    named = get("include")
+    fix = f"write plans' names, as in [{'>'.join(members[:2])}@0.9]"
+    include = _items(named, fix) if named and named.value != [] else []
     plans = PlansConfig(
         subsets=_integer(get("subsets"), default.subsets, 0, 64),
         cascades=_integer(get("cascades"), default.cascades, 0, 64),

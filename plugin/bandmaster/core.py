@@ -300,9 +300,13 @@ class Policy(Protocol):
     """Gives a distribution over plans, and learns from what came of it. Nothing else chooses."""
 
     name: str
-    version: str
     probes: bool
     """Whether it learns from probes; a policy that does not is never charged for any."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever learning may have changed ``probabilities``."""
+        ...
 
     def probabilities(self, state: State) -> FloatArray:
         """Return a distribution over the catalogue's plans, (P,). Pure until the next ``learn``."""

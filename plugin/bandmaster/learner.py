@@ -122,12 +122,13 @@ class Learner:
         ran = [i for stage in stages for i in stage]
         charged = ran + [index(p.name) for p in answer.probes] if charge_probe else ran
         weights = answer.weights[ran] if plan.weights == "recent" else np.ones(len(ran))
-        return {
+        spent = {
             "latency": float(sum(figures.latency_s[stage].max() for stage in stages)),
             "energy": float(figures.energy_j[charged].sum()),
             "cost": float(figures.cost[charged].sum()),
             "explainability": float(np.average(figures.explainability[ran], weights=weights)),
         }
+        return {name: figure for name, figure in spent.items() if not np.isnan(figure)}
 
     def recorded(self, answer: Answer) -> Recorded:
         """An answer's member outputs as arrays over the whole ensemble."""

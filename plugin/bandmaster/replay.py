@@ -127,7 +127,7 @@ class _TraceRecorder:
         self._members_run[i] = len(answer.ran)
         reward = self._learner.reward(joined)
         for name, column in self._raw.items():
-            column[i] = reward.raw[name]
+            column[i] = reward.raw.get(name, np.nan)
         for name, column in self._terms.items():
             column[i] = reward.terms[name]
         if self._log.truth[i] != NO_LABEL:

@@ -132,8 +132,9 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
 
 def test_empty_sections_mean_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
-    sections = ", ".join(f"{name}: {{}}" for name in ("plans", "policy", "probes", "drift", "feedback"))
-    path.write_text(f"orchestration: {{contract: {{accuracy: {{weight: 1}}}}, members: {{a: {{}}}}, {sections}}}")
+    sections = ", ".join(f"{name}: {{}}" for name in ("policy", "probes", "drift", "feedback"))
+    start = "contract: {accuracy: {weight: 1}}, members: {a: {}}, plans: {include: []}"
+    path.write_text(f"orchestration: {{{start}, {sections}}}")
     assert load(path).plans == PlansConfig()
 
 

@@ -72,7 +72,10 @@ METRICS = [
     ("accuracy: {weight: -1}", "accuracy.weight: -1 is outside [0, 1e+06]"),
     ("accuracy: {weight: .nan}", "accuracy.weight: nan is outside [0, 1e+06]"),
     ("accuracy: {weight: .inf}", "accuracy.weight: inf is outside [0, 1e+06]"),
-    ("accuracy: {weight: 0x" + "f" * 9000 + "}", "accuracy.weight: a huge integer is outside [0, 1e+06]"),
+    (
+        "accuracy: {weight: 0x" + "f" * 9000 + "}",
+        "accuracy.weight: 0x" + "f" * 57 + "… is no int; write one, or quote text",
+    ),
     ("accuracy: {weight: null}", "accuracy.weight: null is not a number"),
     ("accuracy: {}", "accuracy.weight: is missing; add weight: 0.5"),
     ("accuracy: 0.6", "accuracy: 0.6 is not a mapping; write {weight: …}"),
@@ -257,7 +260,7 @@ def test_all_problems_are_listed_in_the_order_of_the_file(tmp_path: Path) -> Non
 
 
 def test_far_too_many_problems_are_cut_short(tmp_path: Path) -> None:
-    found = problems(tmp_path, GOOD + "".join(f"    unknown{i}: 1\n" for i in range(50_000)))
+    found = problems(tmp_path, GOOD + "".join(f"    unknown{i}: 1\n" for i in range(2_000)))
     assert len(found) == MAX_PROBLEMS + 1
     assert found[-1] == "bentofile.yaml: further problems are not shown; mend these first"
 
@@ -318,13 +321,14 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> Non
 
 
 def test_a_parsed_block_is_refused_with_its_source_and_path() -> None:
-    block = {"contract": {"accuracy": {"weight": True}}, "members": {1: {}, "a": {"onnx": "x.onnx"}},
+    block = {"contract": {"accuracy": {"weight": True}}, "seed": 16**9000, "members": {1: {}, "a": {"onnx": "x.onnx"}},
              "classes": [date(2001, 1, 1), 1]}  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         parse(block, Source("BENTOML_CONFIG", "services.Digits.orchestration"))
     at = "BENTOML_CONFIG: services.Digits.orchestration."
     assert set(caught.value.problems) == {
         f"{at}contract.accuracy.weight: true is not a number; write one in [0, 1e+06]",
+        f"{at}seed: a huge integer is outside [0, 9223372036854775807]; write a whole number inside",
         f"{at}members.?: 1 is no text; put the key in quotes",
         f"{at}members.a.onnx: x.onnx is no file; put the model there or correct the path",
         f"{at}classes[0]: 2001-01-01 is no label; write a whole number, or a text in quotes",
