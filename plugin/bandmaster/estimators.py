@@ -69,3 +69,96 @@ class WindowedMean:
         if len(arrays) != 3 or any(a.shape != self._sum.shape or not np.isfinite(a).all() for a in arrays):
             raise ValueError(f"expected 3 lists of {len(self._sum)} finite figures")
         self._sum, self._weight, self.seen = arrays
+
+
+class Standardiser:
+    """Shifts and scales features by their running mean and deviation (Welford 1962), clipped to ±3 deviations."""
+
+    LIMIT = 3.0
+
+    def __init__(self, size: int) -> None:
+        self._mean, self._squares, self._count = np.zeros(size), np.zeros(size), 0
+
+    @property
+    def size(self) -> int:
+        return len(self._mean)
+
+    def learn(self, features: FloatArray) -> None:
+        """Learn one request's features (d,)."""
+        self._count += 1
+        step = features - self._mean
+        self._mean = self._mean + step / self._count
+        self._squares = self._squares + step * (features - self._mean)
+
+    def __call__(self, features: FloatArray) -> FloatArray:
+        """Standardised features (d,); 0 for a feature that has never varied."""
+        deviation = np.sqrt(self._squares / max(self._count, 1))
+        z = (features - self._mean) / np.where(deviation > 0.0, deviation, np.inf)
+        return np.asarray(np.clip(z, -self.LIMIT, self.LIMIT))
+
+    def dump(self) -> bytes:
+        return np.concatenate([[float(self._count)], self._mean, self._squares]).tobytes()
+
+    @classmethod
+    def of(cls, dumped: bytes) -> Standardiser:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        figures = _finite(dumped)
+        if len(figures) % 2 != 1:
+            raise ValueError(f"{len(figures)} figures cannot be a count, means and squares")
+        standard = cls(len(figures) // 2)
+        standard._count = int(figures[0])
+        standard._mean, standard._squares = figures[1 : standard.size + 1], figures[standard.size + 1 :]
+        return standard
+
+
+class ForgettingRegression:
+    """One linear regression a target on shared inputs: recursive least squares with exponential forgetting.
+
+    Haykin, Adaptive Filter Theory (2002), ch. 9. A target is updated only where its value is known. Forgetting lets a
+    covariance grow where nothing excites it; its trace is capped, so that a long quiet spell does no harm.
+    ``prior`` (K,) is each target's value before anything was seen; ``forgetting`` in (0, 1].
+    """
+
+    RIDGE = 10.0
+    BIAS_RIDGE = 3.0
+
+    def __init__(self, prior: FloatArray, size: int, *, forgetting: float) -> None:
+        self._prior, self._forgetting = prior, forgetting
+        self._weights = np.zeros((len(prior), size + 1))
+        ridge = np.r_[self.BIAS_RIDGE, np.full(size, self.RIDGE)]
+        self._covariance = np.repeat(np.diag(1.0 / ridge)[None], len(prior), axis=0)
+
+    def predict(self, x: FloatArray) -> FloatArray:
+        """Every target's expected value (K,) at inputs ``x`` (size,)."""
+        return np.asarray(self._prior + self._weights[:, 0] + self._weights[:, 1:] @ x)
+
+    def learn(self, x: FloatArray, values: FloatArray) -> None:
+        """Learn the targets' ``values`` (K,) at ``x``; NaN where unknown."""
+        known = np.flatnonzero(~np.isnan(values))
+        inputs = np.r_[1.0, x]
+        covariance = self._covariance[known]
+        spread = covariance @ inputs
+        gain = spread / (self._forgetting + spread @ inputs)[:, None]
+        error = values[known] - self._prior[known] - self._weights[known] @ inputs
+        self._weights[known] += gain * error[:, None]
+        covariance = (covariance - gain[:, :, None] * spread[:, None, :]) / self._forgetting
+        trace = np.trace(covariance, axis1=1, axis2=2)
+        self._covariance[known] = covariance * np.minimum(1.0, len(inputs) / trace)[:, None, None]
+
+    def dump(self) -> bytes:
+        return np.concatenate([self._weights.ravel(), self._covariance.ravel()]).tobytes()
+
+    def load(self, dumped: bytes) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` when the sizes differ or a figure is not finite."""
+        figures = _finite(dumped)
+        if len(figures) != self._weights.size + self._covariance.size:
+            raise ValueError(f"{len(figures)} figures, not {self._weights.size + self._covariance.size}")
+        self._weights = figures[: self._weights.size].reshape(self._weights.shape)
+        self._covariance = figures[self._weights.size :].reshape(self._covariance.shape)
+
+
+def _finite(dumped: bytes) -> FloatArray:
+    figures = np.frombuffer(dumped, dtype=np.float64).copy()
+    if not np.isfinite(figures).all():
+        raise ValueError("a figure is not finite")
+    return figures

@@ -9,14 +9,19 @@ from bandmaster.core import Array, FloatArray
 MAX_COLUMNS = 32
 """Rows with more columns than this are summarised: a policy per pixel would learn nothing in time."""
 
-SUMMARY = ("mean", "deviation", "low_decile", "median", "high_decile", "roughness", "grain")
+SEGMENTS = 8
+SUMMARY = (
+    *("mean", "deviation", "low_decile", "median", "high_decile", "roughness", "grain"),
+    *(f"segment{i}" for i in range(SEGMENTS)),
+)
 
 
 def features_of(rows: Array) -> FloatArray:
     """The features (d,) of a request's rows (n, columns): means over rows of each column or of ``SUMMARY``.
 
     ``roughness`` is the mean absolute step between neighbouring columns, ``grain`` the mean absolute second
-    difference; both over the deviation, so that they tell noise and blur apart from contrast.
+    difference, both over the deviation, so that they tell noise and blur apart from contrast. The segments are the
+    means of eight equal stretches of columns: a coarse look at where the values are.
     """
     x = np.asarray(rows, dtype=np.float64)
     x = x.reshape(len(x), -1)
@@ -27,4 +32,7 @@ def features_of(rows: Array) -> FloatArray:
     low, median, high = np.quantile(x, (0.1, 0.5, 0.9), axis=1)
     roughness = np.abs(np.diff(x, axis=1)).mean(axis=1) / scale
     grain = np.abs(np.diff(x, n=2, axis=1)).mean(axis=1) / scale
-    return np.asarray(np.stack([x.mean(axis=1), deviation, low, median, high, roughness, grain]).mean(axis=1))
+    edges = np.arange(SEGMENTS) * x.shape[1] // SEGMENTS
+    segments = np.add.reduceat(x.mean(axis=0), edges) / np.diff(np.r_[edges, x.shape[1]])
+    shape = np.stack([x.mean(axis=1), deviation, low, median, high, roughness, grain]).mean(axis=1)
+    return np.concatenate([shape, segments])

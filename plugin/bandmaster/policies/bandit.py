@@ -8,198 +8,122 @@ import numpy as np
 from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, Experience, FloatArray, IntArray, State
 from bandmaster.counterfactual import Figures, spend
-from bandmaster.estimators import WindowedMean
+from bandmaster.estimators import ForgettingRegression, Standardiser
 from bandmaster.plans import Catalogue
 from bandmaster.policies.vw import VowpalWabbit
 
+FORGETTING = 0.998
+"""What an observation is worth after the next one: the model looks back on some 500 of a plan's rewards."""
+
 EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
-"""Bucket edges for standardised features, in deviations."""
+"""Bucket edges for VW's shared features, in deviations."""
 
+GAP_STEPS, GAP_STEP = 20, 0.02
+"""VW sees how far a plan's score is below the best one, as a figure and in steps of this much reward."""
 
-class Buckets:
-    """Standardises features by their running mean and deviation, then puts each into one of nine buckets."""
+VW_OPTIONS = "--cb_explore_adf --clip_p 1 -l 0.1 -q sp -q sm"
+"""Cost-sensitive regression over plans, shared features (s) crossed with the plan (p) and its members (m).
 
-    WIDTH = len(EDGES) + 1
-
-    def __init__(self, size: int) -> None:
-        self._mean, self._square, self._count = np.zeros(size), np.zeros(size), 0
-
-    def update(self, features: FloatArray) -> None:
-        """Learn one request's features (d,) (Welford 1962)."""
-        self._count += 1
-        step = features - self._mean
-        self._mean = self._mean + step / self._count
-        self._square = self._square + step * (features - self._mean)
-
-    def __call__(self, features: FloatArray) -> IntArray:
-        """The active buckets (d,), each feature's in its own range of ``WIDTH`` indices."""
-        deviation = np.sqrt(self._square / max(self._count, 1))
-        z = (features - self._mean) / np.where(deviation > 0.0, deviation, 1.0)
-        return np.asarray(np.searchsorted(EDGES, z) + np.arange(len(features)) * self.WIDTH)
-
-    def dump(self) -> list[list[float]]:
-        return [self._mean.tolist(), self._square.tolist(), [float(self._count)]]
-
-    @classmethod
-    def of(cls, dumped: list[list[float]]) -> Buckets:
-        buckets = cls(len(dumped[0]))
-        buckets._mean, buckets._square, buckets._count = np.array(dumped[0]), np.array(dumped[1]), int(dumped[2][0])
-        return buckets
-
-
-class PlanModel:
-    """Every plan's expected reward: its recent mean, plus what the request's active buckets add to it.
-
-    The additions are a sparse linear regression on the residual, one weight a plan and bucket, learned by AdaGrad
-    (Duchi et al. 2011).
-    """
-
-    def __init__(self, prior: FloatArray, buckets: int, *, window: float, rate: float) -> None:
-        self.recent = WindowedMean(len(prior), window=window, prior=prior, prior_weight=3.0)
-        self.weights = np.zeros((len(prior), buckets))
-        self.squares = np.ones((len(prior), buckets))
-        self._rate = rate
-
-    def predict(self, active: IntArray) -> FloatArray:
-        """Expected rewards (P,) where ``active`` (d,) buckets hold."""
-        return np.asarray(self.recent.value + self.weights[:, active].sum(axis=1))
-
-    def learn(self, active: IntArray, rewards: FloatArray, importance: FloatArray) -> None:
-        """Learn one request's rewards (P,), NaN where unknown, each with its importance (P,)."""
-        if len(active):
-            known = np.flatnonzero(~np.isnan(rewards))
-            error = rewards[known] - self.predict(active)[known]
-            at = np.ix_(known, active)
-            step = np.broadcast_to((importance[known] * error)[:, None], (len(known), len(active)))
-            self.squares[at] += step**2
-            self.weights[at] += self._rate * step / np.sqrt(self.squares[at])
-        self.recent.update(rewards - self.weights[:, active].sum(axis=1), importance)
-
-
-class _Dump(msgspec.Struct, frozen=True):
-    learned: int
-    buckets: list[list[float]] | None
-    recent: list[list[float]]
-    weights: list[list[float]]
-    squares: list[list[float]]
-    vw: bytes
+``--clip_p 1`` takes the importance weights out: rare explored plans would swamp the model otherwise.
+"""
 
 
 class BanditPolicy:
     """Vowpal Wabbit over the catalogue, its plan features including a model's score of each plan.
 
-    The model learns from every plan whose reward an experience reveals; VW learns from the chosen one, corrects the
-    scores from context and decides where to explore.
+    The model learns from every plan whose reward an experience reveals, chosen or not. VW learns from the chosen plan:
+    it corrects the scores from context, and its ε-greedy explorer gives the distribution.
     """
 
     name = "bandit"
     probes = True
 
     def __init__(
-        self,
-        catalogue: Catalogue,
-        contract: Contract,
-        profile: Figures,
-        *,
-        epsilon: float = 0.02,
-        seed: int = 0,
-        window: float = 300.0,
-        rate: float = 0.1,
-        clip: float = 10.0,
-        mode: str = "vw",
+        self, catalogue: Catalogue, contract: Contract, profile: Figures, *, epsilon: float = 0.02, seed: int = 0
     ) -> None:
-        self._prior = _prior(catalogue, contract, profile)
-        self._window, self._rate, self._clip, self._epsilon = window, rate, clip, epsilon
+        """``epsilon`` in [0, 1] is the share of decisions spread evenly over all plans."""
+        self._prior = prior_rewards(catalogue, contract, profile)
         self._learned = 0
-        self._buckets: Buckets | None = None
-        self._model = PlanModel(self._prior, 0, window=window, rate=rate)
-        self._vw = VowpalWabbit(
-            f"--cb_explore_adf --epsilon {epsilon} --clip_p 1 -l 1 -q sp -q sm --random_seed {seed}"
-        )
-        self._plan_text = [_plan_line(catalogue, k) for k in range(len(catalogue))]
-        self.mode = mode
+        # Both are sized by the first request's features.
+        self._standard: Standardiser | None = None
+        self._model = ForgettingRegression(self._prior, 0, forgetting=FORGETTING)
+        self._vw = VowpalWabbit(f"{VW_OPTIONS} --epsilon {epsilon:g} --random_seed {seed}")
+        self._plan_text = [_plan_text(catalogue, k) for k in range(len(catalogue))]
 
     @property
     def version(self) -> str:
+        """How many outcomes have been learned."""
         return str(self._learned)
 
     def probabilities(self, state: State) -> FloatArray:
-        active = self._active(state)
-        score = self._model.predict(active)
-        if self.mode == "model":
-            p = np.full(len(score), self._epsilon / len(score))
-            p[score.argmax()] += 1.0 - self._epsilon
-            return p
-        return np.array(self._vw.predict(self._lines(active, score)))
-
-    def _active(self, state: State) -> IntArray:
-        return np.zeros(0, dtype=np.int64) if self._buckets is None else self._buckets(state.features)
-
-    def _lines(self, active: IntArray, score: FloatArray) -> list[str]:
-        shared = "shared |s b " + " ".join(map(str, active.tolist()))
-        gap = score.max() - score
-        step = np.minimum((gap * 50).astype(int), 20)
-        return [shared] + [
-            f"{text} |c v:{g:.4f} g{b}" for text, g, b in zip(self._plan_text, gap.tolist(), step.tolist(), strict=True)
-        ]
+        z = self._standardised(state)
+        return np.array(self._vw.predict(self._lines(z)))
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
-        state = decision.state
-        if self._buckets is None:
-            self._buckets = Buckets(len(state.features))
-            self._model = PlanModel(
-                self._prior, len(state.features) * Buckets.WIDTH, window=self._window, rate=self._rate
-            )
-        active = self._active(state)
-        if self.mode != "model":
-            lines = self._lines(active, self._model.predict(active))
-            chosen = decision.chosen
-            cost = 1.0 - experience.rewards[chosen]
-            lines[chosen + 1] = f"0:{cost:.5f}:{decision.propensity:.5f} {lines[chosen + 1]}"
-            self._vw.learn(lines)
-        importance = np.minimum(1.0 / experience.observed_p, self._clip)
-        self._model.learn(active, experience.rewards, importance)
-        self._buckets.update(state.features)
+        features = decision.state.features
+        if self._standard is None:
+            self._standard = Standardiser(len(features))
+            self._model = ForgettingRegression(self._prior, len(features), forgetting=FORGETTING)
+        z = self._standardised(decision.state)
+        lines = self._lines(z)
+        cost = 1.0 - experience.rewards[decision.chosen]
+        labelled = f"0:{cost:.6f}:{decision.propensity:.6f} {lines[decision.chosen + 1]}"
+        self._vw.learn([*lines[: decision.chosen + 1], labelled, *lines[decision.chosen + 2 :]])
+        self._model.learn(z, experience.rewards)
+        self._standard.learn(features)
         self._learned += 1
 
+    def scores(self, state: State) -> FloatArray:
+        """The model's expected reward (P,) of every plan."""
+        return self._model.predict(self._standardised(state))
+
+    def _standardised(self, state: State) -> FloatArray:
+        return np.zeros(0) if self._standard is None else self._standard(state.features)
+
+    def _lines(self, z: FloatArray) -> list[str]:
+        """VW's multi-line example: the shared line, then one a plan. Holds nothing but our own names and figures."""
+        buckets: IntArray = np.searchsorted(EDGES, z)
+        shared = "shared |s b" + "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
+        scores = self._model.predict(z)
+        gap = scores.max() - scores
+        steps = np.minimum((gap / GAP_STEP).astype(np.int64), GAP_STEPS)
+        ranked = zip(self._plan_text, gap.tolist(), steps.tolist(), strict=True)
+        return [shared, *(f"{text} |c v:{g:.4f} g{step}" for text, g, step in ranked)]
+
     def dump(self) -> bytes:
-        return msgspec.msgpack.encode(
-            _Dump(
-                learned=self._learned,
-                buckets=self._buckets.dump() if self._buckets else None,
-                recent=self._model.recent.dump(),
-                weights=self._model.weights.tolist(),
-                squares=self._model.squares.tolist(),
-                vw=self._vw.dump(),
-            )
-        )
+        standard = self._standard.dump() if self._standard else b""
+        return msgspec.msgpack.encode(_Dump(self._learned, standard, self._model.dump(), self._vw.dump()))
 
     def load(self, snapshot: bytes) -> None:
+        """Restore what ``dump`` gave, all of it or nothing. Raises ``BandmasterError`` on anything else."""
         try:
             dumped = msgspec.msgpack.decode(snapshot, type=_Dump)
-        except msgspec.DecodeError as problem:
-            raise BandmasterError(f"no snapshot of a bandit: {problem}") from None
-        if len(dumped.weights) != len(self._prior):
-            raise BandmasterError(f"the snapshot knows {len(dumped.weights)} plans, this catalogue {len(self._prior)}")
+            standard = Standardiser.of(dumped.standard) if dumped.standard else None
+            model = ForgettingRegression(self._prior, standard.size if standard else 0, forgetting=FORGETTING)
+            model.load(dumped.model)
+        except (msgspec.DecodeError, ValueError) as problem:
+            raise BandmasterError(f"no snapshot of a bandit over {len(self._prior)} plans: {problem}") from None
         self._vw.load(dumped.vw)
-        self._buckets = Buckets.of(dumped.buckets) if dumped.buckets is not None else None
-        width = len(dumped.weights[0])
-        self._model = PlanModel(self._prior, width, window=self._window, rate=self._rate)
-        self._model.recent.load(dumped.recent)
-        self._model.weights = np.array(dumped.weights).reshape(len(self._prior), width)
-        self._model.squares = np.array(dumped.squares).reshape(len(self._prior), width)
-        self._learned = dumped.learned
+        self._standard, self._model, self._learned = standard, model, dumped.learned
 
 
-def _prior(catalogue: Catalogue, contract: Contract, profile: Figures) -> FloatArray:
-    """What each plan may earn before anything was seen: right every other time, its whole price paid."""
+class _Dump(msgspec.Struct, frozen=True):
+    learned: int
+    standard: bytes
+    model: bytes
+    vw: bytes
+
+
+def prior_rewards(catalogue: Catalogue, contract: Contract, profile: Figures) -> FloatArray:
+    """What each plan (P,) may earn before anything was seen: right every other time, its whole price paid."""
     spent = spend(catalogue, catalogue.stages[None], profile, np.ones(len(catalogue.ensemble.names)))
     raw = {"accuracy": np.array([0.5]), "confidence": np.array([0.5]), **{k: v[0] for k, v in spent.items()}}
+    # A figure that no profile declares is unknown until it has been measured: no plan is to gain by that.
     return np.nan_to_num(np.broadcast_to(contract.rewards(raw), (len(catalogue),)), nan=0.5)
 
 
-def _plan_line(catalogue: Catalogue, k: int) -> str:
+def _plan_text(catalogue: Catalogue, k: int) -> str:
     plan = catalogue.plans[k]
-    members = " ".join(f"m{catalogue.ensemble.index(n)}" for n in plan.members)
+    members = " ".join(f"m{catalogue.ensemble.index(name)}" for name in plan.members)
     return f"|p p{k} |m {members} n{len(plan.members)} t{len(plan.stages)}"
