@@ -14,7 +14,7 @@ SAFE = re.compile(r"[A-Za-z0-9_.|: #-]+")
 """What a line may hold. A newline inside a feature would add an action, so nothing else ever gets in."""
 
 _OPTION = re.compile(rb"--[a-z_]+")
-_IMPLIED = {b"--cb_adf", b"--csoaa_ldf", b"--csoaa_rank", b"--learning_rate", b"--quadratic"}
+_IMPLIED = {b"--cb_adf", b"--cb_type", b"--csoaa_ldf", b"--csoaa_rank", b"--learning_rate", b"--quadratic"}
 """Long forms, and what ``--cb_explore_adf`` switches on by itself."""
 
 

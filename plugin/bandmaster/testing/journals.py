@@ -1,4 +1,4 @@
-"""Contract suites for implementations of our protocols, ours and yours, and small valid records to feed them.
+"""The contract suite of journals, and small valid records to feed one.
 
 >>> from bandmaster.journal.memory import MemoryJournal
 >>> check_journal(lambda: MemoryJournal(window_s=600.0))

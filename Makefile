@@ -1,0 +1,38 @@
+# Two commands on a fresh machine with Python 3.11 or newer and make: `make demo`, `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export BENTOML_DO_NOT_TRACK := True
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install demo test lint clean
+
+install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
+
+demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most of it installing
+	$(BIN)/bandmaster demo $(DEMO)
+
+test: $(VENV)/.dev lint  ## everything that the core promises
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy -p models
+
+clean:
+	rm -rf $(VENV) build
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Bandmaster needs Python 3.11 or newer; this is `$(PYTHON) --version`. Set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[models,plot]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,13 @@
+"""Fast tests first: what is slow says so by its folder."""
+
+from pathlib import Path
+
+ORDER = ("unit", "config", "contracts", "serving", "journal", "replay", "cli", "statistics", "models", "end_to_end")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        folder = Path(item.path).parent.name
+        return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+    items.sort(key=place)

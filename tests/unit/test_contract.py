@@ -1,0 +1,93 @@
+"""The contract maps every metric into [0, 1] and weighs the terms."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandmaster.contract import Contract, Metric
+from bandmaster.core import BandmasterError
+
+figures = st.floats(1e-6, 1e6)
+names = st.sampled_from(["accuracy", "confidence", "latency", "energy", "cost"])
+
+
+@st.composite
+def metrics(draw, name):
+    low, high = sorted(draw(st.tuples(figures, figures).filter(lambda pair: pair[0] != pair[1])))
+    return Metric(
+        name,
+        draw(st.floats(0.0, 100.0)),
+        draw(st.sampled_from(["max", "min"])),
+        low,
+        high,
+        draw(st.sampled_from(["linear", "log"])),
+    )
+
+
+@st.composite
+def contracts(draw):
+    chosen = draw(st.lists(names, min_size=1, unique=True))
+    drawn = [draw(metrics(name)) for name in chosen]
+    return Contract.of(*drawn, Metric("explainability", 1.0))
+
+
+@given(contracts(), st.data())
+def test_a_reward_always_lies_between_zero_and_one(contract, data):
+    raw = {name: data.draw(st.floats(-1e9, 1e9)) for name in contract.names}
+    reward = contract.reward(raw)
+    assert 0.0 <= reward.value <= 1.0
+    assert all(0.0 <= term <= 1.0 for term in reward.terms.values())
+
+
+@given(contracts())
+def test_the_weights_sum_to_one(contract):
+    assert math.isclose(math.fsum(m.weight for m in contract.metrics), 1.0)
+
+
+@given(contracts(), st.data())
+def test_a_reward_is_the_weighted_sum_of_its_terms(contract, data):
+    raw = {name: data.draw(figures) for name in contract.names}
+    reward = contract.reward(raw)
+    assert math.isclose(reward.value, sum(contract.weight(n) * t for n, t in reward.terms.items()), abs_tol=1e-12)
+
+
+@given(contracts(), st.data())
+def test_many_cases_at_once_earn_what_each_earns_alone(contract, data):
+    cases = [{name: data.draw(figures) for name in contract.names} for _ in range(3)]
+    together = contract.rewards({name: np.array([case[name] for case in cases]) for name in contract.names})
+    assert np.allclose(together, [contract.reward(case).value for case in cases], atol=1e-12)
+
+
+@given(metrics("latency"), figures, figures)
+def test_a_metric_to_be_minimised_never_rewards_more_of_it(metric, a, b):
+    f_small, f_large = metric.normalise(np.array(sorted((a, b))))
+    assert f_small >= f_large - 1e-12 if metric.goal == "min" else f_small <= f_large + 1e-12
+
+
+def test_the_ends_of_a_range_are_worth_all_and_nothing():
+    latency = Metric("latency", 1.0, "min", 0.001, 1.0, "log")
+    assert latency.normalise(np.array([0.001, math.sqrt(0.001), 1.0])).tolist() == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_an_unknown_figure_has_no_term():
+    assert np.isnan(Metric("cost", 1.0).normalise(float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Contract.of(), "sum to 0"),
+        (lambda: Contract.of(Metric("accuracy", 0.0)), "sum to 0"),
+        (lambda: Contract.of(Metric("accuracy", 1.0), Metric("accuracy", 1.0)), "named twice"),
+        (lambda: Metric("accuracy", -1.0), "≥ 0"),
+        (lambda: Metric("accuracy", float("nan")), "finite"),
+        (lambda: Metric("latency", 1.0, low=2.0, high=1.0), "smaller"),
+        (lambda: Metric("latency", 1.0, low=0.0, high=1.0, scale="log"), "above 0"),
+    ],
+)
+def test_a_contract_that_makes_no_sense_is_refused_with_the_reason(make, says):
+    with pytest.raises(BandmasterError, match=says):
+        make()

@@ -1,0 +1,179 @@
+"""Walking all plans at once gives what walking each alone gives, failures, abstentions and several rows included."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bandmaster.combine import recent_weights
+from bandmaster.core import NO_ANSWER, MemberAnswer, Outcome, Request
+from bandmaster.counterfactual import evaluate
+from bandmaster.journal.memory import MemoryJournal
+from bandmaster.learner import Learner, profile_figures
+from bandmaster.orchestrator import Orchestrator, settle
+from bandmaster.plans import Catalogue, generate
+from bandmaster.policies.traditional import ConstantPolicy
+from bandmaster.recorded import RecordedMember
+from bandmaster.rl_manager import RLManager
+from bandmaster.state import StateManager
+from bandmaster.testing import sample_log
+from bandmaster.testing.policies import CONTRACT
+
+LOG = sample_log(60, seed=3, abstain=0.2)
+PLANS = Catalogue.of(LOG.ensemble, generate(LOG.ensemble, subsets=3, cascades=3, stop_at=(0.5, 0.7, 0.9), limit=60))
+
+
+class ProfileMeter:
+    """Gives each member its profile's figures; members in ``broken`` fail."""
+
+    def __init__(self, broken=frozenset()):
+        self._broken = broken
+
+    def run(self, member, rows, index):
+        profile = LOG.ensemble.profiles[member.name]
+        scores = None if member.name in self._broken else member.predict(rows[index])
+        error = "it broke" if scores is None else None
+        return MemberAnswer(member.name, index, scores, profile.latency_s, profile.energy_j, "declared", error)
+
+
+def parts(plan, *, broken=frozenset(), probe_share=0.0):
+    policy = ConstantPolicy(PLANS, plan)
+    policy.probes = probe_share > 0.0
+    manager = RLManager(policy, len(PLANS), np.random.default_rng(0))
+    learner = Learner(PLANS, CONTRACT, StateManager(LOG.ensemble), manager)
+    journal, count = MemoryJournal(), itertools.count()
+    orchestrator = Orchestrator(
+        catalogue=PLANS,
+        state=learner.state,
+        manager=manager,
+        members={n: RecordedMember(n, LOG.scores[:, m]) for m, n in enumerate(LOG.ensemble.names)},
+        meter=ProfileMeter(broken),
+        recorder=journal,
+        new_id=lambda at: str(next(count)),
+        probe_share=probe_share,
+    )
+    return orchestrator, learner, journal
+
+
+def request(*rows):
+    return Request(np.array(rows)[:, None], np.zeros(3), at=0.0)
+
+
+@pytest.mark.parametrize("plan", PLANS.names)
+def test_every_plan_answers_as_if_it_had_been_walked_alone(plan):
+    orchestrator, _, _ = parts(plan)
+    weights = recent_weights(orchestrator.state.statistics().accuracy, 3)
+    seen = evaluate(PLANS, LOG.scores.astype(float), np.ones((60, 4), dtype=bool), weights)
+    k = PLANS.index(plan)
+    for i in range(60):
+        _, answer = orchestrator.answer(request(i))
+        assert answer.labels[0] == seen.labels[i, k]
+        assert answer.confidence[0] == pytest.approx(seen.confidence[i, k], abs=1e-12)
+        assert answer.stages_run == seen.stop[i, k] + 1
+
+
+@pytest.mark.parametrize("rows", [(0,), (1, 2), (3, 4, 5, 6, 7, 8, 9)])
+@pytest.mark.parametrize("plan", PLANS.names[::4])
+def test_a_plans_counterfactual_reward_is_the_one_it_would_have_earned(plan, rows):
+    probing, learner, journal = parts(PLANS.names[0], probe_share=1.0)
+    decision, answer = probing.answer(request(*rows))
+    probing.probe(decision, answer, request(*rows))
+    outcome = Outcome(0.0, tuple(int(LOG.truth[i]) for i in rows))
+    experience = settle(journal, learner, decision.id, outcome).experience
+    alone, its_learner, its_journal = parts(plan)
+    decision, _ = alone.answer(request(*rows))
+    earned = settle(its_journal, its_learner, decision.id, outcome).experience.reward.value
+    assert experience.rewards[PLANS.index(plan)] == pytest.approx(earned, abs=1e-12)
+
+
+def test_without_a_probe_only_plans_over_what_ran_are_known():
+    orchestrator, learner, journal = parts("m0>m1@0.9")
+    for i in range(30):
+        decision, answer = orchestrator.answer(request(i))
+        experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[i]),))).experience
+        ran = {a.name for a in answer.ran}
+        for plan, reward in zip(PLANS.plans, experience.rewards, strict=True):
+            if set(plan.members) <= ran:
+                assert not np.isnan(reward)
+            if not set(plan.stages[0]) <= ran:
+                assert np.isnan(reward)
+
+
+def test_later_stages_see_only_the_rows_that_are_not_settled():
+    orchestrator, _, _ = parts("m0>m1>m2@0.7")
+    rows = tuple(range(20))
+    _, answer = orchestrator.answer(request(*rows))
+    first, second = answer.ran[:2]
+    unsettled = [i for i in rows if LOG.scores[i, 0].max() < 0.7]
+    assert first.rows.tolist() == list(rows)
+    assert second.rows.tolist() == unsettled
+
+
+def test_the_rest_answer_when_a_member_fails_and_the_plan_keeps_the_reward():
+    orchestrator, learner, journal = parts("m0+m1", broken={"m0"})
+    decision, answer = orchestrator.answer(request(5))
+    assert answer.labels[0] == LOG.scores[5, 1].argmax()
+    assert [a.error for a in answer.ran] == ["it broke", None]
+    experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[5]),))).experience
+    assert experience.rewards[decision.chosen] == pytest.approx(experience.reward.value)
+    assert experience.correct[0] == 0.0
+
+
+def test_nobody_answers_when_every_member_of_the_plan_fails():
+    orchestrator, learner, journal = parts("m0", broken={"m0"})
+    decision, answer = orchestrator.answer(request(5))
+    assert answer.labels.tolist() == [NO_ANSWER]
+    assert answer.confidence.tolist() == [0.0]
+    experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[5]),))).experience
+    assert experience.reward.raw["accuracy"] == 0.0
+    assert experience.reward.raw["energy"] > 0.0
+
+
+def test_a_probe_is_charged_to_its_request_and_not_to_its_plan():
+    orchestrator, learner, journal = parts("m0", probe_share=1.0)
+    decision, answer = orchestrator.answer(request(5))
+    probed = orchestrator.probe(decision, answer, request(5))
+    assert {a.name for a in probed.probes} == {"m1", "m2", "m3"}
+    experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[5]),))).experience
+    figures = profile_figures(PLANS)
+    assert experience.reward.raw["energy"] == pytest.approx(figures.energy_j.sum())
+    assert experience.reward.raw["latency"] == pytest.approx(figures.latency_s[0])
+    assert experience.rewards[decision.chosen] > experience.reward.value
+
+
+def test_a_rewards_probability_of_being_known_counts_probes_and_every_plan_that_covers_it():
+    orchestrator, learner, journal = parts("m0+m1", probe_share=0.25)
+    orchestrator.manager.policy._p = np.full(len(PLANS), 1.0 / len(PLANS))
+    seen = []
+    for i in range(400):
+        decision, answer = orchestrator.answer(request(i % 60))
+        if decision.probed:
+            answer = orchestrator.probe(decision, answer, request(i % 60))
+        experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[i % 60]),))).experience
+        known = ~np.isnan(experience.rewards)
+        assert np.array_equal(known, ~np.isnan(experience.observed_p))
+        assert np.all((experience.observed_p[known] > 0.0) & (experience.observed_p[known] <= 1.0))
+        seen.append(known)
+    # One member alone is known by every plan that starts with it; its share must be near the mean stated.
+    k = PLANS.index("m0")
+    starts = np.mean([("m0" in p.stages[0]) for p in PLANS.plans])
+    stated = 0.25 + 0.75 * starts
+    # 400 draws: the true share lies within 4.5 standard errors, false alarm below 1e-5.
+    assert abs(np.mean([s[k] for s in seen]) - stated) < 4.5 * np.sqrt(stated * (1 - stated) / 400)
+
+
+def test_a_plain_reward_teaches_about_the_chosen_plan_alone():
+    orchestrator, learner, journal = parts("m0+m1")
+    decision, _ = orchestrator.answer(request(0))
+    experience = settle(journal, learner, decision.id, Outcome(0.0, reward=0.25)).experience
+    assert experience.reward.value == 0.25
+    assert experience.rewards[decision.chosen] == 0.25
+    assert np.isnan(np.delete(experience.rewards, decision.chosen)).all()
+    assert np.isnan(experience.correct).all()
+
+
+def test_a_wrong_number_of_labels_is_not_learned_from():
+    orchestrator, learner, journal = parts("m0")
+    decision, _ = orchestrator.answer(request(0, 1))
+    assert settle(journal, learner, decision.id, Outcome(0.0, (0,))).experience is None
+    assert learner.state.version == 0

@@ -1,0 +1,130 @@
+"""Streaming estimates agree with what they estimate, forget as they say, and survive being kept."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bandmaster.combine import pool, recent_weights, verdict
+from bandmaster.estimators import ForgettingRegression, Standardiser, WindowedMean
+
+unit = st.floats(0.0, 1.0)
+
+
+@given(arrays(float, (30, 2), elements=unit), unit)
+def test_a_windowed_mean_stays_within_what_it_has_seen(values, prior):
+    mean = WindowedMean(2, window=10, prior=prior)
+    for row in values:
+        mean.update(row)
+    seen = np.vstack([values, [prior, prior]])
+    assert np.all(mean.value <= seen.max(axis=0) + 1e-9)
+    assert np.all(mean.value >= seen.min(axis=0) - 1e-9)
+
+
+def test_a_windowed_mean_follows_a_change_within_a_few_windows():
+    mean = WindowedMean(1, window=20)
+    for _ in range(500):
+        mean.update(np.array([1.0]))
+    for _ in range(60):
+        mean.update(np.array([0.0]))
+    assert mean.value[0] < 0.06  # e⁻³
+
+
+def test_an_unknown_value_changes_nothing():
+    mean = WindowedMean(2, window=10, prior=0.3)
+    mean.update(np.array([0.9, np.nan]))
+    assert mean.value[1] == pytest.approx(0.3)
+    assert mean.seen.tolist() == [1.0, 0.0]
+
+
+def test_shrinking_keeps_the_mean_and_lets_new_values_move_it():
+    slow, fast = (WindowedMean(1, window=1000, prior=0.0) for _ in range(2))
+    for mean in (slow, fast):
+        for _ in range(500):
+            mean.update(np.array([0.8]))
+    before = fast.value[0]
+    fast.shrink(np.array([True]), keep=4.0)
+    assert fast.value[0] == pytest.approx(before)
+    for mean in (slow, fast):
+        for _ in range(8):
+            mean.update(np.array([0.0]))
+    assert fast.value[0] < 0.3 < 0.7 < slow.value[0]
+
+
+def test_what_a_windowed_mean_keeps_makes_another_its_equal():
+    mean, twin = WindowedMean(3, window=10), WindowedMean(3, window=10)
+    for row in np.random.default_rng(0).random((20, 3)):
+        mean.update(row)
+    twin.load(mean.dump())
+    assert np.array_equal(mean.value, twin.value)
+    with pytest.raises(ValueError, match="3 lists"):
+        WindowedMean(2, window=10).load(mean.dump())
+
+
+def test_regression_without_forgetting_is_the_ridge_solution():
+    rng = np.random.default_rng(0)
+    x, truth = rng.normal(size=(80, 3)), np.array([0.2, -0.4, 0.1])
+    y = 0.5 + x @ truth + rng.normal(0, 0.05, 80)
+    model = ForgettingRegression(np.array([0.3]), 3, forgetting=1.0)
+    for row, value in zip(x, y, strict=True):
+        model.learn(row, np.array([value]))
+    design = np.c_[np.ones(80), x]
+    ridge = np.diag([3.0, 10.0, 10.0, 10.0])
+    weights = np.linalg.solve(design.T @ design + ridge, design.T @ (y - 0.3))
+    at = rng.normal(size=3)
+    assert model.predict(at)[0] == pytest.approx(0.3 + np.r_[1.0, at] @ weights, abs=1e-9)
+
+
+def test_regression_forgets_the_world_before():
+    rng = np.random.default_rng(1)
+    model = ForgettingRegression(np.zeros(1), 1, forgetting=0.99)
+    for slope in (1.0, -1.0):
+        for x in rng.normal(size=600):
+            model.learn(np.array([x]), np.array([slope * x]))
+    assert model.predict(np.array([1.0]))[0] == pytest.approx(-1.0, abs=0.05)
+
+
+def test_a_long_quiet_spell_does_regression_no_harm():
+    model = ForgettingRegression(np.zeros(1), 2, forgetting=0.98)
+    for _ in range(20_000):
+        model.learn(np.array([1.0, 0.0]), np.array([0.5]))
+    model.learn(np.array([0.0, 1.0]), np.array([1.0]))
+    assert np.isfinite(model.predict(np.array([1.0, 1.0]))).all()
+    assert abs(model.predict(np.array([1.0, 0.0]))[0] - 0.5) < 0.2
+
+
+def test_a_constant_feature_is_standardised_to_nothing():
+    standard = Standardiser(2)
+    for x in np.random.default_rng(0).normal(5.0, 2.0, 1000):
+        standard.learn(np.array([x, 7.0]))
+    z = standard(np.array([7.0, 7.0]))
+    assert z[0] == pytest.approx(1.0, abs=0.15)
+    assert z[1] == 0.0
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_were_never_dumped_are_refused_or_give_finite_figures(garbage):
+    try:
+        standard = Standardiser.of(garbage)
+    except ValueError:
+        return
+    assert np.isfinite(standard(np.zeros(standard.size))).all()
+
+
+@given(st.integers(1, 6), st.integers(2, 5), st.data())
+def test_a_pool_of_distributions_is_a_distribution(members, classes, data):
+    scores = data.draw(arrays(float, (members, classes), elements=st.floats(0.01, 1.0)))
+    scores /= scores.sum(axis=1, keepdims=True)
+    scores[data.draw(arrays(bool, members))] = 0.0
+    pooled = pool(scores, data.draw(arrays(float, members, elements=st.floats(0.1, 5.0))))
+    assert pooled.sum() == pytest.approx(1.0 if scores.any() else 0.0)
+    label, confidence = verdict(pooled)
+    assert (label == -1) == (confidence == 0.0) == (not scores.any())
+
+
+@given(st.integers(2, 50), arrays(float, 4, elements=unit))
+def test_a_better_member_never_weighs_less(classes, accuracy):
+    weights = recent_weights(np.sort(accuracy), classes)
+    assert np.all(weights > 0.0)
+    assert np.all(np.diff(weights) >= 0.0)

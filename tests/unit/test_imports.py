@@ -1,0 +1,66 @@
+"""Imports point one way (each module may import only from rooms before its own), and only entry points have effects."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bandmaster
+
+ROOT = Path(bandmaster.__file__).parent
+
+ROOMS = [
+    ["core"],
+    ["contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals"],
+    ["members", "policies", "journal", "drift", "meter", "state", "recorded", "rl_manager", "learner"],
+    ["orchestrator"],
+    ["replay", "results"],
+    ["testing", "config"],
+    ["build"],
+    ["serving", "cli", "demo"],
+    ["auto", "__main__"],
+]
+FREE = {"__init__"}
+
+
+def room_of(module: str) -> int:
+    top = module.split(".")[1] if "." in module else "__init__"
+    return next((i for i, names in enumerate(ROOMS) if top in names), -1)
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(("bandmaster", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        yield name, ast.parse(path.read_text())
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"bandmaster.{a.name}" for a in node.names] if node.module == "bandmaster" else [node.module])
+
+
+@pytest.mark.parametrize(("name", "tree"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_module_imports_only_from_rooms_before_its_own(name, tree):
+    if name == "bandmaster":
+        return
+    assert room_of(name) >= 0, f"{name} has no room; give it one in ROOMS"
+    for other in imported(tree):
+        if other.startswith("bandmaster."):
+            assert room_of(other) <= room_of(name), f"{name} imports {other} from a later room"
+
+
+@pytest.mark.parametrize(("name", "tree"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_only_serving_and_build_know_bentoml(name, tree):
+    if name.split(".")[1:2] not in (["serving"], ["build"], ["auto"], ["demo"]):
+        assert not [m for m in imported(tree) if m.split(".")[0] in ("bentoml", "_bentoml_sdk", "_bentoml_impl")]
+
+
+def test_the_request_path_can_be_imported_without_bentoml_or_a_web_server():
+    code = "import sys, bandmaster.orchestrator, bandmaster.replay; print(*(m for m in sys.modules if '.' not in m))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"bentoml", "starlette", "uvicorn", "onnxruntime"} & set(loaded)
