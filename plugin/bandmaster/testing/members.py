@@ -16,7 +16,7 @@ def check_member(factory: Callable[[], Member], rows: Array) -> None:
     Raises ``AssertionError``, which says in a sentence what was broken.
     """
     for rule in MEMBER_RULES:
-        rule(factory(), rows)
+        rule(factory(), rows.copy())
 
 
 def _it_has_a_name(member: Member, rows: Array) -> None:

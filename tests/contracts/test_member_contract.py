@@ -1,0 +1,75 @@
+"""Every member passes the contract suite that ships with the package, and no member escapes it."""
+
+import importlib
+import inspect
+import pkgutil
+
+import numpy as np
+import pytest
+import skl2onnx
+from sklearn.linear_model import LogisticRegression
+
+import bandmaster.members
+import bandmaster.recorded
+from bandmaster.core import Member
+from bandmaster.members.onnx import OnnxMember
+from bandmaster.recorded import RecordedMember
+from bandmaster.testing import MEMBER_RULES, check_member, sample_log
+
+ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+def onnx(folder):
+    rng = np.random.default_rng(1)
+    model = LogisticRegression().fit(rng.normal(size=(60, 4)), rng.integers(3, size=60))
+    path = folder / "model.onnx"
+    path.write_bytes(skl2onnx.to_onnx(model, ROWS[:1], options={"zipmap": False}).SerializeToString())
+    return OnnxMember("onnx", path), ROWS
+
+
+def recorded(folder):
+    log = sample_log(8, abstain=0.3)
+    return RecordedMember("m0", log.scores[:, 0]), np.arange(5)[:, None]
+
+
+SUITE = {OnnxMember: onnx, RecordedMember: recorded}
+
+
+@pytest.mark.parametrize("kind", SUITE)
+@pytest.mark.parametrize("rule", MEMBER_RULES, ids=lambda rule: rule.__name__.strip("_"))
+def test_every_member_keeps_every_rule(kind, rule, tmp_path):
+    rule(*SUITE[kind](tmp_path))
+
+
+def test_no_member_escapes_the_suite():
+    found = pkgutil.iter_modules(bandmaster.members.__path__, "bandmaster.members.")
+    modules = [importlib.import_module(module.name) for module in found]
+    classes = {c for m in (*modules, bandmaster.recorded) for _, c in inspect.getmembers(m, inspect.isclass)}
+    assert {c for c in classes if hasattr(c, "predict") and c is not Member} == set(SUITE)
+
+
+class Unsure(RecordedMember):
+    def predict(self, rows):
+        return super().predict(rows) * 0.9 + 0.2
+
+
+class Moody(RecordedMember):
+    calls = 0
+
+    def predict(self, rows):
+        self.calls += 1
+        return np.roll(super().predict(rows), self.calls, axis=1)
+
+
+class Vandal(RecordedMember):
+    def predict(self, rows):
+        answer = super().predict(rows)
+        rows[:] = 0
+        return answer
+
+
+@pytest.mark.parametrize("broken", [Unsure, Moody, Vandal])
+def test_the_suite_notices_a_broken_member(broken):
+    log = sample_log(8)
+    with pytest.raises(AssertionError, match=r"\w+ \w+"):
+        check_member(lambda: broken("m0", log.scores[:, 0]), np.arange(5)[:, None])
