@@ -69,7 +69,7 @@ class Learner:
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its own reward, and every plan's where its members' answers tell."""
         recorded = self.recorded(joined.answer)
-        reward = self.reward(joined)
+        reward = self._reward(joined, recorded.figures, charge_probe=True)
         plans = len(self.catalogue)
         rewards, observed_p = np.full(plans, np.nan), np.full(plans, np.nan)
         correct = np.full(len(self.catalogue.ensemble.names), np.nan)
@@ -81,7 +81,8 @@ class Learner:
             correct = _correct(recorded, truth)
         chosen = joined.decision.chosen
         # The chosen plan keeps what really came of it, failures included; a probe is not its doing.
-        rewards[chosen] = self.reward(joined, charge_probe=False).value
+        own = self._reward(joined, recorded.figures, charge_probe=False) if joined.answer.probes else reward
+        rewards[chosen] = own.value
         observed_p[chosen] = np.fmax(observed_p[chosen], joined.decision.propensity)
         return Experience(joined, reward, rewards, observed_p, correct)
 
@@ -101,10 +102,13 @@ class Learner:
         self.manager.policy.load(learned.policy_state)
         self.state.load(learned.state)
 
-    def reward(self, joined: Joined, *, charge_probe: bool = True) -> Reward:
-        """The contract's verdict on what really ran; a probe's energy and cost count unless told otherwise."""
+    def reward(self, joined: Joined) -> Reward:
+        """The contract's verdict on what really ran, a probe's energy and cost included."""
+        return self._reward(joined, self.recorded(joined.answer).figures, charge_probe=True)
+
+    def _reward(self, joined: Joined, figures: Figures, *, charge_probe: bool) -> Reward:
         answer, outcome = joined.answer, joined.outcome
-        raw = self._spent(joined, charge_probe)
+        raw = self._spent(joined, figures, charge_probe)
         raw["confidence"] = float(answer.confidence.mean())
         if outcome.labels is not None:
             raw["accuracy"] = float((answer.labels == np.asarray(outcome.labels)).mean())
@@ -113,10 +117,9 @@ class Learner:
         terms = {m.name: float(m.normalise(raw[m.name])) for m in self.contract.metrics if m.name in raw}
         return Reward(outcome.reward, raw, terms)
 
-    def _spent(self, joined: Joined, charge_probe: bool) -> dict[str, float]:
+    def _spent(self, joined: Joined, figures: Figures, charge_probe: bool) -> dict[str, float]:
         plan = self.catalogue.plans[self.catalogue.index(joined.decision.plan)]
         answer = joined.answer
-        figures = self.recorded(answer).figures
         index = self.catalogue.ensemble.index
         stages = [[index(n) for n in stage] for stage in plan.stages[: answer.stages_run]]
         ran = [i for stage in stages for i in stage]
