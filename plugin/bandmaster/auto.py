@@ -17,10 +17,12 @@ from bandmaster.serving.service import wrap
 def _build() -> Any:
     try:
         config = find_config()
-        return wrap(load_service(config), config)
+        service = wrap(load_service(config), config)
     except BandmasterError as problem:
         print(f"bandmaster: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
+    service._caller_module = __name__  # from here on, this is where BentoML finds it
+    return service
 
 
 svc = _build()

@@ -6,13 +6,19 @@ import importlib
 import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from _bentoml_sdk import Service
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bandmaster.config import Config, ConfigError, Source, load, parse
+from bandmaster.journal.sqlite import locate
+
+JOURNAL_VARIABLE = "BANDMASTER_JOURNAL"
+"""An environment variable whose URL stands for the block's ``journal``."""
 
 
 def find_config() -> Config:
@@ -77,8 +83,6 @@ def _from_pyproject() -> Config | None:
 
 
 def _from_arguments() -> Config | None:
-    from bentoml._internal.configuration.containers import BentoMLContainer
-
     block = BentoMLContainer.bento_arguments.get().get("orchestration")
     return None if block is None else parse(block, Source("the bento's arguments", "orchestration", Path.cwd()))
 
@@ -96,3 +100,31 @@ def load_service(config: Config) -> Service[Any]:
     if not isinstance(service, Service):
         raise ConfigError(f"{place}: is no BentoML service; put @bentoml.service over the class")
     return service
+
+
+def placed(config: Config) -> Config:
+    """The block as it holds here: its journal's place, and in a built bento the very models that were built in.
+
+    ``BANDMASTER_JOURNAL`` stands for ``journal:``. A relative URL starts at the block's folder; in a built bento,
+    whose folder may be read-only and goes with the next version, at ``bandmaster/<bento's name>`` of BentoML's home.
+    """
+    bento = _built_bento()
+    root = config.root if bento is None else Path(BentoMLContainer.bentoml_home.get()) / "bandmaster" / bento["name"]
+    journal = f"sqlite:///{locate(os.environ.get(JOURNAL_VARIABLE) or config.journal, root).absolute()}"
+    built_in = [model for part in (bento or {}, *(bento or {}).get("services", ())) for model in part.get("models", ())]
+    pinned = {model["tag"].partition(":")[0]: model["tag"] for model in built_in}
+    members = tuple(
+        replace(m, bento_model=pinned.get(m.bento_model.partition(":")[0], m.bento_model)) if m.bento_model else m
+        for m in config.members
+    )
+    return replace(config, journal=journal, members=members)
+
+
+def _built_bento() -> dict[str, Any] | None:
+    """What the built bento that is being served says of itself; BentoML imports services from its folder ``src``."""
+    here = Path.cwd()
+    description = here.parent / "bento.yaml"
+    if here.name != "src" or not description.is_file():
+        return None
+    found: dict[str, Any] = yaml.safe_load(description.read_text())
+    return found

@@ -10,7 +10,9 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import psutil
-from bentoml.exceptions import BentoMLException
+from bentoml.exceptions import BentoMLException, InvalidArgument
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -26,13 +28,21 @@ class BodyTooLarge(BentoMLException):
 
 
 def capped(spec: type[Any]) -> type[Any]:
-    """BentoML's input model ``spec``, refusing bodies over ``MAX_BODY`` before they are read whole (413).
+    """BentoML's input model ``spec``, refusing bodies over ``MAX_BODY`` before they are read whole (413), and those
+    that cannot be parsed (400; BentoML would give 500 for some).
 
     Not a middleware: a class decorated *under* ``@bentoml.service`` has no service to add one to.
     """
 
     async def from_http_request(cls: type[Any], request: Request, serde: Any) -> Any:
-        return await super(capped_spec, cls).from_http_request(await _read(request), serde)
+        whole = await _read(request)
+        try:
+            return await super(capped_spec, cls).from_http_request(whole, serde)
+        except ValidationError:
+            raise  # BentoML's own 400, which says where and what
+        except (ValueError, RecursionError, HTTPException) as problem:
+            why = problem.detail if isinstance(problem, HTTPException) else problem
+            raise InvalidArgument(f"the body cannot be read ({why}); send what /docs.json describes") from None
 
     capped_spec: Any = type(
         spec.__name__, (spec,), {"__module__": spec.__module__, "from_http_request": classmethod(from_http_request)}
@@ -46,7 +56,7 @@ async def _read(request: Request) -> Request:
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
-            raise BodyTooLarge(f"a body has at most {MAX_BODY} bytes, this one has more")
+            raise BodyTooLarge(f"a body has at most {MAX_BODY} bytes and this one has more; send fewer rows at a time")
 
     async def replay() -> Message:
         return {"type": "http.request", "body": bytes(body), "more_body": False}
@@ -61,15 +71,18 @@ def feedback_refusal(request: Request) -> str | None:
     speaks for somebody else.
     """
     token = os.environ.get(TOKEN_VARIABLE)
-    if token is None:
+    if not token:
         near = request.client is not None and is_loopback(request.client.host)
         if near and not any(h in request.headers for h in FORWARDED) and only_loopback():
             return None
-        return f"feedback from afar needs a token: start the service with {TOKEN_VARIABLE} set, and send it"
+        return (
+            f"feedback from another machine or through a proxy needs a token: start the service with {TOKEN_VARIABLE} "
+            "set and send the header Authorization: Bearer <token>"
+        )
     given = request.headers.get("authorization", "")
     if hmac.compare_digest(given.encode(), b"Bearer " + token.encode()):
         return None
-    return "feedback needs the header Authorization: Bearer <token>; this one is missing or wrong"
+    return f"feedback needs the header Authorization: Bearer <the service's {TOKEN_VARIABLE}>; it is missing or wrong"
 
 
 def is_loopback(host: str) -> bool:

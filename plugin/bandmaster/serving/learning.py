@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import bentoml
 import numpy as np
 import pydantic
+from _bentoml_sdk import Service
 
 from bandmaster import build
 from bandmaster.config import Config
@@ -25,7 +29,11 @@ _log = logging.getLogger("bandmaster.learning")
 SNAPSHOT_EVERY_S = 0.25
 """What was learned reaches the workers within this and one of their polls."""
 
-LEASE_PATIENCE_S = 10.0
+TICK_S = 0.05
+LEASE_PATIENCE_S = 5.0
+"""For how long a predecessor that is just stopping may still hold the lease."""
+
+LEARNER_TIMEOUT_S = 10.0
 
 
 class Report(pydantic.BaseModel):
@@ -38,7 +46,7 @@ class Report(pydantic.BaseModel):
 
 
 class Receipt(pydantic.BaseModel):
-    """What became of one report: ``joined``, ``early``, ``late`` or ``duplicate``, or ``refused`` and ``why``."""
+    """What became of one report: ``joined``, ``early``, ``late`` or ``duplicate``; or ``refused``, and ``why``."""
 
     decision_id: str
     status: str
@@ -53,7 +61,7 @@ class MemberPage(pydantic.BaseModel):
     agreement: float
     latency_s: float
     energy_j: float
-    labelled: int
+    labelled: float
 
 
 class EventPage(pydantic.BaseModel):
@@ -107,24 +115,30 @@ class LearningLoop:
             self._dirty = True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
-        """Settle outcomes in order. Once this returns they survive a power cut."""
+        """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
+        misfits = [self._misfit(report) for report in reports]
+        if any(misfits):
+            return [
+                Receipt(decision_id=r.decision_id, status="refused", why=w)
+                for r, w in zip(reports, misfits, strict=True)
+            ]
         return [self._settle(report) for report in reports]
+
+    def _misfit(self, report: Report) -> str | None:
+        found = self._journal.find(report.decision_id) if report.labels is not None else None
+        if found is None or report.labels is None or len(found[1].labels) == len(report.labels):
+            return None
+        return (
+            f"decision {report.decision_id} answered {len(found[1].labels)} rows, but {len(report.labels)} labels "
+            "came; send a list with one label a row"
+        )
 
     def _settle(self, report: Report) -> Receipt:
         outcome = Outcome(report.at, report.labels, report.reward)
-        if report.labels is not None and (why := self._misfit(report.decision_id, len(report.labels))):
-            return Receipt(decision_id=report.decision_id, status="refused", why=why)
         settled = settle(self._journal, self._learner, report.decision_id, outcome)
         reward = settled.experience.reward.value if settled.experience else None
         self._dirty |= settled.experience is not None
         return Receipt(decision_id=report.decision_id, status=settled.status.value, reward=reward)
-
-    def _misfit(self, decision_id: str, labels: int) -> str | None:
-        self._journal.drain()
-        found = self._journal.find(decision_id)
-        if found is None or len(found[1].labels) == labels:
-            return None
-        return f"decision {decision_id} answered {len(found[1].labels)} rows, but {labels} labels came; send one a row"
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -142,6 +156,7 @@ class LearningLoop:
 
     def state(self) -> StatePage:
         state, policy = self._learner.state, self._learner.manager.policy
+        self._journal.drain()  # what was answered before is counted, not only what a tick has taken in
         counts = self._journal.counts()
         return StatePage(
             policy=policy.name,
@@ -187,3 +202,59 @@ def _take_lease(journal: Path) -> TextIO:
                     "a journal of its own"
                 ) from None
             time.sleep(0.1)
+
+
+def check_journal(config: Config) -> None:
+    """Find out, before any process is started, whether a learner could work; if not, say so and exit with status 2."""
+    try:
+        path = locate(config.journal, config.root)
+        open_journal(config.journal, config.root, load_key(path.parent)).close()
+        _take_lease(path).close()
+    except (BandmasterError, OSError) as problem:
+        print(f"bandmaster: journal: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalogue) -> Service[Any]:
+    """The one learner, as a BentoML service of its own that the user's service depends on."""
+
+    class Learner:
+        @bentoml.on_startup
+        async def start(self) -> None:
+            self._loop = LearningLoop(config, ensemble, plans)
+            self._ticking = asyncio.create_task(self._tick())
+
+        async def _tick(self) -> None:
+            while True:
+                try:
+                    self._loop.tick()
+                except Exception:  # a learner that stopped would be noticed by nobody
+                    _log.exception("the learner goes on after")
+                await asyncio.sleep(TICK_S)
+
+        @bentoml.on_shutdown
+        async def stop(self) -> None:
+            self._ticking.cancel()
+            self._loop.close()
+
+        @bentoml.api
+        async def settle(self, reports: list[Report]) -> list[Receipt]:
+            return self._loop.settle(reports)
+
+        @bentoml.api
+        async def reject(self) -> None:
+            self._loop.reject()
+
+        @bentoml.api
+        async def state(self) -> StatePage:
+            return self._loop.state()
+
+    Learner.__name__ = Learner.__qualname__ = name
+    made: Service[Any] = bentoml.service(
+        name=name,
+        workers=1,
+        traffic={"timeout": int(LEARNER_TIMEOUT_S) + 5},
+        # BentoML's client drops calls in flight after 100 requests unless told otherwise.
+        runner_connection={"max_requests": 10**9, "max_age": 1e9},
+    )(Learner)
+    return made

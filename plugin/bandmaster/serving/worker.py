@@ -27,7 +27,7 @@ THREADS = 8
 
 
 class Worker:
-    """Everything that one server process needs to answer. Its methods belong to the event loop's thread."""
+    """Everything that one server process needs to answer. Made on, and belonging to, the server's event loop."""
 
     def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, worker: int) -> None:
         path = locate(config.journal, config.root)
@@ -53,9 +53,13 @@ class Worker:
             slow=hosted.slow,
         )
         self._probes: set[asyncio.Future[Answer]] = set()
+        self._event_loop = asyncio.get_running_loop()
 
     async def answer(self, request: Request) -> tuple[Decision, Answer]:
         """Answer one request; slow members run in a thread, a probe after the reply."""
+        if asyncio.get_running_loop() is not self._event_loop:
+            # A service's own blocking method that calls this one has BentoML run another loop for it.
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(request), self._event_loop))
         decision = self._orchestrator.decide(request)
         plan = self._orchestrator.catalogue.plans[decision.chosen]
         if self._slow.isdisjoint(plan.members):
@@ -91,6 +95,8 @@ class Worker:
                 self._learned.load(snapshot.payload)
         except BandmasterError as problem:
             _log.warning("%s", problem)
+        except Exception:  # a worker that stopped following would be noticed by nobody
+            _log.exception("snapshot %s cannot be taken over", self.snapshot)
 
     async def close(self) -> None:
         """Finish the probes under way and let go of the files."""

@@ -1,0 +1,222 @@
+"""What happens between HTTP and the orchestrator in one server process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, cast
+
+import aiohttp
+import bentoml
+import pydantic
+from bentoml.exceptions import BentoMLException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse
+
+from bandmaster import build
+from bandmaster.config import Config
+from bandmaster.core import Array, BandmasterError, Request
+from bandmaster.features import features_of
+from bandmaster.plans import Catalogue
+from bandmaster.serving.door import feedback_refusal
+from bandmaster.serving.learning import LEARNER_TIMEOUT_S, Receipt, Report, StatePage
+from bandmaster.serving.signature import Reply, Rows
+from bandmaster.serving.worker import Worker, worker_number
+
+DECISION_HEADER = "x-orchestration-decision"
+CONTEXT = "bandmaster_context"
+"""The parameter in which BentoML passes its context to a method that has none of its own for it."""
+
+
+class Refusal(Exception):  # noqa: N818 - not always an error: the learner may be starting
+    """An answer other than 200, with a sentence. BentoML's own errors hide theirs from 401, 403 and 5xx."""
+
+    def __init__(self, status: HTTPStatus, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+    def response(self, context: bentoml.Context | None) -> JSONResponse:
+        if context is None:  # called in process, not over HTTP
+            raise self
+        context.response.status_code = self.status  # BentoML overwrites the response's own with this
+        return JSONResponse({"error": str(self)}, status_code=self.status)
+
+
+class Feedback(pydantic.BaseModel):
+    """What came of one decision: the true label (a list for several rows), or a reward in [0, 1]. One of them."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", allow_inf_nan=False, json_schema_extra={"example": {"decision_id": "AY9…", "label": 7}}
+    )
+    decision_id: str
+    label: (
+        pydantic.StrictInt
+        | pydantic.StrictStr
+        | Annotated[list[pydantic.StrictInt | pydantic.StrictStr], pydantic.Field(min_length=1)]
+        | None
+    ) = None
+    reward: float | None = pydantic.Field(default=None, ge=0.0, le=1.0, strict=True)
+
+    @pydantic.model_validator(mode="after")
+    def _exactly_one(self) -> Feedback:
+        if (self.label is None) == (self.reward is None):
+            raise ValueError("send either label or reward, exactly one of them")
+        return self
+
+
+# Discriminated, so that an error speaks of what was sent; and BentoML's OpenAPI page fails on an undiscriminated union.
+_one_or_many = pydantic.Discriminator(lambda body: "many" if isinstance(body, list) else "one")
+Reports = Annotated[
+    Annotated[Feedback, pydantic.Tag("one")]
+    | Annotated[list[Feedback], pydantic.Tag("many"), pydantic.Field(min_length=1)],
+    _one_or_many,
+]
+Receipts = Annotated[
+    Annotated[Receipt, pydantic.Tag("one")] | Annotated[list[Receipt], pydantic.Tag("many")], _one_or_many
+]
+
+
+class Front:
+    """Holds this process's worker. Its ``…_function`` methods give functions to hang on the user's class."""
+
+    def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, rows: Rows, reply: Reply | None) -> None:
+        self._config, self._hosted, self._plans = config, hosted, plans
+        self._rows, self._reply = rows, reply
+        self._worker: Worker | None = None
+        self._learner: Any = None
+        self._in_process_learner: Any = None
+        self._following: asyncio.Task[None] | None = None
+
+    @property
+    def worker(self) -> Worker:
+        assert self._worker is not None  # BentoML starts the service before it answers
+        return self._worker
+
+    def start_function(self) -> Callable[[Any], Any]:
+        async def bandmaster_start(service: Any) -> None:
+            learner = service.bandmaster_learner
+            if hasattr(learner, "start"):
+                # No proxy: under --development and in tests BentoML makes the learner here, and does not start it.
+                self._in_process_learner = learner
+                await learner.start()
+            self._learner = learner.to_async
+            self._worker = Worker(self._config, self._hosted, self._plans, worker_number())
+            self._following = asyncio.create_task(self._worker.follow())
+            # What lives now lives for ever: keep the collector from walking it in the middle of a request.
+            gc.collect()
+            gc.freeze()
+
+        return bandmaster_start
+
+    def stop_function(self) -> Callable[[Any], Any]:
+        async def bandmaster_stop(service: Any) -> None:
+            if self._worker is not None and self._following is not None:
+                self._following.cancel()
+                await self._worker.close()
+            if self._in_process_learner is not None:
+                await self._in_process_learner.stop()
+
+        return bandmaster_stop
+
+    def predict_function(self, context_name: str) -> Callable[..., Any]:
+        """The user's method, answered by the ensemble."""
+
+        async def predict(service: Any, *args: Any, **kwargs: Any) -> Any:
+            context: bentoml.Context | None = kwargs.pop(context_name, None)
+            try:
+                return await self._predict(service, args, kwargs, context)
+            except Refusal as refusal:
+                return refusal.response(context)
+
+        return predict
+
+    async def _predict(
+        self, service: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: bentoml.Context | None
+    ) -> Any:
+        rows = self._to_rows(service, args, kwargs)
+        request = Request(rows=rows, features=features_of(rows), at=time.time())
+        decision, answer = await self.worker.answer(request)
+        if context is not None:
+            context.response.headers[DECISION_HEADER] = decision.id
+        if self._reply is None:
+            return service.from_answer(answer, self._hosted.ensemble.classes)
+        try:
+            return self._reply(answer)
+        except BandmasterError as problem:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(problem)) from None
+
+    def _to_rows(self, service: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Array:
+        try:
+            if hasattr(service, "to_rows"):
+                return self._rows.checked(service.to_rows(*args, **kwargs))
+            return self._rows.of_arguments(args, kwargs)
+        except (BandmasterError, ValueError) as problem:  # ValueError is how to_rows says what it cannot use
+            raise Refusal(HTTPStatus.BAD_REQUEST, str(problem)) from None
+
+    def feedback_function(self) -> Callable[..., Any]:
+        async def feedback(service: Any, report: Reports, /, ctx: bentoml.Context) -> Receipts:
+            """Report what came of one decision, or of many: the true label, or a reward in [0, 1].
+
+            All of a list is recorded, or, when one of it cannot be, none.
+            """
+            try:
+                if (why := feedback_refusal(ctx.request)) is not None:
+                    raise Refusal(HTTPStatus.UNAUTHORIZED, why)
+                if isinstance(report, list):
+                    return await self._settle(report)
+                (receipt,) = await self._settle([report])
+            except Refusal as refusal:
+                return cast(Receipt, refusal.response(ctx))
+            ctx.response.status_code = HTTPStatus.ACCEPTED if receipt.status == "early" else HTTPStatus.OK
+            return receipt
+
+        return feedback
+
+    async def _settle(self, feedback: list[Feedback]) -> list[Receipt]:
+        for each in feedback:
+            if self.worker.ids.verify(each.decision_id) is None:
+                await self._ask_learner("reject")
+                shown = each.decision_id if len(each.decision_id) <= 64 else f"{each.decision_id[:64]}…"
+                raise Refusal(
+                    HTTPStatus.NOT_FOUND,
+                    f"no decision {shown!r} was made here; send what the answer's header {DECISION_HEADER} held",
+                )
+        reports = [self._report(each) for each in feedback]
+        receipts = cast(list[Receipt], await self._ask_learner("settle", reports))
+        for receipt in receipts:
+            if receipt.why is not None:
+                raise Refusal(HTTPStatus.BAD_REQUEST, receipt.why)
+        return receipts
+
+    def _report(self, feedback: Feedback) -> Report:
+        """The feedback with its labels as class indices."""
+        if feedback.label is None:
+            return Report(decision_id=feedback.decision_id, at=time.time(), reward=feedback.reward)
+        labels = feedback.label if isinstance(feedback.label, list) else [feedback.label]
+        try:
+            indices = tuple(self._hosted.ensemble.class_index(label) for label in labels)
+        except BandmasterError as problem:
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"label: {problem}") from None
+        return Report(decision_id=feedback.decision_id, at=time.time(), labels=indices)
+
+    async def _ask_learner(self, what: str, *arguments: Any) -> Any:
+        try:
+            async with asyncio.timeout(LEARNER_TIMEOUT_S):
+                return await getattr(self._learner, what)(*arguments)
+        except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
+            why = str(problem) or type(problem).__name__
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the learner does not answer ({why}); send it again in a few seconds"
+            ) from problem
+
+    async def state_page(self, request: HttpRequest) -> JSONResponse:
+        """``GET /orchestration/state``."""
+        try:
+            page: StatePage = await self._ask_learner("state")
+        except Refusal as refusal:
+            return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
+        worker = {"number": worker_number(), "snapshot_version": self.worker.snapshot}
+        return JSONResponse({**page.model_dump(), "worker": worker})

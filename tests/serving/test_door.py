@@ -1,0 +1,75 @@
+"""Who may send feedback, decided from the request and from what this process listens on."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from starlette.requests import Request
+
+from bandmaster.serving import door
+from bandmaster.serving.door import TOKEN_VARIABLE, feedback_refusal, is_loopback, only_loopback
+
+
+def request(host: str | None = "127.0.0.1", **headers: str) -> Request:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "headers": raw, "client": host and (host, 50000)})
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No token, and a server on loopback alone."""
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.setattr(door, "only_loopback", lambda: True)
+
+
+@pytest.mark.usefixtures("near")
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
+def test_a_peer_on_loopback_needs_no_token(host: str) -> None:
+    assert feedback_refusal(request(host)) is None
+
+
+@pytest.mark.usefixtures("near")
+@pytest.mark.parametrize("host", ["10.0.0.7", "192.168.1.1", "::", "0.0.0.0", "localhost.evil.example", None])
+def test_any_other_peer_needs_one(host: str | None) -> None:
+    assert TOKEN_VARIABLE in str(feedback_refusal(request(host)))
+
+
+@pytest.mark.usefixtures("near")
+@pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_real_ip"])
+def test_a_peer_for_whom_a_proxy_speaks_needs_one(header: str) -> None:
+    assert TOKEN_VARIABLE in str(feedback_refusal(request(**{header: "127.0.0.1"})))
+
+
+@pytest.mark.usefixtures("near")
+def test_a_server_that_others_can_reach_wants_a_token_even_from_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "only_loopback", lambda: False)
+    assert TOKEN_VARIABLE in str(feedback_refusal(request()))
+
+
+@pytest.mark.parametrize(
+    ("authorization", "passes"),
+    [("Bearer sesame", True), ("Bearer simsim", False), ("bearer sesame", False), ("sesame", False), ("", False)],
+)
+def test_where_a_token_is_set_it_alone_decides(
+    monkeypatch: pytest.MonkeyPatch, authorization: str, passes: bool
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
+    for host in ("127.0.0.1", "10.0.0.7"):
+        assert (feedback_refusal(request(host, authorization=authorization)) is None) == passes
+
+
+def test_loopback_is_told_by_address_not_by_name() -> None:
+    assert is_loopback("127.0.0.1")
+    assert not is_loopback("localhost")
+
+
+def test_a_process_that_listens_on_loopback_alone_knows_it() -> None:
+    only_loopback.cache_clear()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        assert only_loopback()
+    only_loopback.cache_clear()
+    assert not only_loopback()  # nobody listens: nothing is known
+    only_loopback.cache_clear()

@@ -1,0 +1,156 @@
+"""The two halves of serving without HTTP: a worker answers, the learner's loop learns, snapshots go back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bandmaster import build
+from bandmaster.config import Config, load
+from bandmaster.core import Answer, BandmasterError, Decision, Request
+from bandmaster.serving import learning
+from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.worker import Worker
+from tests.serving.tiny import LABELS, POISON, ROWS, project
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load(project(tmp_path, seed=3, probes={"share": 0.2}) / "bentofile.yaml")
+
+
+@pytest.fixture
+def hosted(config: Config) -> build.Hosted:
+    return build.host(config)
+
+
+@pytest.fixture
+def loop(config: Config, hosted: build.Hosted) -> Iterator[LearningLoop]:
+    loop = make_loop(config, hosted)
+    yield loop
+    loop.close()
+
+
+def make_loop(config: Config, hosted: build.Hosted) -> LearningLoop:
+    return LearningLoop(config, hosted.ensemble, build.catalogue(config, hosted.ensemble))
+
+
+def ask(config: Config, hosted: build.Hosted, rows: np.ndarray) -> list[tuple[Decision, Answer]]:
+    """A worker's answers to single rows; it has finished its probes and gone when they are returned."""
+
+    async def work() -> list[tuple[Decision, Answer]]:
+        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        answers = [await worker.answer(Request(r[None].astype(np.float32), r, time.time())) for r in rows]
+        await worker.close()
+        return answers
+
+    return asyncio.run(work())
+
+
+def report(decision: Decision, label: int) -> Report:
+    return Report(decision_id=decision.id, at=time.time(), labels=(label,))
+
+
+def test_what_a_worker_decided_is_joined_learned_and_published(
+    config: Config, hosted: build.Hosted, loop: LearningLoop
+) -> None:
+    answers = ask(config, hosted, ROWS[:40])
+    receipts = loop.settle([report(d, int(label)) for (d, _), label in zip(answers, LABELS[:40], strict=True)])
+    assert {r.status for r in receipts} == {"joined"}  # the worker is gone, so every probe has come
+    assert all(r.reward is not None and 0 <= r.reward <= 1 for r in receipts)
+    loop.tick()
+    page = loop.state()
+    assert (page.counts["decisions"], page.counts["joined"], page.snapshot_version) == (40, 40, 1)
+
+    async def follow() -> int:
+        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=2)
+        worker.poll()
+        await worker.close()
+        return worker.snapshot
+
+    assert asyncio.run(follow()) == 1
+
+
+def test_a_learner_starts_where_its_predecessor_stopped(config: Config, hosted: build.Hosted) -> None:
+    answers = ask(config, hosted, ROWS[:30])
+    first = make_loop(config, hosted)
+    first.settle([report(d, 0) for d, _ in answers[:20]])
+    first.tick()  # publishes
+    first.settle([report(d, 0) for d, _ in answers[20:]])  # too soon to publish again
+    before = first.state()
+    first._journal.close()  # as kill -9 leaves it
+    first._lease.close()
+    second = make_loop(config, hosted)
+    after = second.state()
+    second.close()
+    assert after.counts == before.counts
+    assert after.reward == pytest.approx(before.reward)
+    assert [m.accuracy for m in after.members] == pytest.approx([m.accuracy for m in before.members])
+
+
+def test_there_is_one_learner_a_journal(
+    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "LEASE_PATIENCE_S", 0.0)
+    with pytest.raises(BandmasterError, match="another learner holds its lease"):
+        make_loop(config, hosted)
+
+
+def test_of_reports_with_one_misfit_none_is_settled(config: Config, hosted: build.Hosted, loop: LearningLoop) -> None:
+    (good, _), (bad, _) = ask(config, hosted, ROWS[:2])
+    misfit = Report(decision_id=bad.id, at=time.time(), labels=(0, 1))
+    receipts = loop.settle([report(good, 0), misfit])
+    assert [r.status for r in receipts] == ["refused", "refused"]
+    assert "answered 1 rows, but 2 labels came" in str(receipts[1].why)
+    assert loop.state().counts["joined"] == 0
+
+
+def test_a_failed_member_is_recorded_and_the_rest_of_its_plan_answers(tmp_path: Path) -> None:
+    changes = {"policy": {"use": "constant", "plan": "linear+fragile"}, "probes": {"share": 0}}
+    config = load(project(tmp_path, **changes) / "bentofile.yaml")
+    row = ROWS[:1].copy()
+    row[0, 0] = 2 * POISON
+    ((_, answer),) = ask(config, build.host(config), row)
+    assert {a.name: a.error is None for a in answer.ran} == {"linear": True, "fragile": False}
+    assert answer.labels[0] >= 0
+
+
+def test_slow_members_leave_the_event_loop_free(config: Config, hosted: build.Hosted) -> None:
+    for member in hosted.members.values():
+        member.latency_s = 1.0  # declared slow: what counts is where they run
+
+    async def work() -> int:
+        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        turns = 0
+
+        async def spin() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        spinning = asyncio.create_task(spin())
+        await worker.answer(Request(ROWS[:1].astype(np.float32), ROWS[0], time.time()))
+        spinning.cancel()
+        await worker.close()
+        return turns
+
+    assert asyncio.run(work()) > 1
+
+
+def test_a_worker_may_be_asked_from_another_event_loop(config: Config, hosted: build.Hosted) -> None:
+    async def work() -> tuple[Decision, Answer]:
+        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        request = Request(ROWS[:1].astype(np.float32), ROWS[0], time.time())
+        found = await asyncio.to_thread(lambda: asyncio.run(worker.answer(request)))
+        await worker.close()
+        return found
+
+    decision, answer = asyncio.run(work())
+    assert decision.plan in decision.plans
+    assert len(answer.labels) == 1
