@@ -111,22 +111,41 @@ class Standardiser:
         return standard
 
 
+class RandomFourierFeatures:
+    """Inputs (d,) and ``count`` random cosines of them, (d + count,): a linear model of these bends.
+
+    Rahimi & Recht 2007, "Random features for large-scale kernel machines": they approximate a Gaussian kernel of width
+    1/``SCALE``, here for standardised inputs. The directions are drawn once from a fixed seed, so they need no keeping.
+    """
+
+    SCALE = 0.35
+
+    def __init__(self, inputs: int, count: int) -> None:
+        rng = np.random.default_rng(0)
+        self._directions = rng.normal(scale=self.SCALE, size=(count, inputs))
+        self._phases = rng.uniform(0.0, 2.0 * np.pi, size=count)
+        self.size = count
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        return np.concatenate([x, np.sqrt(2.0) * np.cos(self._directions @ x + self._phases)])
+
+
 class ForgettingRegression:
     """One linear regression a target on shared inputs: recursive least squares with exponential forgetting.
 
     Haykin, Adaptive Filter Theory (2002), ch. 9. A target is updated only where its value is known. Forgetting lets a
     covariance grow where nothing excites it; its trace is capped, so that a long quiet spell does no harm.
-    ``prior`` (K,) is each target's value before anything was seen; ``forgetting`` in (0, 1].
+    ``prior`` (K,) is each target's value before anything was seen; ``forgetting`` in (0, 1]; ``ridge`` holds the
+    weights back as that many observations of nothing would.
     """
 
-    RIDGE = 10.0
     BIAS_RIDGE = 3.0
 
-    def __init__(self, prior: FloatArray, size: int, *, forgetting: float) -> None:
+    def __init__(self, prior: FloatArray, size: int, *, forgetting: float, ridge: float) -> None:
         self._prior, self._forgetting = prior, forgetting
         self._weights = np.zeros((len(prior), size + 1))
-        ridge = np.r_[self.BIAS_RIDGE, np.full(size, self.RIDGE)]
-        self._covariance = np.repeat(np.diag(1.0 / ridge)[None], len(prior), axis=0)
+        held = np.r_[self.BIAS_RIDGE, np.full(size, ridge)]
+        self._covariance = np.repeat(np.diag(1.0 / held)[None], len(prior), axis=0)
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Every target's expected value (K,) at inputs ``x`` (size,)."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bandmaster.combine import pool, recent_weights, verdict
-from bandmaster.estimators import ForgettingRegression, Standardiser, WindowedMean
+from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser, WindowedMean
 
 unit = st.floats(0.0, 1.0)
 
@@ -66,7 +66,7 @@ def test_regression_without_forgetting_is_the_ridge_solution():
     rng = np.random.default_rng(0)
     x, truth = rng.normal(size=(80, 3)), np.array([0.2, -0.4, 0.1])
     y = 0.5 + x @ truth + rng.normal(0, 0.05, 80)
-    model = ForgettingRegression(np.array([0.3]), 3, forgetting=1.0)
+    model = ForgettingRegression(np.array([0.3]), 3, forgetting=1.0, ridge=10.0)
     for row, value in zip(x, y, strict=True):
         model.learn(row, np.array([value]))
     design = np.c_[np.ones(80), x]
@@ -78,7 +78,7 @@ def test_regression_without_forgetting_is_the_ridge_solution():
 
 def test_regression_forgets_the_world_before():
     rng = np.random.default_rng(1)
-    model = ForgettingRegression(np.zeros(1), 1, forgetting=0.99)
+    model = ForgettingRegression(np.zeros(1), 1, forgetting=0.99, ridge=10.0)
     for slope in (1.0, -1.0):
         for x in rng.normal(size=600):
             model.learn(np.array([x]), np.array([slope * x]))
@@ -86,12 +86,21 @@ def test_regression_forgets_the_world_before():
 
 
 def test_a_long_quiet_spell_does_regression_no_harm():
-    model = ForgettingRegression(np.zeros(1), 2, forgetting=0.98)
+    model = ForgettingRegression(np.zeros(1), 2, forgetting=0.98, ridge=10.0)
     for _ in range(20_000):
         model.learn(np.array([1.0, 0.0]), np.array([0.5]))
     model.learn(np.array([0.0, 1.0]), np.array([1.0]))
     assert np.isfinite(model.predict(np.array([1.0, 1.0]))).all()
     assert abs(model.predict(np.array([1.0, 0.0]))[0] - 0.5) < 0.2
+
+
+def test_fourier_features_approximate_the_gaussian_kernel():
+    features = RandomFourierFeatures(3, 20_000)
+    a, b = np.array([1.0, -0.5, 0.2]), np.array([0.1, 0.4, -1.0])
+    kernel = np.exp(-0.5 * features.SCALE**2 * np.sum((a - b) ** 2))
+    # The mean of 20,000 bounded terms: 0.05 is seven standard errors; and the directions never change.
+    assert features(a)[3:] @ features(b)[3:] / 20_000 == pytest.approx(kernel, abs=0.05)
+    assert np.array_equal(features(a), RandomFourierFeatures(3, 20_000)(a))
 
 
 def test_a_constant_feature_is_standardised_to_nothing():

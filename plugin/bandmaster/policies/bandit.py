@@ -1,4 +1,4 @@
-"""The bandit: a model of every plan's reward from exact counterfactuals, and Vowpal Wabbit on top of it."""
+"""The bandit: models of members and plans that score every plan, and Vowpal Wabbit that corrects them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,78 @@ import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Experience, FloatArray, IntArray, State
+from bandmaster.core import BandmasterError, Experience, FloatArray, State
 from bandmaster.counterfactual import Figures, spend
-from bandmaster.estimators import ForgettingRegression, Standardiser
+from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser
 from bandmaster.plans import Catalogue
 from bandmaster.policies.vw import VowpalWabbit
 
-FORGETTING = 0.998
-"""What an observation is worth after the next one: the model looks back on some 500 of a plan's rewards."""
+CHANCE = 0.5
+"""How often a member is taken to be right before anything was seen."""
 
 EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
-"""Bucket edges for VW's shared features, in deviations."""
+"""Bucket edges for VW's shared features, in deviations. Bucketised features earn more than raw ones there."""
 
-GAP_STEPS, GAP_STEP = 20, 0.02
-"""VW sees how far a plan's score is below the best one, as a figure and in steps of this much reward."""
-
-VW_OPTIONS = "--cb_explore_adf --clip_p 1 -l 0.1 -q sp -q sm"
-"""Cost-sensitive regression over plans, shared features (s) crossed with the plan (p) and its members (m).
+VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.1 -q sp -q sm"
+"""Regression over plans, shared features (s) crossed with the plan (p) and with its members (m).
 
 ``--clip_p 1`` takes the importance weights out: rare explored plans would swamp the model otherwise.
 """
 
 
-class BanditPolicy:
-    """Vowpal Wabbit over the catalogue, its plan features including a model's score of each plan.
+class PlanScores:
+    """What every plan may be expected to earn: its members' expected accuracy, and what else it earns beside that.
 
-    The model learns from every plan whose reward an experience reveals, chosen or not. VW learns from the chosen plan:
-    it corrects the scores from context, and its ε-greedy explorer gives the distribution.
+    Members' accuracies are regressed on the features and random Fourier features of them, with a long memory: where
+    a member is good changes slowly. What a plan earns beyond α·(its members' mean accuracy), by combining them, by
+    stopping early, by its price, is regressed on the features with a short memory. Both learn from every reward that
+    an experience reveals, chosen or not.
+    """
+
+    MEMORY = 0.9995
+    PLAN_MEMORY = 0.998
+    FOURIER = 40
+
+    def __init__(self, catalogue: Catalogue, contract: Contract, prior: FloatArray, features: int) -> None:
+        ran = catalogue.stage_members.any(axis=1).astype(np.float64)
+        self._share = ran / ran.sum(axis=1, keepdims=True) * contract.weight("accuracy")
+        self.standard = Standardiser(features)
+        self._fourier = RandomFourierFeatures(features, self.FOURIER if features else 0)
+        chance = np.full(ran.shape[1], CHANCE)
+        self._members = ForgettingRegression(chance, features + self._fourier.size, forgetting=self.MEMORY, ridge=3.0)
+        rest = prior - self._share @ chance
+        self._plans = ForgettingRegression(rest, features, forgetting=self.PLAN_MEMORY, ridge=10.0)
+
+    def __call__(self, features: FloatArray) -> FloatArray:
+        """Expected rewards (P,) of a request with these features (d,)."""
+        z = self.standard(features)
+        return self._by_members(z) + self._plans.predict(z)
+
+    def _by_members(self, z: FloatArray) -> FloatArray:
+        return np.asarray(self._share @ np.clip(self._members.predict(self._fourier(z)), 0.0, 1.0))
+
+    def learn(self, features: FloatArray, correct: FloatArray, rewards: FloatArray) -> None:
+        """Learn members' accuracies (M,) and plans' rewards (P,), NaN where unknown."""
+        z = self.standard(features)
+        self._plans.learn(z, rewards - self._by_members(z))
+        self._members.learn(self._fourier(z), correct)
+        self.standard.learn(features)
+
+    def dump(self) -> tuple[bytes, bytes, bytes]:
+        return self.standard.dump(), self._members.dump(), self._plans.dump()
+
+    def load(self, dumped: tuple[bytes, bytes, bytes]) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        self.standard = Standardiser.of(dumped[0])
+        self._members.load(dumped[1])
+        self._plans.load(dumped[2])
+
+
+class BanditPolicy:
+    """ε-greedy over plan scores that Vowpal Wabbit corrects.
+
+    VW learns, from the chosen plan alone, by how much its score was wrong in this context; it starts with no
+    correction at all, so that the first decisions are the scores' own.
     """
 
     name = "bandit"
@@ -42,13 +87,12 @@ class BanditPolicy:
         self, catalogue: Catalogue, contract: Contract, profile: Figures, *, epsilon: float = 0.02, seed: int = 0
     ) -> None:
         """``epsilon`` in [0, 1] is the share of decisions spread evenly over all plans."""
+        self._catalogue, self._contract, self._epsilon = catalogue, contract, epsilon
         self._prior = prior_rewards(catalogue, contract, profile)
         self._learned = 0
-        # Both are sized by the first request's features.
-        self._standard: Standardiser | None = None
-        self._model = ForgettingRegression(self._prior, 0, forgetting=FORGETTING)
-        self._vw = VowpalWabbit(f"{VW_OPTIONS} --epsilon {epsilon:g} --random_seed {seed}")
-        self._plan_text = [_plan_text(catalogue, k) for k in range(len(catalogue))]
+        self._scores: PlanScores | None = None  # the first outcome tells how many features there are
+        self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
+        self._plan_lines = [_plan_line(catalogue, k) for k in range(len(catalogue))]
 
     @property
     def version(self) -> str:
@@ -56,74 +100,70 @@ class BanditPolicy:
         return str(self._learned)
 
     def probabilities(self, state: State) -> FloatArray:
-        z = self._standardised(state)
-        return np.array(self._vw.predict(self._lines(z)))
+        p = np.full(len(self._prior), self._epsilon / len(self._prior))
+        p[self.values(state).argmax()] += 1.0 - self._epsilon
+        return p
+
+    def values(self, state: State) -> FloatArray:
+        """Every plan's expected reward (P,): its score as VW corrects it."""
+        if self._scores is None:
+            return self._prior
+        return self._scores(state.features) - self._vw.predict(self._lines(self._scores, state))
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
-        features = decision.state.features
-        if self._standard is None:
-            self._standard = Standardiser(len(features))
-            self._model = ForgettingRegression(self._prior, len(features), forgetting=FORGETTING)
-        z = self._standardised(decision.state)
-        lines = self._lines(z)
-        cost = 1.0 - experience.rewards[decision.chosen]
-        labelled = f"0:{cost:.6f}:{decision.propensity:.6f} {lines[decision.chosen + 1]}"
-        self._vw.learn([*lines[: decision.chosen + 1], labelled, *lines[decision.chosen + 2 :]])
-        self._model.learn(z, experience.rewards)
-        self._standard.learn(features)
+        features, chosen = decision.state.features, decision.chosen
+        if self._scores is None:
+            self._scores = PlanScores(self._catalogue, self._contract, self._prior, len(features))
+        # VW minimises a cost: by how much the score promised too much.
+        cost = self._scores(features)[chosen] - experience.rewards[chosen]
+        lines = self._lines(self._scores, decision.state)
+        lines[chosen + 1] = f"0:{cost:.6f}:{decision.propensity:.6f} {lines[chosen + 1]}"
+        self._vw.learn(lines)
+        self._scores.learn(features, experience.correct, experience.rewards)
         self._learned += 1
 
-    def scores(self, state: State) -> FloatArray:
-        """The model's expected reward (P,) of every plan."""
-        return self._model.predict(self._standardised(state))
-
-    def _standardised(self, state: State) -> FloatArray:
-        return np.zeros(0) if self._standard is None else self._standard(state.features)
-
-    def _lines(self, z: FloatArray) -> list[str]:
-        """VW's multi-line example: the shared line, then one a plan. Holds nothing but our own names and figures."""
-        buckets: IntArray = np.searchsorted(EDGES, z)
+    def _lines(self, scores: PlanScores, state: State) -> list[str]:
+        """VW's multi-line example: the shared line, then one a plan. It holds our own names and figures only."""
+        buckets = np.searchsorted(EDGES, scores.standard(state.features))
         shared = "shared |s b" + "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
-        scores = self._model.predict(z)
-        gap = scores.max() - scores
-        steps = np.minimum((gap / GAP_STEP).astype(np.int64), GAP_STEPS)
-        ranked = zip(self._plan_text, gap.tolist(), steps.tolist(), strict=True)
-        return [shared, *(f"{text} |c v:{g:.4f} g{step}" for text, g, step in ranked)]
+        return [shared, *self._plan_lines]
 
     def dump(self) -> bytes:
-        standard = self._standard.dump() if self._standard else b""
-        return msgspec.msgpack.encode(_Dump(self._learned, standard, self._model.dump(), self._vw.dump()))
+        scores = self._scores.dump() if self._scores else None
+        return msgspec.msgpack.encode(_Dump(self._learned, scores, self._vw.dump()))
 
     def load(self, snapshot: bytes) -> None:
         """Restore what ``dump`` gave, all of it or nothing. Raises ``BandmasterError`` on anything else."""
+        scores = None
         try:
             dumped = msgspec.msgpack.decode(snapshot, type=_Dump)
-            standard = Standardiser.of(dumped.standard) if dumped.standard else None
-            model = ForgettingRegression(self._prior, standard.size if standard else 0, forgetting=FORGETTING)
-            model.load(dumped.model)
+            if dumped.scores is not None:
+                size = Standardiser.of(dumped.scores[0]).size
+                scores = PlanScores(self._catalogue, self._contract, self._prior, size)
+                scores.load(dumped.scores)
         except (msgspec.DecodeError, ValueError) as problem:
             raise BandmasterError(f"no snapshot of a bandit over {len(self._prior)} plans: {problem}") from None
         self._vw.load(dumped.vw)
-        self._standard, self._model, self._learned = standard, model, dumped.learned
+        self._scores, self._learned = scores, dumped.learned
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
-    standard: bytes
-    model: bytes
+    scores: tuple[bytes, bytes, bytes] | None
     vw: bytes
 
 
 def prior_rewards(catalogue: Catalogue, contract: Contract, profile: Figures) -> FloatArray:
     """What each plan (P,) may earn before anything was seen: right every other time, its whole price paid."""
     spent = spend(catalogue, catalogue.stages[None], profile, np.ones(len(catalogue.ensemble.names)))
-    raw = {"accuracy": np.array([0.5]), "confidence": np.array([0.5]), **{k: v[0] for k, v in spent.items()}}
+    half = np.array([CHANCE])
+    raw = {"accuracy": half, "confidence": half, **{name: values[0] for name, values in spent.items()}}
     # A figure that no profile declares is unknown until it has been measured: no plan is to gain by that.
     return np.nan_to_num(np.broadcast_to(contract.rewards(raw), (len(catalogue),)), nan=0.5)
 
 
-def _plan_text(catalogue: Catalogue, k: int) -> str:
+def _plan_line(catalogue: Catalogue, k: int) -> str:
     plan = catalogue.plans[k]
     members = " ".join(f"m{catalogue.ensemble.index(name)}" for name in plan.members)
     return f"|p p{k} |m {members} n{len(plan.members)} t{len(plan.stages)}"

@@ -20,7 +20,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.|: #\n-]")
 
 _OPTION = re.compile(rb"--[a-z_]+")
 _IMPLIED = {b"--cb_adf", b"--cb_type", b"--csoaa_ldf", b"--csoaa_rank", b"--learning_rate", b"--quadratic"}
-"""Long forms, and what ``--cb_explore_adf`` switches on by itself."""
+"""Long forms, and what the ADF reductions switch on by themselves."""
 
 
 class VowpalWabbit:

@@ -26,7 +26,7 @@ from bandmaster.plans import Catalogue
 
 _log = logging.getLogger("bandmaster.learning")
 
-SNAPSHOT_EVERY_S = 0.25
+SNAPSHOT_EVERY_S = 0.1
 """What was learned reaches the workers within this and one of their polls."""
 
 TICK_S = 0.05

@@ -22,7 +22,7 @@ from bandmaster.plans import Catalogue
 
 _log = logging.getLogger("bandmaster.worker")
 
-POLL_S = 0.2
+POLL_S = 0.05
 THREADS = 8
 
 
