@@ -7,19 +7,20 @@ carries the images and the labels.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import joblib
@@ -35,17 +36,20 @@ from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Step, Traffic, replay
-from bandmaster.results import Results
+from bandmaster.results import Results, write_text
 
-POLICIES = ("constant", "random", "scoring", "bandit")
 LABEL_DELAY = 50
 """Requests until a label arrives, live and replayed."""
 
 CONCURRENCY = 8
+RATE = 120.0
+"""Requests a second, live: enough to be over soon, not so many that two cores are busy with the client."""
+
 FEEDBACK_BATCH = 20
 READY_S, SETTLE_S, STOP_S = 60.0, 30.0, 15.0
 
-Say = Callable[[str], None]
+TOLERANCE = 1e-9
+"""By how much a recorded and a replayed reward may differ: they are the same sums."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,9 @@ class Demo:
     @property
     def store(self) -> Path:
         return self.out / "bentoml"
+
+    def traffic(self, seed: int) -> Path:
+        return self.out / "traffic" / f"{self.requests}-{seed}.parquet"
 
     @property
     def journal(self) -> Path:
@@ -102,7 +109,7 @@ def train(demo: Demo) -> None:
 
 def record(demo: Demo, said: Callable[[], None]) -> list[Path]:
     """Record what every member says to each redraw of the traffic; ``said`` hears of each."""
-    paths = [demo.out / "traffic" / f"{seed}.parquet" for seed in range(demo.seed, demo.seed + demo.seeds)]
+    paths = [demo.traffic(seed) for seed in range(demo.seed, demo.seed + demo.seeds)]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     tasks = [joblib.delayed(_record)(demo, seed, p) for seed, p in enumerate(paths, start=demo.seed)]
     for _ in joblib.Parallel(n_jobs=-1, return_as="generator_unordered")(tasks):
@@ -190,11 +197,13 @@ class Client:
         self._due: deque[tuple[str, int]] = deque()
         self._rewards: deque[float] = deque(maxlen=200)
         self._answered = 0
+        self._began = 0.0
 
     async def send(self, rows: FloatArray, labels: Sequence[int]) -> None:
         limits = httpx.Limits(max_connections=CONCURRENCY)
         async with httpx.AsyncClient(base_url=self._address, timeout=30.0, limits=limits) as http:
             waiting = iter(range(len(rows)))
+            self._began = time.monotonic()
             await asyncio.gather(*(self._work(http, rows, labels, waiting) for _ in range(CONCURRENCY)))
             while self._due:
                 await self._report(http)
@@ -204,6 +213,7 @@ class Client:
         self, http: httpx.AsyncClient, rows: FloatArray, labels: Sequence[int], waiting: Iterator[int]
     ) -> None:
         for i in waiting:
+            await asyncio.sleep(max(0.0, self._began + i / RATE - time.monotonic()))
             reply = await http.post("/predict", json={"images": [rows[i].tolist()]})
             reply.raise_for_status()
             self._due.append((reply.headers["x-orchestration-decision"], int(labels[i])))
@@ -240,8 +250,12 @@ def send_live(address: str, log: Path, told: Callable[[int, float], None]) -> fl
 
 def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Live:
     """Read the journal that the live run left, and replay it: every plan walked again from recorded outputs."""
-    journal = SqliteJournal(demo.journal, load_key(demo.journal.parent), config.feedback.window_s)
-    try:
+    # A copy: the journal itself has an owner, the learner that is still running.
+    copy = demo.out / "journal.db"
+    copy.unlink(missing_ok=True)
+    with closing(sqlite3.connect(demo.journal)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    with closing(SqliteJournal(copy, load_key(demo.journal.parent), config.feedback.window_s)) as journal:
         plans = build.catalogue(config, ensemble)
         learner = build.learner(config, plans, np.random.default_rng(0))
         recorded, replayed, accuracy, energy, times = [], [], [], [], []
@@ -260,8 +274,6 @@ def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Li
             times.append(joined.outcome.at)
         events = tuple((int(np.searchsorted(times, e.at)), e) for e in journal.events())
         counts = journal.counts()
-    finally:
-        journal.close()
     difference = np.abs(np.subtract(recorded, replayed))
     return Live(
         requests=counts.decisions,
@@ -285,7 +297,7 @@ def compare(demo: Demo, config: Config, logs: Sequence[RecordedLog], told: Calla
         plans,
         config.contract,
         build.tracking(config),
-        policies=POLICIES,
+        policies=build.POLICIES,
         seeds=demo.seeds,
         traffic=Traffic(delay=LABEL_DELAY),
         progress=told,
@@ -293,8 +305,8 @@ def compare(demo: Demo, config: Config, logs: Sequence[RecordedLog], told: Calla
     )
 
 
-def as_json(results: Results, live: Live) -> dict[str, Any]:
-    """``results.json``: the comparison, and what the live run recorded."""
+def write(demo: Demo, results: Results, live: Live) -> None:
+    """Leave ``results.json``, with what the live run recorded, ``timing.json`` and the picture in ``demo.out``."""
     told = {
         "requests": live.requests,
         "joined": live.joined,
@@ -306,13 +318,18 @@ def as_json(results: Results, live: Live) -> dict[str, Any]:
         "seconds": live.seconds,
         "drift_events": len(live.events),
     }
-    return {**results.as_json(), "live": told}
+    results.write(demo.out / "results.json")
+    text = json.dumps({**results.as_json(), "live": told}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(demo.out / "results.json", text + "\n")
+    _draw(demo, live, demo.out / "demo.png")
 
 
-def draw(demo: Demo, live: Live, path: Path) -> None:
+def _draw(demo: Demo, live: Live, path: Path) -> None:
     """The picture: reward over time by policy on the first traffic, its phases shaded, live drift alarms marked."""
-    import matplotlib as mpl
-
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise BandmasterError("the picture needs matplotlib: pip install 'bandmaster[plot]'") from None
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -333,11 +350,19 @@ def draw(demo: Demo, live: Live, path: Path) -> None:
     marks = [place for place, _ in live.events]
     axes.plot(marks, np.full(len(marks), 0.02), "k^", ms=5, label="drift alarm (live run)", clip_on=False)
     axes.set(xlim=(0, len(phases)), ylim=(0, 1), xlabel="request", ylabel=f"reward, mean of the last {window}")
-    axes.legend(loc="lower right", ncols=5, fontsize=8, framealpha=0.9)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
-def demo_config(root: Path) -> Config:
-    """The bento's own configuration: the demo compares what it serves."""
-    return load(root / "bento" / "bentofile.yaml")
+def read_config(demo: Demo) -> Config:
+    """The bento's own configuration: what is compared is what is served."""
+    return load(demo.root / "bento" / "bentofile.yaml")
+
+
+def wait_for_interrupt() -> None:
+    """Return when Ctrl-C is pressed."""
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        return

@@ -146,8 +146,9 @@ class Learner:
             known[said.rows, i] = True
             if said.scores is not None:
                 scores[said.rows, i] = said.scores
+            # A member that saw some rows for the reply and all of them for the probe ran twice.
             latency[i] = np.fmax(latency[i], said.latency_s)
-            energy[i] = np.nansum([energy[i], said.energy_j])
+            energy[i] = said.energy_j + (0.0 if np.isnan(energy[i]) else energy[i])
             if said.cost is not None:
                 cost[i] = said.cost
             if said.explainability is not None:

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from bandmaster.core import BandmasterError, BoolArray, Ensemble, IntArray, Plan
+from bandmaster.core import BandmasterError, BoolArray, Ensemble, IntArray, Plan, Profile
 
 ALL = "all"
 """The short name of the plan that runs every member at once with uniform weights."""
@@ -51,10 +51,12 @@ def _threshold(text: str, threshold: str) -> float:
     return value
 
 
-def price(ensemble: Ensemble, name: str) -> tuple[float, float, float]:
-    """What orders members from cheap to dear: energy, then latency, then cost; unknown counts as 0."""
-    p = ensemble.profiles.get(name)
-    return (p.energy_j or 0.0, p.latency_s or 0.0, p.cost or 0.0) if p else (0.0, 0.0, 0.0)
+def cheapest_first(ensemble: Ensemble) -> list[str]:
+    """The members from cheap to dear: by energy, then latency, then cost, each as far as all members declare it."""
+    profiles = [ensemble.profiles.get(n, Profile()) for n in ensemble.names]
+    known = [f for f in ("energy_j", "latency_s", "cost") if all(getattr(p, f) is not None for p in profiles)]
+    prices = {n: [getattr(p, f) for f in known] for n, p in zip(ensemble.names, profiles, strict=True)}
+    return sorted(ensemble.names, key=prices.__getitem__)
 
 
 def generate(
@@ -73,7 +75,7 @@ def generate(
     ``subsets`` and ``cascades`` are the most members one plan of that kind may have; below 2 there are none.
     Raises ``BandmasterError`` when ``limit`` leaves no room for the plans that must be there.
     """
-    names = sorted(ensemble.names, key=lambda n: price(ensemble, n))
+    names = cheapest_first(ensemble)
     must = list(dict.fromkeys([*include, *(Plan(((n,),)) for n in ensemble.names)]))
     if len(names) > 1:
         must += [p for p in _weighted(ensemble.names) if p not in must]

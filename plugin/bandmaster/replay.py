@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import joblib
 import numpy as np
+import polars as pl
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster.combine import recent_weights
 from bandmaster.contract import Contract
 from bandmaster.core import (
+    NO_ANSWER,
+    Answer,
+    BandmasterError,
+    BoolArray,
     Decision,
+    Ensemble,
     FloatArray,
     IntArray,
-    Joined,
     Journal,
     Outcome,
 )
 from bandmaster.counterfactual import Figures, evaluate, spend
-from bandmaster.learner import Learner
+from bandmaster.learner import Learner, profile_figures
 from bandmaster.orchestrator import Orchestrator, settle
-from bandmaster.plans import Catalogue
+from bandmaster.plans import Catalogue, all_members
 from bandmaster.recorded import NO_LABEL, RecordedLog
+from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
 from bandmaster.state import RecentAccuracy, Tracking
 
-CHUNK = 1024
-"""Requests evaluated at once; bounds the memory of the vectorised evaluation."""
+CHUNK = 1 << 22
+"""Figures in the largest array of the vectorised evaluation of many requests; bounds its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,141 +60,533 @@ class Parts:
 
 
 MakeParts = Callable[[str, RecordedLog, int], Parts]
-"""Builds the parts for a policy's name, a log and a seed."""
+"""Builds the parts for a policy's name, a log and a seed. Picklable, so that runs can go to other processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One seed's traffic: the ``log`` in the order of arrival, and after each request whose labels become known."""
+
+    log: RecordedLog
+    arrivals: tuple[tuple[int, ...], ...]
+
+
+def draw(log: RecordedLog, traffic: Traffic, seed: int) -> Drawn:
+    """The traffic of one seed; every policy of that seed sees the same."""
+    if traffic.delay is not None:
+        log = replace(log, delay=np.full(len(log), traffic.delay))
+    if traffic.order == "shuffled":
+        log = log.redrawn(np.random.default_rng([seed, 0]).permutation(len(log)))
+    reported = np.random.default_rng([seed, 1]).random(len(log)) < traffic.label_share
+    after = np.arange(len(log)) + log.delay
+    arrivals: list[list[int]] = [[] for _ in range(len(log))]
+    for i in np.flatnonzero(reported & (log.truth != NO_LABEL) & (after < len(log))):
+        arrivals[after[i]].append(int(i))
+    return Drawn(log, tuple(map(tuple, arrivals)))
+
+
+# ---- One policy, one traffic ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One policy's run, one entry a request. ``label`` and ``truth`` are class indices; ``raw`` and ``terms`` map
-    each metric of the contract to (N,); ``reward`` is NaN where the label never became known.
+    """One policy's run, one entry a request, in order of arrival.
+
+    ``row`` is the request's row in the log as given; ``plan`` an index into the catalogue; ``ran`` (N, M) says which
+    members ran for the reply; ``label`` and ``truth`` are class indices. ``raw`` and ``terms`` map each metric to
+    (N,), a probe's energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known.
     """
 
-    plan: tuple[str, ...]
-    ran: tuple[str, ...]
-    probed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    row: IntArray
+    plan: IntArray
     propensity: FloatArray
+    probed: BoolArray
+    stages_run: IntArray
+    ran: BoolArray
     label: IntArray
     truth: IntArray
-    confidence: FloatArray
-    members_run: IntArray
-    raw: dict[str, FloatArray]
-    terms: dict[str, FloatArray]
+    raw: Mapping[str, FloatArray]
+    terms: Mapping[str, FloatArray]
     reward: FloatArray
     phases: tuple[str, ...] | None
     drift_events: int
 
 
-def redraw(log: RecordedLog, traffic: Traffic, seed: int) -> RecordedLog:
-    """The traffic of one seed; every policy of that seed sees the same."""
-    rng = np.random.default_rng([seed, 0])
-    if traffic.delay is not None:
-        log = replace(log, delay=np.full(len(log), traffic.delay))
-    return log.take(rng.permutation(len(log))) if traffic.order == "shuffled" else log
-
-
-def run(log: RecordedLog, make: MakeParts, policy: str, seed: int, traffic: Traffic) -> Trace:
+def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
     """Drive one policy over one seed's traffic, labels arriving as late as they did."""
-    log = redraw(log, traffic, seed)
+    log = drawn.log
     parts = make(policy, log, seed)
-    reported = np.random.default_rng([seed, 1]).random(len(log)) < traffic.label_share
-    due: list[deque[int]] = [deque() for _ in range(len(log))]
-    recorder = _TraceRecorder(parts.learner, log)
+    tally = _Tally(log)
     ids: list[str] = []
-    for i in range(len(log)):
+    for i, arriving in enumerate(drawn.arrivals):
         request = log.request(i)
         decision, answer = parts.orchestrator.answer(request)
         if decision.probed:
             answer = parts.orchestrator.probe(decision, answer, request)
         ids.append(decision.id)
-        outcome = Outcome(at=request.at, labels=(int(log.truth[i]),))
-        recorder.add(Joined(0, decision, answer, outcome), i)
-        arrives = i + int(log.delay[i])
-        if log.truth[i] != NO_LABEL and reported[i] and arrives < len(log):
-            due[arrives].append(i)
-        for j in due[i]:
+        tally.add(i, decision, answer)
+        for j in arriving:
             settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=(int(log.truth[j]),)))
-    return recorder.trace(len(parts.journal.events()))
+    return tally.trace(drawn, parts.learner.catalogue, parts.learner.contract, len(parts.journal.events()))
 
 
-class _TraceRecorder:
-    """Collects what each request did and earned, probes charged, whether or not its label ever reaches the learner."""
+class _Tally:
+    """Notes what each request did; what that earned is computed for all at once when the run is over."""
 
-    def __init__(self, learner: Learner, log: RecordedLog) -> None:
-        self._learner, self._log = learner, log
-        self._decisions: list[Decision] = []
-        self._ran: list[str] = []
-        self._label = np.zeros(len(log), dtype=np.int64)
-        self._members_run = np.zeros(len(log), dtype=np.int64)
-        self._confidence, self._reward = np.zeros(len(log)), np.full(len(log), np.nan)
-        names = (*learner.contract.names, *(n for n in _ALWAYS if n not in learner.contract.names))
-        self._raw = {n: np.full(len(log), np.nan) for n in names}
-        self._terms = {n: np.full(len(log), np.nan) for n in learner.contract.names}
+    def __init__(self, log: RecordedLog) -> None:
+        n = len(log)
+        self._plan, self._stages, self._label = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        self._propensity, self._confidence = np.zeros(n), np.zeros(n)
+        self._probed = np.zeros(n, dtype=np.bool_)
+        self._weights = np.zeros((n, len(log.ensemble.names)))
 
-    def add(self, joined: Joined, i: int) -> None:
-        answer = joined.answer
-        self._decisions.append(joined.decision)
-        self._ran.append(",".join(a.name for a in answer.ran))
-        self._label[i], self._confidence[i] = answer.labels[0], answer.confidence[0]
-        self._members_run[i] = len(answer.ran)
-        reward = self._learner.reward(joined)
-        for name, column in self._raw.items():
-            column[i] = reward.raw.get(name, np.nan)
-        for name, column in self._terms.items():
-            column[i] = reward.terms[name]
-        if self._log.truth[i] != NO_LABEL:
-            self._reward[i] = reward.value
+    def add(self, i: int, decision: Decision, answer: Answer) -> None:
+        self._plan[i], self._stages[i], self._label[i] = decision.chosen, answer.stages_run, answer.labels[0]
+        self._propensity[i], self._confidence[i] = decision.propensity, answer.confidence[0]
+        self._probed[i] = decision.probed
+        self._weights[i] = answer.weights
 
-    def trace(self, drift_events: int) -> Trace:
+    def trace(self, drawn: Drawn, catalogue: Catalogue, contract: Contract, drift_events: int) -> Trace:
+        log = drawn.log
+        known = log.truth != NO_LABEL
+        raw = {
+            "accuracy": np.where(known, self._label == log.truth, np.nan),
+            "confidence": self._confidence,
+            **self._spent(catalogue, figures_of(log, catalogue, contract)),
+        }
+        terms = {m.name: m.normalise(raw[m.name]) for m in contract.metrics}
         return Trace(
-            plan=tuple(d.plan for d in self._decisions),
-            ran=tuple(self._ran),
-            probed=np.array([d.probed for d in self._decisions]),
-            propensity=np.array([d.propensity for d in self._decisions]),
+            row=log.rows,
+            plan=self._plan,
+            propensity=self._propensity,
+            probed=self._probed,
+            stages_run=self._stages,
+            ran=np.asarray(self._stages_of(catalogue).any(axis=1)),
             label=self._label,
-            truth=self._log.truth,
-            confidence=self._confidence,
-            members_run=self._members_run,
-            raw=self._raw,
-            terms=self._terms,
-            reward=self._reward,
-            phases=self._log.phases,
+            truth=log.truth,
+            raw=raw,
+            terms=terms,
+            reward=np.where(known, contract.rewards(raw), np.nan),
+            phases=log.phases,
             drift_events=drift_events,
         )
 
+    def _stages_of(self, catalogue: Catalogue) -> BoolArray:
+        """Who ran in which stage, (N, S, M)."""
+        stages = np.arange(catalogue.stage_members.shape[1])
+        return catalogue.stage_members[self._plan] & (stages < self._stages[:, None])[..., None]
 
-_ALWAYS = ("accuracy", "confidence", "latency", "energy", "cost")
+    def _spent(self, catalogue: Catalogue, figures: Figures) -> dict[str, FloatArray]:
+        """What each request took, (N,). A probe runs all other members: its energy and cost are charged."""
+        stages = self._stages_of(catalogue)
+        ran = stages.any(axis=1)
+        charged = ran | self._probed[:, None]
+        recent = np.array([p.weights == "recent" for p in catalogue.plans])[self._plan]
+        weights = np.where(recent[:, None], self._weights, 1.0) * ran
+        explained = np.where(ran, figures.explainability, 0.0) * weights
+        return {
+            "latency": np.where(stages, figures.latency_s[:, None], 0.0).max(axis=-1).sum(axis=-1),
+            "energy": np.where(charged, figures.energy_j, 0.0).sum(axis=-1),
+            "cost": np.where(charged, figures.cost, 0.0).sum(axis=-1),
+            "explainability": explained.sum(axis=-1) / weights.sum(axis=-1),
+        }
 
 
-def fixed_plans(log: RecordedLog, catalogue: Catalogue, contract: Contract, tracking: Tracking) -> FloatArray:
-    """The reward (N, P) that each plan alone would have earned on every request, NaN where there is no label.
+def figures_of(log: RecordedLog, catalogue: Catalogue, contract: Contract) -> Figures:
+    """The members' figures (N, M) on each request that the contract means: the log's own, or the declared ones."""
+    declared = profile_figures(catalogue)
 
-    The combiner is as deployed: weights by recent accuracy learn prequentially, from the labels that had arrived.
-    A test holds this equal to driving ``answer`` and ``settle`` with the constant policy.
+    def column(metric: str, own: FloatArray, profile: FloatArray) -> FloatArray:
+        found = contract.metric(metric)
+        return (np.broadcast_to(profile, own.shape) if found and found.source == "profile" else own)[log.rows]
+
+    return Figures(
+        latency_s=column("latency", log.latency_s, declared.latency_s),
+        energy_j=column("energy", log.energy_j, declared.energy_j),
+        cost=log.cost[log.rows],
+        explainability=log.explainability[log.rows],
+    )
+
+
+def trace_frame(trace: Trace, catalogue: Catalogue, policy: str, seed: int, log: int) -> pl.DataFrame:
+    """A trace as a table: one row a request, in order of arrival. Unknown figures are null."""
+    ensemble = catalogue.ensemble
+    stages = [[plan.stages[:k] for k in range(len(plan.stages) + 1)] for plan in catalogue.plans]
+    ran = [[n for s in stages[p][k] for n in s] for p, k in zip(trace.plan, trace.stages_run, strict=True)]
+    columns: dict[str, Any] = {
+        "policy": pl.Series([policy] * len(ran), dtype=pl.String),
+        "seed": np.full(len(ran), seed),
+        "log": np.full(len(ran), log),
+        "request": trace.row,
+        "position": np.arange(len(ran)),
+        "phase": pl.Series(trace.phases if trace.phases else [None] * len(ran), dtype=pl.String),
+        "plan": pl.Series([catalogue.names[p] for p in trace.plan], dtype=pl.String),
+        "propensity": trace.propensity,
+        "ran": pl.Series(ran, dtype=pl.List(pl.String)),
+        "probed": trace.probed,
+        "label": _classes(trace.label, ensemble),
+        "truth": _classes(trace.truth, ensemble),
+        **{_COLUMN.get(name, name): values for name, values in trace.raw.items()},
+        **{f"{name}_term": values for name, values in trace.terms.items()},
+        "reward": trace.reward,
+    }
+    return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+_COLUMN = {"latency": "latency_s", "energy": "energy_j"}
+
+
+def _classes(indices: IntArray, ensemble: Ensemble) -> pl.Series:
+    """Class indices as the classes themselves; negative ones, no answer or no label, are null."""
+    plain = all(isinstance(c, int) for c in ensemble.classes)
+    values = [(ensemble.classes[i] if plain else str(ensemble.classes[i])) if i >= 0 else None for i in indices]
+    return pl.Series(values, dtype=pl.Int64 if plain else pl.String)
+
+
+# ---- Every plan in hindsight ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPlans:
+    """What each plan alone would have earned: ``rewards`` (N, P), NaN where there is no label, and its means."""
+
+    rewards: FloatArray
+    measures: tuple[Measures, ...]
+
+
+def fixed_plans(drawn: Drawn, catalogue: Catalogue, contract: Contract, tracking: Tracking) -> FixedPlans:
+    """Evaluate every plan alone on every request.
+
+    The combiner is as deployed: weights by recent accuracy learn prequentially, from the labels that had arrived
+    and the members that the plan ran; nobody probes. A test holds this equal to driving ``answer`` and ``settle``
+    with the constant policy.
     """
-    weights = _prequential_weights(log, tracking)
+    log, figures = drawn.log, figures_of(drawn.log, catalogue, contract)
     rewards = np.empty((len(log), len(catalogue)))
-    for start in range(0, len(log), CHUNK):
-        part = slice(start, start + CHUNK)
-        scores = log.scores[part].astype(np.float64)
-        seen = evaluate(catalogue, scores, np.ones(scores.shape[:2], dtype=np.bool_), weights[part])
-        figures = Figures(log.latency_s[part], log.energy_j[part], log.cost[part], log.explainability[part])
-        spent = spend(catalogue, seen.stop + 1, figures, weights[part])
-        accuracy = (seen.labels == log.truth[part, None]).astype(np.float64)
-        rewards[part] = contract.rewards({"accuracy": accuracy, "confidence": seen.confidence, **spent})
-    rewards[log.truth == NO_LABEL] = np.nan
-    return rewards
+    total = {name: np.zeros(len(catalogue)) for name in (*_MEASURED, "explainability")}
+    for group, which in _by_history(catalogue):
+        weights = _prequential_weights(drawn, tracking, group)
+        step = max(1, CHUNK // (len(group.prefix_members) * len(log.ensemble.classes)))
+        for start in range(0, len(log), step):
+            part = slice(start, start + step)
+            raw = _evaluate(group, log, figures, weights, part)
+            rewards[part, which] = contract.rewards(raw)
+            for name, values in raw.items():
+                total[name][which] += (np.nan_to_num(values) if name == "accuracy" else values).sum(axis=0)
+    labelled = log.truth != NO_LABEL
+    rewards[~labelled] = np.nan
+    means = {name: total[name] / (labelled.sum() if name == "accuracy" else len(log)) for name in _MEASURED}
+    plans = zip(*(means[name].tolist() for name in _MEASURED), strict=True)
+    return FixedPlans(rewards, tuple(Measures(mean(rewards[:, k]), *figures) for k, figures in enumerate(plans)))
 
 
-def _prequential_weights(log: RecordedLog, tracking: Tracking) -> FloatArray:
-    right = (log.scores.argmax(axis=-1) == log.truth[:, None]) & (log.scores.sum(axis=-1) > 0.0)
-    accuracy = RecentAccuracy(log.ensemble, tracking)
-    arrivals: list[list[int]] = [[] for _ in range(len(log))]
-    for i, delay in enumerate(log.delay):
-        if log.truth[i] != NO_LABEL and i + delay < len(log):
-            arrivals[i + int(delay)].append(i)
-    weights = np.empty(right.shape)
-    for i in range(len(log)):
-        weights[i] = recent_weights(accuracy.value, len(log.ensemble.classes))
-        for j in arrivals[i]:
-            accuracy.update(right[j].astype(np.float64), float(log.at[j]))
+_MEASURED = ("accuracy", "confidence", "latency", "energy", "cost", "members_per_request")
+"""The fields of ``Measures`` after the reward, as the metrics are called."""
+
+
+def _by_history(catalogue: Catalogue) -> list[tuple[Catalogue, IntArray]]:
+    """The plans, as catalogues with their indices, parted by whose answers their weights have learned from.
+
+    A member that a plan always runs is heard on every request, whatever the plan; only cascades weighted by recent
+    accuracy hear their later members at times, each cascade at times of its own.
+    """
+    apart = [k for k, p in enumerate(catalogue.plans) if p.weights == "recent" and len(p.stages) > 1]
+    groups = [[k for k in range(len(catalogue)) if k not in apart], *([k] for k in apart)]
+    return [
+        (Catalogue.of(catalogue.ensemble, [catalogue.plans[k] for k in which]), np.array(which))
+        for which in groups
+        if which
+    ]
+
+
+def _evaluate(
+    catalogue: Catalogue, log: RecordedLog, figures: Figures, weights: FloatArray, part: slice
+) -> dict[str, FloatArray]:
+    """Each metric of every plan on the requests in ``part``, (B, P)."""
+    scores = log.scores[log.rows[part]].astype(np.float64)
+    seen = evaluate(catalogue, scores, np.ones(scores.shape[:2], dtype=np.bool_), weights[part])
+    own = Figures(figures.latency_s[part], figures.energy_j[part], figures.cost[part], figures.explainability[part])
+    truth = log.truth[part, None]
+    members = catalogue.stage_members.sum(axis=2).cumsum(axis=1)
+    return {
+        "accuracy": np.where(truth != NO_LABEL, seen.labels == truth, np.nan),
+        "confidence": seen.confidence,
+        "members_per_request": members[np.arange(len(catalogue)), seen.stop].astype(np.float64),
+        **spend(catalogue, seen.stop + 1, own, weights[part]),
+    }
+
+
+def _prequential_weights(drawn: Drawn, tracking: Tracking, catalogue: Catalogue) -> FloatArray:
+    """The weights by recent accuracy (N, M) in force at each request, had a plan of ``catalogue`` been played."""
+    log = drawn.log
+    said = np.where(log.scores.max(axis=-1) > 0.0, log.scores.argmax(axis=-1), NO_ANSWER)[log.rows]
+    correct = (said == log.truth[:, None]).astype(np.float64)
+    walked = len(catalogue) == 1 and catalogue.stages[0] > 1
+    accuracy, classes = RecentAccuracy(log.ensemble, tracking), len(log.ensemble.classes)
+    everyone = np.ones((1, len(log.ensemble.names)), dtype=np.bool_)
+    weights = np.empty(correct.shape)
+    for i, arriving in enumerate(drawn.arrivals):
+        weights[i] = recent_weights(accuracy.value, classes)
+        if walked:
+            scores = log.scores[log.rows[i], None].astype(np.float64)
+            stop = evaluate(catalogue, scores, everyone, weights[i]).stop[0, 0]
+            correct[i, ~catalogue.stage_members[0, : stop + 1].any(axis=0)] = np.nan
+        for j in arriving:
+            accuracy.update(correct[j], float(log.at[i]))
     return weights
+
+
+# ---- Policies × seeds ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress: a run, or the yardsticks of a seed (``reward`` is ``None``), is ``done``, the so-many-th of all."""
+
+    name: str
+    seed: int
+    reward: float | None
+    seconds: float
+    done: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What all runs share. Its large arrays are mapped into the workers' memory, not copied."""
+
+    logs: tuple[RecordedLog, ...]
+    make: MakeParts
+    catalogue: Catalogue
+    contract: Contract
+    tracking: Tracking
+    traffic: Traffic
+
+    def draw(self, seed: int) -> Drawn:
+        return draw(_unmapped(self.logs[seed % len(self.logs)]), self.traffic, seed)
+
+    def traffic_of(self, seed: int) -> int:
+        """Seeds that meet the same requests in the same order have the same number."""
+        return seed if self.traffic.order == "shuffled" else seed % len(self.logs)
+
+
+def replay(
+    logs: Sequence[RecordedLog],
+    make: MakeParts,
+    catalogue: Catalogue,
+    contract: Contract,
+    tracking: Tracking,
+    *,
+    policies: Sequence[str],
+    seeds: int = 10,
+    traffic: Traffic | None = None,
+    jobs: int | None = None,
+    progress: Callable[[Step], None] | None = None,
+    trace: Path | None = None,
+) -> Results:
+    """Play every policy on every seed's traffic, and compare.
+
+    Several ``logs`` are redraws of one traffic: seed i plays log i modulo their number. ``jobs`` runs go on at once,
+    in processes (``None``: as many as there are cores; 1: in this one); the results do not depend on it. ``progress``
+    hears of every step as it ends. ``trace`` names a parquet file for one row per request, policy and seed.
+
+    Raises ``BandmasterError`` when the logs do not fit each other, hold no label, or a policy cannot be made.
+    """
+    began = time.perf_counter()
+    bench = _Bench(tuple(logs), make, catalogue, contract, tracking, traffic or Traffic())
+    _check(bench, policies, seeds)
+    jobs = jobs or joblib.cpu_count()
+    alone = len({bench.traffic_of(seed) for seed in range(seeds)}) == 1
+    with _TraceFile(trace) as file:
+        tasks = [joblib.delayed(_look_back)(bench, seed, alone) for seed in _yardstick_seeds(bench, seeds)]
+        for name in policies:
+            for seed in range(seeds):
+                tasks.append(joblib.delayed(_play)(bench, name, seed, file.part()))
+        runs: list[Run] = []
+        hindsights: list[Hindsight] = []
+        for done, found in enumerate(joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks), start=1):
+            if isinstance(found, Run):
+                runs.append(found)
+            else:
+                hindsights.append(found)
+            if progress:
+                progress(_step(found, done, len(tasks)))
+        file.merge(max(map(len, logs)))
+    runs.sort(key=lambda r: (policies.index(r.policy), r.seed))
+    hindsights.sort(key=lambda h: h.seed)
+    timing = _timing(bench, runs, jobs, time.perf_counter() - began)
+    return summarise(_setting(bench, seeds), runs, hindsights, timing)
+
+
+def _unmapped(log: RecordedLog) -> RecordedLog:
+    """The same log in the same memory. Mapped arrays come as ``np.memmap``, whose every slice costs microseconds."""
+    return replace(
+        log,
+        truth=np.asarray(log.truth),
+        delay=np.asarray(log.delay),
+        at=np.asarray(log.at),
+        features=np.asarray(log.features),
+        scores=np.asarray(log.scores),
+        latency_s=np.asarray(log.latency_s),
+        energy_j=np.asarray(log.energy_j),
+        cost=np.asarray(log.cost),
+        explainability=np.asarray(log.explainability),
+    )
+
+
+def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
+    if not bench.logs or not policies or seeds < 1:
+        raise BandmasterError("a replay needs at least one log, one policy and one seed")
+    if len(set(policies)) != len(policies):
+        raise BandmasterError(f"a policy is named twice: {', '.join(policies)}; name each once")
+    for number, log in enumerate(bench.logs, start=1):
+        if log.ensemble != bench.catalogue.ensemble:
+            raise BandmasterError(
+                f"log {number} of {len(bench.logs)} has other members or classes than the first; list all classes "
+                "under classes: in the config, and replay logs of one ensemble together"
+            )
+        if (log.truth == NO_LABEL).all():
+            raise BandmasterError(
+                f"log {number} of {len(bench.logs)}: column 'label' is empty, so nothing can be compared; fill it "
+                "where outcomes are known"
+            )
+    for name in policies:
+        bench.make(name, bench.logs[0], 0)  # a policy that cannot be made is refused before the first run
+
+
+def _yardstick_seeds(bench: _Bench, seeds: int) -> list[int]:
+    """One seed for each traffic; every seed where which labels arrive differs between them."""
+    if bench.traffic.label_share < 1.0:
+        return list(range(seeds))
+    return list({bench.traffic_of(seed): seed for seed in reversed(range(seeds))}.values())[::-1]
+
+
+def _play(bench: _Bench, policy: str, seed: int, part: Path | None) -> Run:
+    began = time.perf_counter()
+    drawn = bench.draw(seed)
+    # One thread of linear algebra: arrays are small, cores are busy with other runs, and sums stay the same.
+    with threadpool_limits(1):
+        trace = run(drawn, bench.make, policy, seed)
+    if part is not None:
+        trace_frame(trace, bench.catalogue, policy, seed, seed % len(bench.logs)).write_parquet(part)
+    every = np.arange(len(drawn.log))
+    return Run(
+        policy=policy,
+        seed=seed,
+        traffic=bench.traffic_of(seed),
+        rewards=trace.reward,
+        measures=_measures(trace, every),
+        probe_share=float(trace.probed.mean()),
+        drift_events=float(trace.drift_events),
+        by_phase=tuple(Phase(n, len(at), _measures(trace, at)) for n, at in phase_rows(trace.phases).items()),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _measures(trace: Trace, rows: IntArray) -> Measures:
+    raw = {**trace.raw, "members_per_request": trace.ran.sum(axis=1).astype(np.float64)}
+    figures = {name: raw[name][rows] for name in _MEASURED}
+    # Only labels may be missing. A figure that some requests lack has no mean: the others' would flatter.
+    return Measures(
+        mean(trace.reward[rows]), *(mean(v) if n == "accuracy" else float(v.mean()) for n, v in figures.items())
+    )
+
+
+def _look_back(bench: _Bench, seed: int, keep: bool) -> Hindsight:
+    began = time.perf_counter()
+    drawn = bench.draw(seed)
+    with threadpool_limits(1):
+        fixed = fixed_plans(drawn, bench.catalogue, bench.contract, bench.tracking)
+    singles = fixed.rewards[:, _singles(bench.catalogue)]
+    phases = phase_rows(drawn.log.phases)
+    return Hindsight(
+        seed=seed,
+        traffic=bench.traffic_of(seed),
+        plans=fixed.measures,
+        by_phase={name: np.array([mean(column) for column in fixed.rewards[at].T]) for name, at in phases.items()},
+        oracle=mean(singles.max(axis=1)),
+        rewards=fixed.rewards if keep else None,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _singles(catalogue: Catalogue) -> list[int]:
+    """The plans of one member each, in the ensemble's order."""
+    return [catalogue.index(name) for name in catalogue.ensemble.names]
+
+
+def _setting(bench: _Bench, seeds: int) -> Setting:
+    played = bench.logs[:seeds]
+    phases: dict[str, int] = {}
+    for log in played:
+        for name, rows in phase_rows(log.phases).items():
+            phases[name] = phases.get(name, 0) + len(rows)
+    return Setting(
+        rows=sum(map(len, played)),
+        unlabelled=sum(int((log.truth == NO_LABEL).sum()) for log in played),
+        sha256=",".join(log.sha256 for log in played),
+        seeds=seeds,
+        order=bench.traffic.order,
+        delay=bench.traffic.delay,
+        label_share=bench.traffic.label_share,
+        contract=bench.contract.describe(),
+        plans=bench.catalogue.names,
+        singles=tuple(_singles(bench.catalogue)),
+        whole=bench.catalogue.index(all_members(bench.catalogue.ensemble).name),
+        phases=phases,
+    )
+
+
+def _step(found: Run | Hindsight, done: int, of: int) -> Step:
+    if isinstance(found, Run):
+        return Step(found.policy, found.seed, found.measures.reward, found.seconds, done, of)
+    return Step("yardsticks", found.seed, None, found.seconds, done, of)
+
+
+def _timing(bench: _Bench, runs: Sequence[Run], jobs: int, seconds: float) -> dict[str, Any]:
+    return {
+        "jobs": jobs,
+        "seconds": seconds,
+        "us_per_request": {
+            name: 1e6
+            * sum(r.seconds for r in runs if r.policy == name)
+            / sum(len(r.rewards) for r in runs if r.policy == name)
+            for name in dict.fromkeys(r.policy for r in runs)
+        },
+        "runs": [{"policy": r.policy, "seed": r.seed, "seconds": r.seconds} for r in runs],
+    }
+
+
+class _TraceFile:
+    """Every run writes its own part; in the end they are streamed into one file, a row group a run."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._parts: list[Path] = []
+
+    def __enter__(self) -> _TraceFile:
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._folder = tempfile.TemporaryDirectory(dir=self._path.parent, prefix=".trace-")
+            except OSError as problem:
+                raise BandmasterError(f"{self._path}: cannot be written ({problem.strerror}); name another") from None
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._path is not None:
+            self._folder.cleanup()
+
+    def part(self) -> Path | None:
+        """Where the next run shall write; ``None`` when no trace is wanted."""
+        if self._path is None:
+            return None
+        self._parts.append(Path(self._folder.name) / f"{len(self._parts):06d}.parquet")
+        return self._parts[-1]
+
+    def merge(self, rows: int) -> None:
+        """Put the parts together, ``rows`` to a row group."""
+        if self._path is not None:
+            whole = Path(self._folder.name) / "whole.parquet"
+            pl.scan_parquet(self._parts).sink_parquet(whole, row_group_size=rows)
+            os.replace(whole, self._path)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandmaster.core import BandmasterError, Ensemble, Plan, Profile
-from bandmaster.plans import Catalogue, all_members, generate, parse_plan
+from bandmaster.plans import Catalogue, all_members, cheapest_first, generate, parse_plan
 
 NAMES = ("linear", "forest", "mlp", "svm-rbf", "tree_2")
 ENSEMBLE = Ensemble(NAMES, (0, 1), {n: Profile(energy_j=10.0 - i) for i, n in enumerate(NAMES)})
@@ -70,6 +70,11 @@ def test_a_cascade_goes_from_cheap_to_dear():
     for plan in made:
         if plan.stop_at is not None:
             assert list(plan.members) == sorted(plan.members, key=order.__getitem__)
+
+
+def test_a_figure_that_one_member_lacks_makes_nobody_cheap():
+    profiles = {"a": Profile(latency_s=3.0), "b": Profile(1.0, 5.0), "c": Profile(2.0, 1.0)}
+    assert cheapest_first(Ensemble(("a", "b", "c"), (0, 1), profiles)) == ["b", "c", "a"]
 
 
 def test_included_plans_are_always_offered():

@@ -15,6 +15,7 @@ import bentoml
 import numpy as np
 import pydantic
 from _bentoml_sdk import Service
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build
 from bandmaster.config import Config
@@ -26,7 +27,7 @@ from bandmaster.plans import Catalogue
 
 _log = logging.getLogger("bandmaster.learning")
 
-SNAPSHOT_EVERY_S = 0.1
+SNAPSHOT_EVERY_S = 0.2
 """What was learned reaches the workers within this and one of their polls."""
 
 TICK_S = 0.05
@@ -221,6 +222,8 @@ def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalo
     class Learner:
         @bentoml.on_startup
         async def start(self) -> None:
+            # Matrices of a few dozen rows: handing them to several threads costs more than multiplying them.
+            threadpool_limits(1)
             self._loop = LearningLoop(config, ensemble, plans)
             self._ticking = asyncio.create_task(self._tick())
 

@@ -22,7 +22,7 @@ from bandmaster.plans import Catalogue
 
 _log = logging.getLogger("bandmaster.worker")
 
-POLL_S = 0.05
+POLL_S = 0.1
 THREADS = 8
 
 

@@ -1,0 +1,474 @@
+"""The command line. The only place that prints.
+
+Exit codes: 0 all is well, 1 a check or comparison failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bandmaster import __version__, build, config, demo
+from bandmaster.config import MemberConfig
+from bandmaster.core import BandmasterError, FloatArray
+from bandmaster.counterfactual import spend
+from bandmaster.learner import profile_figures
+from bandmaster.plans import Catalogue
+from bandmaster.replay import Step, Traffic, replay
+from bandmaster.results import BEST_PLAN, Constant, Measures, PolicyResult, Results, require_writable
+
+PIPE_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe, where no terminal says how wide it is."""
+
+
+class _Commands(click.Group):
+    """Turns what a user can cause into a message and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BandmasterError as problem:
+            click.echo(f"Error: {problem}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="bandmaster")
+def main() -> None:
+    """Bandmaster: a band of ONNX models, led by a bandit.
+
+    Exit codes: 0 all is well, 1 a check or comparison failed, 2 bad input.
+
+    \b
+    Examples:
+      bandmaster check bentofile.yaml
+      bandmaster plans bentofile.yaml
+      bandmaster replay traffic.parquet --config bentofile.yaml
+    """
+
+
+_CONFIG = click.argument("file", metavar="CONFIG", type=click.Path(path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+# ---- check ---------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_CONFIG
+@click.option("--no-models", is_flag=True, help="Do not load the models; for members that exist only in logs.")
+@_JSON
+def check(file: Path, no_models: bool, as_json: bool) -> None:
+    """Validate a configuration, and load its models.
+
+    CONFIG is a bentofile with `args: orchestration:`, or a file with `orchestration:` at the top.
+
+    \b
+    Examples:
+      bandmaster check bentofile.yaml
+      bandmaster check configs/imagenet16.yaml --no-models
+      bandmaster check bentofile.yaml --json | jq .members
+    """
+    read = config.load(file)
+    hosted = None if no_models else build.host(read)
+    ensemble = hosted.ensemble if hosted else build.ensemble_of(read, read.classes or ())
+    catalogue = build.catalogue(read, ensemble)
+    measured = {m.name: hosted.members[m.name].latency_s if hosted else None for m in read.members}
+    if as_json:
+        members = [
+            {"name": m.name, "model": _model(m), "profile": asdict(m.profile), "measured_latency_s": measured[m.name]}
+            for m in read.members
+        ]
+        found = {
+            "config": str(file),
+            "models_loaded": hosted is not None,
+            "contract": read.contract.describe(),
+            "policy": read.policy.use,
+            "plans": len(catalogue),
+            "classes": list(ensemble.classes) or None,
+            "members": members,
+        }
+        _print_json(found)
+        return
+    table = _table("member", "model", "latency", "energy", "cost", "explainability", "measured")
+    for m in read.members:
+        profile = m.profile
+        figures = (_seconds(profile.latency_s), _joules(profile.energy_j), _plain(profile.cost))
+        model = _model(m) or "only in logs"
+        table.add_row(m.name, model, *figures, _plain(profile.explainability), _seconds(measured[m.name]))
+    _console().print(table)
+    loaded = "models load and fit each other" if hosted else "members, models not loaded"
+    weights = " + ".join(f"{m.weight:.3g} {m.name}" for m in read.contract.metrics)
+    click.echo(f"{file}: {len(measured)} {loaded}; {len(catalogue)} plans; policy {read.policy.use}.")
+    click.echo(f"reward = {weights}")
+
+
+def _model(member: MemberConfig) -> str | None:
+    return member.bento_model or (str(member.onnx) if member.onnx else None)
+
+
+# ---- plans ---------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_CONFIG
+@_JSON
+def plans(file: Path, as_json: bool) -> None:
+    """List the plans that a configuration offers to its policy.
+
+    Latency, energy and cost are the worst case by the members' profiles: every stage runs.
+
+    \b
+    Examples:
+      bandmaster plans bentofile.yaml
+      bandmaster plans bentofile.yaml --json | jq '.[].name'
+    """
+    read = config.load(file)
+    catalogue = build.catalogue(read, build.ensemble_of(read, read.classes or ()))
+    worst = _worst_case(catalogue)
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": plan.name,
+                    "stages": [list(stage) for stage in plan.stages],
+                    "weights": plan.weights,
+                    "stop_at": plan.stop_at,
+                    "latency_s": _known(worst["latency"][k]),
+                    "energy_j": _known(worst["energy"][k]),
+                    "cost": _known(worst["cost"][k]),
+                }
+                for k, plan in enumerate(catalogue.plans)
+            ]
+        )
+        return
+    table = _table("plan", "stages", "weights", "stops at", "latency at most", "energy at most", "cost at most")
+    for k, plan in enumerate(catalogue.plans):
+        table.add_row(
+            plan.name,
+            str(len(plan.stages)),
+            plan.weights,
+            f"{plan.stop_at:g}" if plan.stop_at is not None else "",
+            _seconds(_known(worst["latency"][k])),
+            _joules(_known(worst["energy"][k])),
+            _plain(_known(worst["cost"][k])),
+        )
+    _console().print(table)
+    click.echo(f"{len(catalogue)} plans; the most there may be is plans.limit: {read.plans.limit}.")
+
+
+def _worst_case(catalogue: Catalogue) -> Mapping[str, FloatArray]:
+    everyone = np.ones(len(catalogue.ensemble.names))
+    spent = spend(catalogue, catalogue.stages[None], profile_figures(catalogue), everyone)
+    return {name: values[0] for name, values in spent.items()}
+
+
+# ---- replay --------------------------------------------------------------------------------------------------
+
+
+@main.command(name="replay")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--config", "file", required=True, type=click.Path(path_type=Path), help="The configuration to play.")
+@click.option("--policies", default=",".join(build.POLICIES), show_default=True,
+              help="Comma-separated. constant:PLAN plays that plan, constant the config's or all members.")  # fmt: skip
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Runs of each policy.")
+@click.option("--order", type=click.Choice(["kept", "shuffled"]), default="kept", show_default=True,
+              help="Play the log in its own order, or in another one for every seed.")  # fmt: skip
+@click.option("--delay", type=click.IntRange(min=0), help="Requests until a label arrives.  [default: the log's]")
+@click.option("--label-share", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0),
+              help="Share of the labels that ever arrive.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there are cores]")
+@click.option("--out", type=click.Path(path_type=Path), help="Write results here, and timing.json beside them.")
+@click.option("--trace", type=click.Path(path_type=Path),
+              help="Write a parquet file with one row per request, policy and seed.")  # fmt: skip
+@click.option("--must-win", metavar="POLICY",
+              help="Exit 1 unless POLICY beats all others and the best constant plan, intervals above 0.")  # fmt: skip
+@_JSON
+def replay_command(
+    logs: tuple[Path, ...],
+    file: Path,
+    policies: str,
+    seeds: int,
+    order: Literal["kept", "shuffled"],
+    delay: int | None,
+    label_share: float,
+    jobs: int | None,
+    out: Path | None,
+    trace: Path | None,
+    must_win: str | None,
+    as_json: bool,
+) -> None:
+    """Say what each policy would have earned on recorded traffic.
+
+    LOG is a recorded ensemble (parquet, CSV or Arrow): one row a request, with `label` and every member's
+    `<member>__pred`, and where known __conf, __proba, __latency_s, __energy_j, __cost. Several logs are taken as
+    redraws of one traffic: seed i plays log i modulo their number.
+
+    \b
+    Examples:
+      bandmaster replay traffic.parquet --config bentofile.yaml
+      bandmaster replay traffic.parquet --config bentofile.yaml --order shuffled --seeds 20 --out results.json
+      bandmaster replay monday.csv tuesday.csv --config b.yaml --policies constant:linear,scoring,bandit --delay 100
+      bandmaster replay traffic.parquet --config bentofile.yaml --must-win bandit --json | jq .policies.bandit
+    """
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    if must_win is not None and must_win not in names:
+        raise BandmasterError(f"--must-win {must_win}: is none of the policies played: {', '.join(names)}")
+    read = config.load(file)
+    recorded = [build.recorded_log(read, log) for log in logs]
+    for log in recorded:
+        build.require_known_terms(read.contract, log)
+    if out is not None:
+        require_writable(out)
+    with _progress() as progress:
+        results = replay(
+            recorded,
+            build.ReplayFactory(read),
+            build.catalogue(read, recorded[0].ensemble),
+            read.contract,
+            build.tracking(read),
+            policies=names,
+            seeds=seeds,
+            traffic=Traffic(order, delay, label_share),
+            jobs=jobs,
+            progress=progress,
+            trace=trace,
+        )
+    if out is not None:
+        results.write(out)
+    if as_json:
+        _print_json(results.as_json())
+    else:
+        _print_results(results)
+    if must_win is not None and not _wins(results.policies[must_win]):
+        click.echo(f"--must-win: {must_win} does not beat every other, intervals above 0.", err=True)
+        sys.exit(1)
+
+
+def _wins(result: PolicyResult) -> bool:
+    return all(difference.interval[0] > 0.0 for difference in result.advantage.values())
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Step], None]]:
+    """A bar on a terminal; elsewhere a line for every finished run. Both go to stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: click.echo(_line(step), err=True)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("replay", total=None)
+        yield lambda step: bar.update(task, total=step.of, completed=step.done, description=step.name)
+
+
+def _line(step: Step) -> str:
+    reward = "" if step.reward is None else f", reward {step.reward:.4f}"
+    return f"{step.done}/{step.of} {step.name}, seed {step.seed}{reward}, {step.seconds:.1f} s"
+
+
+# ---- The table -----------------------------------------------------------------------------------------------
+
+
+def _print_results(results: Results) -> None:
+    table = _table("policy", "reward", "±", "gap closed", "accuracy", "latency", "energy", "members", "probed")
+    for name, result in results.policies.items():
+        half = (result.interval[1] - result.interval[0]) / 2.0
+        gap = "" if result.gap_closed is None else f"{result.gap_closed:.0%}"
+        table.add_row(name, *_figures(result.measures, f"{half:.4f}", gap), f"{result.probe_share:.1%}")
+    table.add_section()
+    for name, constant in (
+        (f"best constant: {results.best_constant.plan}", results.best_constant),
+        (f"best constant plan: {results.best_constant_plan.plan}", results.best_constant_plan),
+        ("all members at once", results.all_members),
+    ):
+        table.add_row(name, *_figures(constant.measures, "", ""), "")
+    table.add_row("oracle (best single member, request by request)", f"{results.oracle:.4f}", *[""] * 7)
+    _console().print(table)
+    for sentence in verdict(results):
+        click.echo(sentence)
+
+
+def _figures(measures: Measures, half: str, gap: str) -> tuple[str, ...]:
+    return (
+        f"{measures.reward:.4f}",
+        half,
+        gap,
+        f"{measures.accuracy:.4f}",
+        _seconds(measures.latency_s),
+        _joules(measures.energy_j),
+        f"{measures.members_per_request:.2f}",
+    )
+
+
+def verdict(results: Results) -> list[str]:
+    """What the table says, in plain sentences."""
+    name, best = max(results.policies.items(), key=lambda item: item[1].measures.reward)
+    sentences = [f"{name} earned the most: {best.measures.reward:.4f} a request."]
+    against = best.advantage[BEST_PLAN]
+    low, high = against.interval
+    plan = f"the best constant plan in hindsight ({results.best_constant_plan.plan})"
+    if low > 0.0:
+        sentences.append(f"It beat {plan} by {against.mean:.4f} [{low:.4f}, {high:.4f}].")
+    elif high < 0.0:
+        sentences.append(f"It fell short of {plan} by {-against.mean:.4f} [{-high:.4f}, {-low:.4f}].")
+    else:
+        sentences.append(f"It cannot be told from {plan}: {against.mean:+.4f} [{low:.4f}, {high:.4f}].")
+    return [*sentences, *_against_all(best.measures, results.all_members)]
+
+
+def _against_all(measures: Measures, whole: Constant) -> list[str]:
+    more = measures.accuracy - whole.measures.accuracy
+    accuracy = f"{abs(more):.4f} {'more' if more >= 0.0 else 'less'} accuracy"
+    if math.isnan(measures.energy_j) or not whole.measures.energy_j > 0.0:
+        return [f"Against all members at once: {accuracy}."]
+    return [
+        f"Against all members at once: {measures.energy_j / whole.measures.energy_j:.0%} of the energy, {accuracy}."
+    ]
+
+
+def _console() -> Console:
+    width = None if Console().is_terminal else PIPE_WIDTH
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, overflow="fold")
+    for name in columns:
+        text = name in ("model", "weights")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    return table
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _seconds(value: float | None) -> str:
+    return _scaled(value, (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)))
+
+
+def _joules(value: float | None) -> str:
+    return _scaled(value, (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)))
+
+
+def _scaled(value: float | None, units: Sequence[tuple[str, float]]) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    unit, size = next(((u, s) for u, s in units if value >= s), units[-1])
+    return f"{value / size:.3g} {unit}"
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+# ---- demo ----------------------------------------------------------------------------------------------------
+
+
+@main.command(name="demo")
+@click.option("--requests", default=3000, show_default=True, type=click.IntRange(200, 100_000),
+              help="Length of the traffic, live and replayed.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 10_000), help="Draws the traffic.")
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1, 100),
+              help="Redraws of the traffic that the policies are compared on.")  # fmt: skip
+@click.option("--keep-serving", is_flag=True, help="Leave the service up until Ctrl-C.")
+@click.option("--out", default=Path("build/demo"), show_default=True, type=click.Path(path_type=Path),
+              help="Where everything goes.")  # fmt: skip
+def demo_command(requests: int, seed: int, seeds: int, keep_serving: bool, out: Path) -> None:
+    """Train, serve, send drifting traffic with late labels, and compare. Nothing in it is faked.
+
+    A real `bentoml serve` orchestrates ten ONNX models on real digits whose quality drifts in phases that come
+    back, and learns from labels that arrive 50 requests late. Then every policy is replayed on redraws of that
+    traffic. Leaves results.json, timing.json, trace.parquet and demo.png in --out. Exits 1 when the rewards that
+    the service recorded and a replay of its journal differ.
+
+    \b
+    Examples:
+      bandmaster demo
+      bandmaster demo --requests 1000 --seeds 3
+      bandmaster demo --keep-serving
+    """
+    plan = demo.Demo(demo.find_root(), out.absolute(), requests, seed, seeds)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    read = demo.read_config(plan)
+    click.echo("1/4  Training ten members on real handwritten digits, exporting them to ONNX")
+    demo.train(plan)
+    with _counting("     recording what each says to drifting traffic", seeds) as said:
+        logs = [build.recorded_log(read, path) for path in demo.record(plan, lambda: said(None))]
+    click.echo("2/4  Serving bento/ with `bentoml serve`")
+    with demo.serving(plan) as address:
+        click.echo(f"     serving at {address}  (its state: {address}/orchestration/state)")
+        click.echo(f"3/4  Sending {requests} images, each one's label {demo.LABEL_DELAY} requests later")
+        with _counting("     live", requests) as told:
+            took = demo.send_live(address, plan.traffic(seed), lambda n, r: told(f"reward of the last 200 {r:.3f}"))
+        live = demo.review(plan, read, logs[0].ensemble, took)
+        click.echo(f"4/4  Comparing {len(build.POLICIES)} policies on {seeds} redraws of this traffic")
+        with _progress() as progress:
+            results = demo.compare(plan, read, logs, progress)
+        demo.write(plan, results, live)
+        _print_results(results)
+        agree = _print_live(plan, live)
+        click.echo(f"Served at {address}, state at {address}/orchestration/state. The block: bento/bentofile.yaml")
+        if keep_serving:
+            click.echo("Still serving; Ctrl-C ends it.")
+            demo.wait_for_interrupt()
+    sys.exit(0 if agree else 1)
+
+
+def _print_live(plan: demo.Demo, live: demo.Live) -> bool:
+    click.echo(
+        f"Live, over HTTP: {live.joined} of {live.requests} labels joined, reward {live.reward:.4f}, accuracy "
+        f"{live.accuracy:.4f}, {_joules(live.energy_j)} a request, {len(live.events)} drift alarms."
+    )
+    agree = live.joined == live.requests and live.disagreement <= demo.TOLERANCE
+    same = "agree" if agree else "DO NOT AGREE"
+    click.echo(
+        f"The rewards it recorded and a replay of its journal {same}: {live.reward:.6f} and {live.replayed:.6f}."
+    )
+    click.echo(f"{plan.out / 'results.json'} holds every figure, {plan.out / 'demo.png'} the picture.")
+    return agree
+
+
+@contextmanager
+def _counting(label: str, total: int) -> Iterator[Callable[[str | None], None]]:
+    """A bar on a terminal; elsewhere a line a tenth of the way. The function given counts one, with a remark."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        count = itertools.count(1)
+
+        def line(remark: str | None) -> None:
+            n = next(count)
+            if n % max(total // 10, 1) == 0 or n == total:
+                click.echo(f"{label}: {n}/{total}{f', {remark}' if remark else ''}", err=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[remark]}", markup=False), console=console) as bar:
+        task = bar.add_task(label, total=total, remark="")
+        yield lambda remark: bar.update(task, advance=1, remark=remark or "")
