@@ -103,7 +103,7 @@ class Standardiser:
     def of(cls, dumped: bytes) -> Standardiser:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
         figures = _finite(dumped)
-        if len(figures) % 2 != 1:
+        if len(figures) % 2 != 1 or figures[0] < 0.0 or (figures[len(figures) // 2 + 1 :] < 0.0).any():
             raise ValueError(f"{len(figures)} figures cannot be a count, means and squares")
         standard = cls(len(figures) // 2)
         standard._count = int(figures[0])

@@ -19,7 +19,8 @@ ROOMS = [
     ["replay", "results"],
     ["testing", "config"],
     ["build"],
-    ["serving", "cli", "demo"],
+    ["serving", "demo"],
+    ["cli"],
     ["auto", "__main__"],
 ]
 FREE = {"__init__"}
