@@ -13,17 +13,23 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, TypeVar
-
-import yaml
+from typing import Literal, TypeVar
 
 from bandmaster.contract import METRICS, Contract, Goal, Metric, Scale
 from bandmaster.core import BandmasterError, Ensemble, Profile
 from bandmaster.plans import ALL, parse_plan
+from bandmaster.yaml_reader import (
+    At,
+    Book,
+    dotted,
+    read_text,
+    read_yaml,
+    show,
+)
+from bandmaster.yaml_reader import (
+    ConfigError as ConfigError,  # the error that this module raises
+)
 
-MAX_BYTES = 1 << 20
-MAX_DEPTH = 20
-MAX_PROBLEMS = 100
 MAX_CANDIDATES = 200_000
 """Plans that a catalogue may be picked from: beyond it, generating them would take seconds or for ever."""
 
@@ -43,15 +49,6 @@ _RANGE = {"latency": "[1 ms, 200 ms]", "energy": "[1 mJ, 5 J]", "cost": "[0, 0.0
 _FIGURE = {"latency": "34 ms", "energy": "124 mJ", "cost": "0.001", "explainability": "0.4"}
 
 T = TypeVar("T", bound=str)
-Step = str | int
-
-
-class ConfigError(BandmasterError):
-    """A configuration that cannot be used. ``problems`` has one text each, in the order of the file."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +141,10 @@ def load(path: Path) -> Config:
 
     Raises ``ConfigError`` listing every problem as ``file:line: path: value is wrong so; do this``.
     """
-    book = _Book(str(path))
-    document = _read_yaml(_read_text(path, book), book)
+    book = Book(str(path))
+    document = read_yaml(read_text(path, book), book)
     at = _find_block(document, book)
-    return _config(at, Source(str(path), _dotted(at.path), path.parent))
+    return _config(at, Source(str(path), dotted(at.path), path.parent))
 
 
 def parse(block: Mapping[str, object], source: Source) -> Config:
@@ -155,7 +152,7 @@ def parse(block: Mapping[str, object], source: Source) -> Config:
 
     What only the text shows (duplicated keys, anchors) cannot be seen here. Raises ``ConfigError``.
     """
-    at = _At(_Book(source.name), tuple(filter(None, source.path.split("."))), block)
+    at = At(Book(source.name), tuple(filter(None, source.path.split("."))), block)
     return _config(at, source)
 
 
@@ -186,227 +183,17 @@ def quantity(text: str, dimension: str) -> float:
     return value
 
 
-# ---- Problems and their places ---------------------------------------------------------------------------
-
-
-class _Book:
-    """Collects the problems of one source, and knows on which line each path stands, if that is known."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lines: dict[tuple[Step, ...], int] = {}
-        self.problems: list[tuple[int, str]] = []
-
-    def refuse(self, path: tuple[Step, ...], why: str, line: int | None = None) -> None:
-        """Note a problem. A path without a line has its parent's. Raises when there are far too many."""
-        known = (self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines)
-        line = line or next(known, 0)
-        place = f"{self.name}:{line}" if line else self.name
-        self.problems.append((line, f"{place}: {_dotted(path)}: {why}" if path else f"{place}: {why}"))
-        if len(self.problems) >= MAX_PROBLEMS:
-            self.problems.append((1 << 30, f"{self.name}: further problems are not shown; mend these first"))
-            self.settle()
-
-    def settle(self) -> None:
-        """Raise ``ConfigError`` if there was any problem."""
-        if self.problems:
-            raise ConfigError(*(text for _, text in sorted(self.problems, key=lambda p: p[0])))
-
-
-@dataclass(frozen=True, slots=True)
-class _At:
-    """A value and its place. A value that is wrong is noted and stands for the default from there on."""
-
-    book: _Book
-    path: tuple[Step, ...]
-    value: object
-
-    def refuse(self, why: str) -> None:
-        # What the YAML reader has refused is not judged twice.
-        if self.value is not _REFUSED:
-            self.book.refuse(self.path, f"{_show(self.value)} {why}")
-
-    def child(self, step: Step, value: object) -> _At:
-        return _At(self.book, (*self.path, step), value)
-
-
-_REFUSED = object()
-"""Stands where the YAML reader met something it refused."""
-
-
-def _dotted(path: Sequence[Step]) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{_show(step)}" for step in path)
-    return "".join(steps).removeprefix(".")
-
-
-def _show(value: object) -> str:
-    """A value as in YAML, on one line and short, whatever it holds."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, str):
-        text = value if value and value.isprintable() else ascii(value[:60])
-    elif isinstance(value, int):
-        # Python refuses to print an integer of thousands of digits.
-        text = str(value) if abs(value) < 10**60 else "a huge integer"
-    elif isinstance(value, Mapping):
-        text = "{…}" if value else "{}"
-    elif isinstance(value, list):
-        items = ["[…]" if isinstance(v, list) else _show(v) for v in value[:4]]
-        text = f"[{', '.join(items)}{', …' if len(value) > 4 else ''}]"
-    else:
-        text = str(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-# ---- Text to values ----------------------------------------------------------------------------------------
-
-
-def _read_text(path: Path, book: _Book) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ConfigError(f"{book.name}: the file is over 1 MiB; a config holds figures and names, no data")
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{book.name}:{line}: the file is not UTF-8; save it as UTF-8") from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{book.name}: cannot be read ({why}); name a file that can") from None
-
-
-def _read_yaml(text: str, book: _Book) -> object:
-    """The document's plain values. Raises ``ConfigError`` for what is no YAML at all."""
-    line, why = 1, ""
-    try:
-        return _Reader(text, book).document()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, why = mark.line + 1 if mark else 1, error.problem or ""
-    except yaml.reader.ReaderError as error:
-        line, why = text[: error.position].count("\n") + 1, f"character #x{error.character:04x} is not allowed"
-    except (ValueError, OverflowError) as error:  # PyYAML's own, for instance from the escape "\Uffffffff"
-        why = str(error)
-    raise ConfigError(f"{book.name}:{line}: this is not YAML ({why}); look at the indentation and quotes here")
-
-
-_TAG = "tag:yaml.org,2002:"
-_SCALARS = {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}
-
-
-class _Reader:
-    """Reads one document into plain values and notes every value's line.
-
-    ``yaml.safe_load`` would forget the lines, let the last of two equal keys win, and expand aliases and merge
-    keys; all of those make a config mean something else than it seems to say. Parsing, the types of scalars
-    and their conversion are PyYAML's.
-    """
-
-    def __init__(self, text: str, book: _Book) -> None:
-        self.yaml: Any = yaml.SafeLoader(text)  # Any: its stubs leave the methods used here untyped
-        self.book = book
-
-    def next_is(self, event: type[yaml.Event]) -> bool:
-        return bool(self.yaml.check_event(event))
-
-    def next_line(self) -> int:
-        return int(self.yaml.peek_event().start_mark.line) + 1
-
-    def document(self) -> object:
-        self.book.lines[()] = 1
-        self.yaml.get_event()  # the stream's start
-        if self.next_is(yaml.StreamEndEvent):
-            return None
-        self.yaml.get_event()  # the document's start
-        value = self.value(())
-        self.yaml.get_event()  # the document's end
-        if not self.next_is(yaml.StreamEndEvent):
-            line = self.next_line()
-            self.book.refuse((), "a second document begins; keep one document a file", line)
-        return value
-
-    def value(self, path: tuple[Step, ...]) -> object:
-        event = self.yaml.get_event()
-        line = event.start_mark.line + 1
-        self.book.lines.setdefault(path, line)  # a mapping's value has its key's line already
-        if isinstance(event, yaml.AliasEvent):
-            return self.refuse(path, f"*{_show(event.anchor)} is an alias; write the value out", line)
-        if event.anchor is not None:
-            self.refuse(path, f"&{_show(event.anchor)} is an anchor; remove it and write values out", line)
-        if isinstance(event, yaml.ScalarEvent):
-            return self.scalar(event, path, line)
-        is_list = isinstance(event, yaml.SequenceStartEvent)
-        if event.tag not in (None, "!", _TAG + ("seq" if is_list else "map")):
-            self.refuse(path, f"{_show(event.tag)} is a tag that no config needs; remove it", line)
-        if len(path) >= MAX_DEPTH:
-            raise ConfigError(f"{self.book.name}:{line}: nested deeper than {MAX_DEPTH} levels; make it flatter")
-        return self.sequence(path) if is_list else self.mapping(path)
-
-    def sequence(self, path: tuple[Step, ...]) -> list[object]:
-        items: list[object] = []
-        while not self.next_is(yaml.SequenceEndEvent):
-            items.append(self.value((*path, len(items))))
-        self.yaml.get_event()
-        return items
-
-    def mapping(self, path: tuple[Step, ...]) -> dict[str, object]:
-        entries: dict[str, object] = {}
-        while not self.next_is(yaml.MappingEndEvent):
-            line = self.next_line()
-            key = self.value((*path, "?"))
-            if not isinstance(key, str):
-                if key is not _REFUSED:
-                    self.refuse((*path, "?"), f"{_show(key)} is no text; put the key in quotes", line)
-                self.value((*path, "?"))
-                continue
-            if key in entries:
-                first = self.book.lines[*path, key]
-                self.refuse((*path, key), f"stands twice, first on line {first}; keep one of them", line)
-                self.value((*path, "?"))
-                continue
-            self.book.lines[*path, key] = line
-            entries[key] = self.value((*path, key))
-        self.yaml.get_event()
-        return entries
-
-    def scalar(self, event: Any, path: tuple[Step, ...], line: int) -> object:
-        explicit = event.tag not in (None, "!")
-        tag = event.tag if explicit else self.yaml.resolve(yaml.ScalarNode, event.value, event.implicit)
-        shown = _show(event.value)
-        if tag == _TAG + "merge":
-            return self.refuse(path, "<< is a merge key; write the keys out", line)
-        if tag not in _SCALARS and explicit:
-            return self.refuse(path, f"{_show(tag)} is a tag that no config needs; remove it", line)
-        if tag not in _SCALARS:
-            kind = str(tag).removeprefix(_TAG)
-            return self.refuse(path, f"{shown} is a {kind} to YAML; put it in quotes if it is text", line)
-        try:
-            if tag != _TAG + "str" and len(event.value) > 64:  # 1:30:30:… takes PyYAML seconds to add up
-                raise ValueError
-            return self.yaml.construct_object(yaml.ScalarNode(tag, event.value))
-        except (yaml.YAMLError, ValueError, LookupError, OverflowError):
-            return self.refuse(path, f"{shown} is no {str(tag).removeprefix(_TAG)}; write one, or quote text", line)
-
-    def refuse(self, path: tuple[Step, ...], why: str, line: int) -> object:
-        """Note a problem of our block or of what it stands in. The rest of a bentofile is BentoML's."""
-        ours = path[:1] == ("orchestration",) or path[:2] == ("args", "orchestration")
-        if ours or path in ((), ("args",), ("?",), ("args", "?")):
-            self.book.refuse(path, why, line)
-        return _REFUSED
-
-
-def _find_block(document: object, book: _Book) -> _At:
+def _find_block(document: object, book: Book) -> At:
     """The block's place. Raises ``ConfigError`` when there is none, or one too many."""
     if not isinstance(document, dict):
-        _At(book, (), document).refuse("is not a mapping; begin with orchestration:")
+        At(book, (), document).refuse("is not a mapping; begin with orchestration:")
         document = {}
     args = document.get("args")
-    places: list[_At] = []
+    places: list[At] = []
     if isinstance(args, dict) and "orchestration" in args:
-        places.append(_At(book, ("args", "orchestration"), args["orchestration"]))
+        places.append(At(book, ("args", "orchestration"), args["orchestration"]))
     if "orchestration" in document:
-        places.append(_At(book, ("orchestration",), document["orchestration"]))
+        places.append(At(book, ("orchestration",), document["orchestration"]))
     if len(places) == 2:
         book.refuse(("orchestration",), "stands here and under args; keep one of them")
     if not places and not book.problems:
@@ -419,18 +206,18 @@ def _find_block(document: object, book: _Book) -> _At:
 # ---- Values to fields --------------------------------------------------------------------------------------
 
 
-def _entries(at: _At, fix: str) -> dict[str, _At]:
+def _entries(at: At, fix: str) -> dict[str, At]:
     """A mapping's values by key, in the file's order; of anything else, none."""
     if not isinstance(at.value, Mapping):
         at.refuse(f"is not a mapping; {fix}")
         return {}
     for key in at.value:
         if not isinstance(key, str):
-            at.book.refuse((*at.path, "?"), f"{_show(key)} is no text; put the key in quotes")
+            at.book.refuse((*at.path, "?"), f"{show(key)} is no text; put the key in quotes")
     return {key: at.child(key, value) for key, value in at.value.items() if isinstance(key, str)}
 
 
-def _fields(at: _At | None, known: Sequence[str], required: Mapping[str, str] | None = None) -> dict[str, _At]:
+def _fields(at: At | None, known: Sequence[str], required: Mapping[str, str] | None = None) -> dict[str, At]:
     """The known keys' values. ``required`` gives for each key that must be there an example to write."""
     if at is None:
         return {}
@@ -446,7 +233,7 @@ def _fields(at: _At | None, known: Sequence[str], required: Mapping[str, str] | 
     return {key: value for key, value in entries.items() if key in known}
 
 
-def _items(at: _At | None, fix: str) -> list[_At]:
+def _items(at: At | None, fix: str) -> list[At]:
     """A list's values; of anything else, and of an empty list, none."""
     if at is None:
         return []
@@ -456,7 +243,7 @@ def _items(at: _At | None, fix: str) -> list[_At]:
     return [at.child(i, value) for i, value in enumerate(at.value)]
 
 
-def _number(at: _At | None, default: float, low: float, high: float, *, above: bool = False) -> float:
+def _number(at: At | None, default: float, low: float, high: float, *, above: bool = False) -> float:
     """A number in [low, high], or in (low, high] with ``above``; the default where there is none."""
     if at is None:
         return default
@@ -481,7 +268,7 @@ def _as_number(text: str) -> str | None:
     return f"{Decimal(repr(value)):f}" if 1e-9 < abs(value) < 1e15 else None
 
 
-def _integer(at: _At | None, default: int, low: int, high: int) -> int:
+def _integer(at: At | None, default: int, low: int, high: int) -> int:
     """A whole number in [low, high]; the default where there is none."""
     if at is None:
         return default
@@ -494,7 +281,7 @@ def _integer(at: _At | None, default: int, low: int, high: int) -> int:
     return default
 
 
-def _choice(at: _At | None, default: T, options: Sequence[T]) -> T:
+def _choice(at: At | None, default: T, options: Sequence[T]) -> T:
     if at is None:
         return default
     for option in options:
@@ -504,7 +291,7 @@ def _choice(at: _At | None, default: T, options: Sequence[T]) -> T:
     return default
 
 
-def _text(at: _At | None, pattern: str, fix: str) -> str | None:
+def _text(at: At | None, pattern: str, fix: str) -> str | None:
     """A text that ``pattern`` matches as a whole."""
     if at is None:
         return None
@@ -514,7 +301,7 @@ def _text(at: _At | None, pattern: str, fix: str) -> str | None:
     return None
 
 
-def _quantity(at: _At, dimension: str, units: tuple[str, str]) -> float:
+def _quantity(at: At, dimension: str, units: tuple[str, str]) -> float:
     """Seconds or joules, NaN where refused. ``units``, a small and a large one, serve for the fix."""
     if isinstance(at.value, str):
         try:
@@ -533,7 +320,7 @@ def _quantity(at: _At, dimension: str, units: tuple[str, str]) -> float:
     return math.nan
 
 
-def _figure(at: _At | None, metric: str) -> float | None:
+def _figure(at: At | None, metric: str) -> float | None:
     """A metric's figure in the contract's unit: seconds, joules, a price, a share. NaN where refused."""
     if at is None:
         return None
@@ -547,7 +334,7 @@ def _figure(at: _At | None, metric: str) -> float | None:
 # ---- The block ---------------------------------------------------------------------------------------------
 
 
-def _config(at: _At, source: Source) -> Config:
+def _config(at: At, source: Source) -> Config:
     known = ("service", "method", "returns", "contract", "members", "classes", "plans", "policy", "probes",
              "drift", "feedback", "journal", "seed")  # fmt: skip
     required = {"contract": "{accuracy: {weight: 1}}", "members": "{name: {onnx: name.onnx}}"}
@@ -578,7 +365,7 @@ def _config(at: _At, source: Source) -> Config:
     return replace(config, contract=Contract.of(*metrics))
 
 
-def _metrics(at: _At | None) -> list[Metric]:
+def _metrics(at: At | None) -> list[Metric]:
     """The contract's metrics, without those that were refused."""
     if at is None:
         return []
@@ -590,7 +377,7 @@ def _metrics(at: _At | None) -> list[Metric]:
     return metrics
 
 
-def _metric(name: str, at: _At) -> Metric | None:
+def _metric(name: str, at: At) -> Metric | None:
     spent = name in _RANGE
     required = {"weight": "0.5"} | ({"range": _RANGE[name]} if spent else {})
     known = ("weight", "goal", "range", "scale", *(("from",) if name in _PROFILE else ()))
@@ -608,7 +395,7 @@ def _metric(name: str, at: _At) -> Metric | None:
     return Metric(name, weight, goal, *ends, scale, figures)
 
 
-def _range(at: _At, metric: str, scale: str) -> tuple[float, float] | None:
+def _range(at: At, metric: str, scale: str) -> tuple[float, float] | None:
     """The range's two ends, or ``None`` where it was refused."""
     example = _RANGE.get(metric, "[0, 1]")
     ends = _items(at, f"write the least and the greatest, as in {example}")
@@ -623,7 +410,7 @@ def _range(at: _At, metric: str, scale: str) -> tuple[float, float] | None:
     if scale == "log" and min(low, high) == 0.0:
         at.refuse("touches 0, which has no logarithm; begin above 0 or write scale: linear")
     elif low > high:
-        at.refuse(f"goes down; write [{_show(ends[1].value)}, {_show(ends[0].value)}]")
+        at.refuse(f"goes down; write [{show(ends[1].value)}, {show(ends[0].value)}]")
     elif low == high or (scale == "log" and math.log(low) == math.log(high)):
         at.refuse(f"has no width; write two different figures, as in {example}")
     else:
@@ -631,7 +418,7 @@ def _range(at: _At, metric: str, scale: str) -> tuple[float, float] | None:
     return None
 
 
-def _members(at: _At | None, root: Path) -> tuple[MemberConfig, ...]:
+def _members(at: At | None, root: Path) -> tuple[MemberConfig, ...]:
     if at is None:
         return ()
     fix = "write {name: {onnx: name.onnx}}"
@@ -641,11 +428,11 @@ def _members(at: _At | None, root: Path) -> tuple[MemberConfig, ...]:
     return tuple(_member(name, entry, root) for name, entry in entries.items())
 
 
-def _member(name: str, at: _At, root: Path) -> MemberConfig:
+def _member(name: str, at: At, root: Path) -> MemberConfig:
     # Names become parts of plans' names, whose grammar uses + > @ ~ and the word "all".
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
-        at.book.refuse(at.path, f"{_show(name)} is no member name; {fix}")
+        at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
     get = _fields(at, ("onnx", "bento_model", "profile")).get
     onnx, bento_model = get("onnx"), get("bento_model")
     if onnx and bento_model:
@@ -659,12 +446,12 @@ def _member(name: str, at: _At, root: Path) -> MemberConfig:
     )
 
 
-def _profile(at: _At | None) -> Profile:
+def _profile(at: At | None) -> Profile:
     get = _fields(at, tuple(_PROFILE)).get
     return Profile(**{field_: _figure(get(metric), metric) for metric, field_ in _PROFILE.items()})
 
 
-def _onnx(at: _At, root: Path) -> Path | None:
+def _onnx(at: At, root: Path) -> Path | None:
     """The model's resolved path: a file inside ``root``, also after every link has been followed."""
     text = at.value
     if not isinstance(text, str) or not text:
@@ -687,7 +474,7 @@ def _onnx(at: _At, root: Path) -> Path | None:
     return path
 
 
-def _check_declared(at: _At, metrics: Sequence[Metric], members: Sequence[MemberConfig]) -> None:
+def _check_declared(at: At, metrics: Sequence[Metric], members: Sequence[MemberConfig]) -> None:
     """A term unknown for any member is off for the whole contract; better to hear so before serving."""
     for metric in metrics:
         only_declared = metric.name in ("explainability", "cost") and metric.weight > 0
@@ -703,7 +490,7 @@ def _check_declared(at: _At, metrics: Sequence[Metric], members: Sequence[Member
                 )
 
 
-def _classes(at: _At | None) -> tuple[int | str, ...] | None:
+def _classes(at: At | None) -> tuple[int | str, ...] | None:
     if at is None:
         return None
     fix = "write at least two different labels, as in [0, 1] or [cat, dog]"
@@ -726,7 +513,7 @@ def _fits(label: int | str) -> bool:
     return bool(label) if isinstance(label, str) else abs(label) < 2**63
 
 
-def _plans(at: _At | None, members: tuple[str, ...]) -> PlansConfig:
+def _plans(at: At | None, members: tuple[str, ...]) -> PlansConfig:
     get, default = _fields(at, ("subsets", "cascades", "stop_at", "limit", "include")).get, PlansConfig()
     stops = [_number(s, math.nan, 0, 1, above=True) for s in _items(get("stop_at"), "write [0.8, 0.9]")]
     if at and len({f"{s:g}" for s in stops if s == s}) < sum(s == s for s in stops):
@@ -754,7 +541,7 @@ def _candidates(plans: PlansConfig, members: int) -> int:
     return 2 * subsets + len(plans.stop_at) * cascades
 
 
-def _plan(at: _At | None, members: tuple[str, ...]) -> str | None:
+def _plan(at: At | None, members: tuple[str, ...]) -> str | None:
     """A plan's name, whose members all exist."""
     if at is None:
         return None
@@ -769,7 +556,7 @@ def _plan(at: _At | None, members: tuple[str, ...]) -> str | None:
     return at.value
 
 
-def _policy(at: _At | None, members: tuple[str, ...]) -> PolicyConfig:
+def _policy(at: At | None, members: tuple[str, ...]) -> PolicyConfig:
     get, default = _fields(at, ("use", "explore", "plan")).get, PolicyConfig()
     plan = get("plan")
     policy = PolicyConfig(
@@ -782,7 +569,7 @@ def _policy(at: _At | None, members: tuple[str, ...]) -> PolicyConfig:
     return policy
 
 
-def _drift(at: _At | None) -> DriftConfig:
+def _drift(at: At | None) -> DriftConfig:
     get, default = _fields(at, ("detector", "delta", "reaction")).get, DriftConfig()
     return DriftConfig(
         detector=_choice(get("detector"), default.detector, ("adwin",)),
@@ -791,7 +578,7 @@ def _drift(at: _At | None) -> DriftConfig:
     )
 
 
-def _feedback(at: _At | None) -> FeedbackConfig:
+def _feedback(at: At | None) -> FeedbackConfig:
     get, default = _fields(at, ("window", "missing")).get, FeedbackConfig()
     window = get("window")
     seconds = _quantity(window, "time", ("s", "min")) if window else default.window_s

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bandmaster.config import MAX_PROBLEMS, ConfigError, Source, load, parse
+from bandmaster.config import ConfigError, Source, load, parse
+from bandmaster.yaml_reader import MAX_PROBLEMS
 
 GOOD = """\
 args:

@@ -13,7 +13,7 @@ ROOT = Path(bandmaster.__file__).parent
 
 ROOMS = [
     ["core"],
-    ["contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals"],
+    ["contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "yaml_reader"],
     ["members", "policies", "journal", "drift", "meter", "state", "recorded", "rl_manager", "learner"],
     ["orchestrator"],
     ["replay", "results"],
