@@ -92,7 +92,7 @@ class BanditPolicy:
         self._learned = 0
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
-        self._plan_lines = [_plan_line(catalogue, k) for k in range(len(catalogue))]
+        self._plan_lines = [_plan_line(catalogue, k, price) for k, price in enumerate(_prices(self._prior))]
 
     @property
     def version(self) -> str:
@@ -163,7 +163,14 @@ def prior_rewards(catalogue: Catalogue, contract: Contract, profile: Figures) ->
     return np.nan_to_num(np.broadcast_to(contract.rewards(raw), (len(catalogue),)), nan=0.5)
 
 
-def _plan_line(catalogue: Catalogue, k: int) -> str:
+def _prices(prior: FloatArray) -> list[int]:
+    """Each plan's price in tenths of the catalogue, from 0 for those whose prior promises most."""
+    rank = np.argsort(np.argsort(-prior, kind="stable"))
+    return [int(r) * 10 // len(prior) for r in rank]
+
+
+def _plan_line(catalogue: Catalogue, k: int, price: int) -> str:
+    """What VW knows of a plan: which it is; its members, how many they are, in how many stages, at which price."""
     plan = catalogue.plans[k]
     members = " ".join(f"m{catalogue.ensemble.index(name)}" for name in plan.members)
-    return f"|p p{k} |m {members} n{len(plan.members)} t{len(plan.stages)}"
+    return f"|p p{k} |m {members} n{len(plan.members)} t{len(plan.stages)} c{price}"

@@ -126,8 +126,13 @@ class LearningLoop:
         return [self._settle(report) for report in reports]
 
     def _misfit(self, report: Report) -> str | None:
-        found = self._journal.find(report.decision_id) if report.labels is not None else None
-        if found is None or report.labels is None or len(found[1].labels) == len(report.labels):
+        if report.labels is None:
+            return None
+        found = self._journal.find(report.decision_id)
+        if found is None:  # a fresh decision may still lie in its worker's spool
+            self._journal.drain()
+            found = self._journal.find(report.decision_id)
+        if found is None or len(found[1].labels) == len(report.labels):
             return None
         return (
             f"decision {report.decision_id} answered {len(found[1].labels)} rows, but {len(report.labels)} labels "
