@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import msgspec
 import numpy as np
 
@@ -124,10 +126,11 @@ class BanditPolicy:
         self._learned += 1
 
     def _lines(self, scores: PlanScores, state: State) -> list[str]:
-        """VW's multi-line example: the shared line, then one a plan. It holds our own names and figures only."""
+        """VW's multi-line example: the shared line, then one a plan. Tags go in as checksums, never as text."""
         buckets = np.searchsorted(EDGES, scores.standard(state.features))
-        shared = "shared |s b" + "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
-        return [shared, *self._plan_lines]
+        features = "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
+        tags = "".join(f" t{zlib.crc32(tag.encode()):08x}" for tag in state.tags)
+        return [f"shared |s b{features}{tags}", *self._plan_lines]
 
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
