@@ -62,7 +62,7 @@ def host(config: Config) -> Hosted:
         ):
             if own != wanted:
                 problems.append(
-                    f"{_place(config, member.name)}: takes {what} {own}, but {first.name!r} {wanted}; "
+                    f"{_place(config, member.name)}: has {what} {own}, but {first.name!r} {wanted}; "
                     "an ensemble's members must agree: export them alike, or leave one out"
                 )
     if problems or first is None:
@@ -73,6 +73,11 @@ def host(config: Config) -> Hosted:
             f"{config.source.name}: {config.source.path}.classes: {len(classes)} classes are named, but the members "
             f"answer with {first.width}; name each once, in the models' order"
         )
+    for member in members.values():
+        if (why := member.misnamed(classes)) is not None:
+            problems.append(f"{_place(config, member.name)}: {why}")
+    if problems:
+        raise ConfigError(*problems)
     return Hosted(ensemble_of(config, classes), members, first.input_shape)
 
 

@@ -263,8 +263,8 @@ def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Li
             found = journal.reward(joined.decision.id)
             if found is None:
                 raise BandmasterError(f"{demo.journal}: decision {joined.decision.id} was settled without a reward")
-            outputs = learner.recorded(joined.answer)
-            walked = evaluate(plans, outputs.scores, outputs.known, joined.answer.weights)
+            scores, known = learner.outputs(joined.answer)
+            walked = evaluate(plans, scores, known, joined.answer.weights)
             again = learner.reward(joined)
             same = walked.labels[:, joined.decision.chosen] == joined.answer.labels
             recorded.append(found.value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,21 +18,13 @@ from bandmaster.core import (
     FloatArray,
     IntArray,
     Joined,
+    MemberAnswer,
     Reward,
 )
 from bandmaster.counterfactual import Evaluation, Figures, evaluate, plan_rewards
 from bandmaster.plans import Catalogue
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """An answer's member outputs as arrays: ``scores`` (n, M, C), ``known`` (n, M), and each member's figures."""
-
-    scores: FloatArray
-    known: BoolArray
-    figures: Figures
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -68,20 +61,21 @@ class Learner:
 
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its own reward, and every plan's where its members' answers tell."""
-        recorded = self.recorded(joined.answer)
-        reward = self._reward(joined, recorded.figures, charge_probe=True)
+        answer = joined.answer
         plans = len(self.catalogue)
         rewards, observed_p = np.full(plans, np.nan), np.full(plans, np.nan)
         correct = np.full(len(self.catalogue.ensemble.names), np.nan)
         if joined.outcome.labels is not None:
             truth = np.asarray(joined.outcome.labels)
-            seen = evaluate(self.catalogue, recorded.scores, recorded.known, joined.answer.weights)
-            rewards = plan_rewards(self.catalogue, self.contract, seen, truth, recorded.figures, joined.answer.weights)
+            scores, known = self.outputs(answer)
+            seen = evaluate(self.catalogue, scores, known, answer.weights)
+            figures = self._figures((*answer.ran, *answer.probes))
+            rewards = plan_rewards(self.catalogue, self.contract, seen, truth, figures, answer.weights)
             observed_p = self._observed_p(joined, seen, ~np.isnan(rewards))
-            correct = _correct(recorded, truth)
-        chosen = joined.decision.chosen
+            correct = _correct(scores, known, truth)
+        reward, chosen = self.reward(joined), joined.decision.chosen
         # The chosen plan keeps what really came of it, failures included; a probe is not its doing.
-        own = self._reward(joined, recorded.figures, charge_probe=False) if joined.answer.probes else reward
+        own = self._reward(joined, charge_probe=False) if answer.probes else reward
         rewards[chosen] = own.value
         observed_p[chosen] = np.fmax(observed_p[chosen], joined.decision.propensity)
         return Experience(joined, reward, rewards, observed_p, correct)
@@ -104,11 +98,11 @@ class Learner:
 
     def reward(self, joined: Joined) -> Reward:
         """The contract's verdict on what really ran, a probe's energy and cost included."""
-        return self._reward(joined, self.recorded(joined.answer).figures, charge_probe=True)
+        return self._reward(joined, charge_probe=True)
 
-    def _reward(self, joined: Joined, figures: Figures, *, charge_probe: bool) -> Reward:
+    def _reward(self, joined: Joined, *, charge_probe: bool) -> Reward:
         answer, outcome = joined.answer, joined.outcome
-        raw = self._spent(joined, figures, charge_probe)
+        raw = self._spent(joined, charge_probe)
         raw["confidence"] = float(answer.confidence.mean())
         if outcome.labels is not None:
             raw["accuracy"] = float((answer.labels == np.asarray(outcome.labels)).mean())
@@ -117,45 +111,56 @@ class Learner:
         terms = {m.name: float(m.normalise(raw[m.name])) for m in self.contract.metrics if m.name in raw}
         return Reward(outcome.reward, raw, terms)
 
-    def _spent(self, joined: Joined, figures: Figures, charge_probe: bool) -> dict[str, float]:
+    def _spent(self, joined: Joined, charge_probe: bool) -> dict[str, float]:
         plan = self.catalogue.plans[self.catalogue.index(joined.decision.plan)]
         answer = joined.answer
         index = self.catalogue.ensemble.index
         stages = [[index(n) for n in stage] for stage in plan.stages[: answer.stages_run]]
         ran = [i for stage in stages for i in stage]
-        charged = ran + [index(p.name) for p in answer.probes] if charge_probe else ran
+        figures = self._figures(answer.ran)
+        energy, cost = figures.energy_j[ran].sum(), figures.cost[ran].sum()
+        if charge_probe and answer.probes:
+            # A member that saw some rows for the reply and all of them for the probe ran twice, and is paid twice.
+            probed, probes = [index(p.name) for p in answer.probes], self._figures(answer.probes)
+            energy, cost = energy + probes.energy_j[probed].sum(), cost + probes.cost[probed].sum()
         weights = answer.weights[ran] if plan.weights == "recent" else np.ones(len(ran))
         spent = {
             "latency": float(sum(figures.latency_s[stage].max() for stage in stages)),
-            "energy": float(figures.energy_j[charged].sum()),
-            "cost": float(figures.cost[charged].sum()),
+            "energy": float(energy),
+            "cost": float(cost),
             "explainability": float(np.average(figures.explainability[ran], weights=weights)),
         }
         return {name: figure for name, figure in spent.items() if not np.isnan(figure)}
 
-    def recorded(self, answer: Answer) -> Recorded:
-        """An answer's member outputs as arrays over the whole ensemble."""
+    def outputs(self, answer: Answer) -> tuple[FloatArray, BoolArray]:
+        """What the members said, (n, M, C), and whose answer to which row is known, (n, M); probes included."""
         ensemble = self.catalogue.ensemble
         n, size = len(answer.labels), len(ensemble.names)
         scores = np.zeros((n, size, len(ensemble.classes)))
         known = np.zeros((n, size), dtype=np.bool_)
-        latency, energy = np.full(size, np.nan), np.full(size, np.nan)
-        cost, explainability = self._profile.cost.copy(), self._profile.explainability.copy()
         for said in (*answer.ran, *answer.probes):
             i = ensemble.index(said.name)
             known[said.rows, i] = True
             if said.scores is not None:
                 scores[said.rows, i] = said.scores
-            # A member that saw some rows for the reply and all of them for the probe ran twice.
-            latency[i] = np.fmax(latency[i], said.latency_s)
-            energy[i] = said.energy_j + (0.0 if np.isnan(energy[i]) else energy[i])
-            if said.cost is not None:
-                cost[i] = said.cost
-            if said.explainability is not None:
-                explainability[i] = said.explainability
-        latency = latency if self._live("latency") else self._profile.latency_s
-        energy = energy if self._live("energy") else self._profile.energy_j
-        return Recorded(scores, known, Figures(latency, energy, cost, explainability))
+        return scores, known
+
+    def _figures(self, answers: Sequence[MemberAnswer]) -> Figures:
+        """What these answers took, as the contract means it; the last one of a member counts."""
+        declared = self._profile
+        latency, energy = np.full_like(declared.latency_s, np.nan), np.full_like(declared.energy_j, np.nan)
+        cost, explainability = declared.cost.copy(), declared.explainability.copy()
+        for said in answers:
+            i = self.catalogue.ensemble.index(said.name)
+            latency[i], energy[i] = said.latency_s, said.energy_j
+            cost[i] = cost[i] if said.cost is None else said.cost
+            explainability[i] = explainability[i] if said.explainability is None else said.explainability
+        return Figures(
+            latency_s=latency if self._live("latency") else declared.latency_s,
+            energy_j=energy if self._live("energy") else declared.energy_j,
+            cost=cost,
+            explainability=explainability,
+        )
 
     def _live(self, metric: str) -> bool:
         found = self.contract.metric(metric)
@@ -176,11 +181,11 @@ class Learner:
         return np.where(known, np.minimum(p, 1.0), np.nan)
 
 
-def _correct(recorded: Recorded, truth: IntArray) -> FloatArray:
+def _correct(scores: FloatArray, known: BoolArray, truth: IntArray) -> FloatArray:
     """Each member's accuracy over the rows it saw, (M,); NaN where it saw none. An abstention is wrong."""
-    right = (recorded.scores.argmax(axis=-1) == truth[:, None]) & (recorded.scores.sum(axis=-1) > 0.0)
-    rows = recorded.known.sum(axis=0)
-    return np.where(rows > 0, (right & recorded.known).sum(axis=0) / np.maximum(rows, 1), np.nan)
+    right = (scores.argmax(axis=-1) == truth[:, None]) & (scores.sum(axis=-1) > 0.0)
+    rows = known.sum(axis=0)
+    return np.where(rows > 0, (right & known).sum(axis=0) / np.maximum(rows, 1), np.nan)
 
 
 def profile_figures(catalogue: Catalogue) -> Figures:

@@ -73,3 +73,15 @@ def test_the_suite_notices_a_broken_member(broken):
     log = sample_log(8)
     with pytest.raises(AssertionError, match=r"\w+ \w+"):
         check_member(lambda: broken("m0", log.scores[:, 0]), np.arange(5)[:, None])
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], ["red", "rose", "white"]])
+def test_a_model_whose_labels_are_others_than_the_classes_says_so_and_how_to_mend_it(labels, tmp_path):
+    rng = np.random.default_rng(1)
+    model = LogisticRegression().fit(rng.normal(size=(60, 4)), rng.choice(labels, size=60))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(skl2onnx.to_onnx(model, ROWS[:1], options={"zipmap": False}).SerializeToString())
+    member = OnnxMember("wine", path)
+    assert "list the labels in the model's order under classes:" in member.misnamed((0, 1, 2))
+    assert member.misnamed(tuple(labels[::-1])) is not None
+    assert member.misnamed(tuple(labels)) is None

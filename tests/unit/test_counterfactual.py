@@ -141,6 +141,23 @@ def test_a_probe_is_charged_to_its_request_and_not_to_its_plan():
     assert experience.rewards[decision.chosen] > experience.reward.value
 
 
+def test_a_member_that_ran_for_some_rows_and_for_the_probe_is_paid_for_both_calls_and_no_third():
+    plan = "m0>m1@0.7"
+    rows = (0, 1, 2, 3, 4, 5)
+    orchestrator, learner, journal = parts(plan, probe_share=1.0)
+    decision, answer = orchestrator.answer(request(*rows))
+    assert 0 < len(answer.ran[1].rows) < len(rows)
+    orchestrator.probe(decision, answer, request(*rows))
+    outcome = Outcome(0.0, tuple(int(LOG.truth[i]) for i in rows))
+    experience = settle(journal, learner, decision.id, outcome).experience
+    energy = profile_figures(PLANS).energy_j
+    assert experience.reward.raw["energy"] == pytest.approx(energy[0] + 2 * energy[1] + energy[2] + energy[3])
+    alone, its_learner, its_journal = parts(plan)
+    decision, _ = alone.answer(request(*rows))
+    own = settle(its_journal, its_learner, decision.id, outcome).experience.reward.value
+    assert experience.rewards[decision.chosen] == pytest.approx(own)
+
+
 def test_a_rewards_probability_of_being_known_counts_probes_and_every_plan_that_covers_it():
     orchestrator, learner, journal = parts("m0+m1", probe_share=0.25)
     orchestrator.manager.policy._p = np.full(len(PLANS), 1.0 / len(PLANS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import onnxruntime
 from bandmaster.core import Array, BandmasterError, FloatArray
 
 WARM_UP_RUNS = 5
+LABEL_ROWS = 32
+"""Rows of noise on which a model's labels are compared with its probabilities."""
 
 
 class OnnxMember:
@@ -52,6 +55,30 @@ class OnnxMember:
         outputs = self._session.run([self._output], {self._input: np.ascontiguousarray(rows, dtype=self._dtype)})
         return np.asarray(outputs[0], dtype=np.float64)
 
+    def misnamed(self, classes: Sequence[int | str]) -> str | None:
+        """Why ``classes`` cannot be what this model answers with, in that order; ``None`` if nothing speaks against it.
+
+        A model that also gives labels, as scikit-learn's do, must mostly give that of its most probable class; not
+        always, since a support vector machine's probabilities are fitted apart from its labels.
+        """
+        labels = [o.name for o in self._session.get_outputs() if o.type in _LABELS and len(o.shape) == 1]
+        if not labels:
+            return None
+        noise = np.random.default_rng(0).normal(size=(LABEL_ROWS, 1, *(d or 1 for d in self.input_shape)))
+        wrong = []
+        for row in noise.astype(self._dtype):
+            (said,), (scores,) = self._session.run([labels[0], self._output], {self._input: row})
+            if said != classes[best := int(scores.argmax())]:
+                wrong.append((said, best))
+        if len(wrong) <= LABEL_ROWS // 2:
+            return None
+        said, best = wrong[0]
+        return (
+            f"answers {said!r} where class number {best} is the most probable, but that one is named {classes[best]!r}; "
+            "list the labels in the model's order under classes:, as in classes: [cat, dog] "
+            "(scikit-learn: list(model.classes_))"
+        )
+
     def _stored_classes(self, path: Path) -> tuple[int | str, ...] | None:
         stored = self._session.get_modelmeta().custom_metadata_map.get("classes")
         if stored is None:
@@ -86,4 +113,5 @@ class OnnxMember:
         return *found[0], sorted(times)[len(times) // 2]
 
 
+_LABELS = ("tensor(int64)", "tensor(int32)", "tensor(string)")
 _DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
