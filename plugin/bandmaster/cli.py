@@ -114,6 +114,24 @@ def check(file: Path, no_models: bool, as_json: bool) -> None:
     weights = " + ".join(f"{m.weight:.3g} {m.name}" for m in read.contract.metrics)
     click.echo(f"{file}: {len(measured)} {loaded}; {len(catalogue)} plans; policy {read.policy.use}.")
     click.echo(f"reward = {weights}")
+    for warning in _blunt(read, [s for s in measured.values() if s is not None]):
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _blunt(read: config.Config, measured: list[float]) -> Iterator[str]:
+    """Terms that cannot tell the members apart, because all lie beyond the same end of the range."""
+    for name, live in (("latency", measured), ("energy", [])):
+        metric = read.contract.metric(name)
+        if metric is None:
+            continue
+        declared = [getattr(m.profile, f"{name}_{'s' if name == 'latency' else 'j'}") for m in read.members]
+        figures = live if metric.source == "live" else [v for v in declared if v is not None]
+        if figures and (max(figures) <= metric.low or min(figures) >= metric.high):
+            shown = _seconds if name == "latency" else _joules
+            yield (
+                f"contract.{name}.range: all members lie outside it ({shown(min(figures))} to {shown(max(figures))}), "
+                "so that the term is the same for all; choose a range around them"
+            )
 
 
 def _model(member: MemberConfig) -> str | None:
@@ -229,8 +247,10 @@ def replay_command(
         raise BandmasterError(f"--must-win {must_win}: is none of the policies played: {', '.join(names)}")
     read = config.load(file)
     recorded = [build.recorded_log(read, log) for log in logs]
-    for log in recorded:
+    for path, log in zip(logs, recorded, strict=True):
         build.require_known_terms(read.contract, log)
+        if log.unused:
+            click.echo(f"{path}: columns not used: {', '.join(log.unused)}", err=True)
     if out is not None:
         require_writable(out)
     with _progress() as progress:

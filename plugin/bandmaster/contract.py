@@ -104,10 +104,10 @@ class Contract:
         return sum((m.weight * m.normalise(raw[m.name]) for m in self.metrics if m.weight > 0.0), start=np.zeros(()))
 
     def reward(self, raw: Mapping[str, float]) -> Reward:
-        """The reward of one case. ``raw`` holds a figure for each metric; others are kept but not counted."""
-        terms = {m.name: float(m.normalise(raw[m.name])) for m in self.metrics}
+        """The reward of one case. ``raw`` holds a figure for each metric that weighs anything; all others are kept."""
+        terms = {m.name: float(m.normalise(raw[m.name])) for m in self.metrics if m.weight > 0.0 or m.name in raw}
         # fsum and the clip keep rounding from ever leaving [0, 1].
-        value = math.fsum(m.weight * terms[m.name] for m in self.metrics)
+        value = math.fsum(m.weight * terms[m.name] for m in self.metrics if m.weight > 0.0)
         return Reward(value=min(1.0, max(0.0, value)), raw=dict(raw), terms=terms)
 
     def describe(self) -> dict[str, Any]:

@@ -238,8 +238,8 @@ class DriftEvent:
 class Experience:
     """What a policy learns from.
 
-    ``rewards`` (P,) is NaN where a plan's reward is unknown; ``observed_p`` (P,) is the probability with
-    which it became known (the chosen plan's propensity, or a probe's share). ``correct`` (M,) is each
+    ``rewards`` (P,) is NaN where a plan's reward is unknown; ``observed_p`` (P,) is the probability, at least, with
+    which it became known: by a probe, or because a plan was sampled whose members cover it. ``correct`` (M,) is each
     member's accuracy on this request, NaN where it is unknown. ``alarms`` were raised by this very outcome.
     """
 

@@ -72,12 +72,17 @@ class WindowedMean:
 
 
 class Standardiser:
-    """Shifts and scales features by their running mean and deviation (Welford 1962), clipped to ±3 deviations."""
+    """Shifts and scales features by their running mean and deviation, clipped to ±3 deviations.
 
-    LIMIT = 3.0
+    Welford (1962), with a memory of ``MEMORY`` observations; after the first ``TRUST`` of them no single one counts for
+    more than ±10 deviations, so that one absurd request does not hide all that come after it.
+    """
+
+    LIMIT, OUTLIER = 3.0, 10.0
+    MEMORY, TRUST = 10_000, 20
 
     def __init__(self, size: int) -> None:
-        self._mean, self._squares, self._count = np.zeros(size), np.zeros(size), 0
+        self._mean, self._variance, self._count = np.zeros(size), np.zeros(size), 0
 
     @property
     def size(self) -> int:
@@ -87,27 +92,31 @@ class Standardiser:
         """Learn one request's features (d,)."""
         self._count += 1
         step = features - self._mean
-        self._mean = self._mean + step / self._count
-        self._squares = self._squares + step * (features - self._mean)
+        if self._count > self.TRUST:
+            reach = self.OUTLIER * np.where(self._variance > 0.0, np.sqrt(self._variance), np.abs(step))
+            step = np.clip(step, -reach, reach)
+        rate = max(1.0 / self._count, 1.0 / self.MEMORY)
+        self._mean = self._mean + rate * step
+        self._variance = (1.0 - rate) * (self._variance + rate * step**2)
 
     def __call__(self, features: FloatArray) -> FloatArray:
         """Standardised features (d,); 0 for a feature that has never varied."""
-        deviation = np.sqrt(self._squares / max(self._count, 1))
+        deviation = np.sqrt(self._variance)
         z = (features - self._mean) / np.where(deviation > 0.0, deviation, np.inf)
         return np.asarray(np.clip(z, -self.LIMIT, self.LIMIT))
 
     def dump(self) -> bytes:
-        return np.concatenate([[float(self._count)], self._mean, self._squares]).tobytes()
+        return np.concatenate([[float(self._count)], self._mean, self._variance]).tobytes()
 
     @classmethod
     def of(cls, dumped: bytes) -> Standardiser:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
         figures = _finite(dumped)
         if len(figures) % 2 != 1 or figures[0] < 0.0 or (figures[len(figures) // 2 + 1 :] < 0.0).any():
-            raise ValueError(f"{len(figures)} figures cannot be a count, means and squares")
+            raise ValueError(f"{len(figures)} figures cannot be a count, means and variances")
         standard = cls(len(figures) // 2)
         standard._count = int(figures[0])
-        standard._mean, standard._squares = figures[1 : standard.size + 1], figures[standard.size + 1 :]
+        standard._mean, standard._variance = figures[1 : standard.size + 1], figures[standard.size + 1 :]
         return standard
 
 
@@ -131,18 +140,24 @@ class RandomFourierFeatures:
 
 
 class ForgettingRegression:
-    """One linear regression a target on shared inputs: recursive least squares with exponential forgetting.
+    """One linear regression a target on shared inputs: recursive least squares that forget only where they learn.
 
-    Haykin, Adaptive Filter Theory (2002), ch. 9. A target is updated only where its value is known. Forgetting lets a
-    covariance grow where nothing excites it; its trace is capped, so that a long quiet spell does no harm.
-    ``prior`` (K,) is each target's value before anything was seen; ``forgetting`` in (0, 1]; ``ridge`` holds the
-    weights back as that many observations of nothing would.
+    Directional forgetting (Kulhavý 1987, "Restricted exponential forgetting in real-time identification"). A target is
+    updated only where its value is known, and loses only what the inputs of that update speak of: what nothing excites,
+    such as an input that stays constant, stays as it was, for however long.
+
+    ``prior`` (K,) is each target's value before anything was seen; ``memory`` is how many observations it looks back on
+    where all inputs are excited alike (inf: on all); ``ridge`` holds the weights back as that many observations of
+    nothing would.
     """
 
     BIAS_RIDGE = 3.0
 
-    def __init__(self, prior: FloatArray, size: int, *, forgetting: float, ridge: float) -> None:
-        self._prior, self._forgetting = prior, forgetting
+    def __init__(self, prior: FloatArray, size: int, *, memory: float, ridge: float) -> None:
+        self._prior = prior
+        # One observation speaks of one of the size + 1 directions, so it may forget that much more of its own: in the
+        # steady state its leverage x'Px is this share, and those of ``memory`` observations fill all directions.
+        self._forgetting = 1.0 - min((size + 1) / memory, 0.5)
         self._weights = np.zeros((len(prior), size + 1))
         held = np.r_[self.BIAS_RIDGE, np.full(size, ridge)]
         self._covariance = np.repeat(np.diag(1.0 / held)[None], len(prior), axis=0)
@@ -157,12 +172,14 @@ class ForgettingRegression:
         inputs = np.r_[1.0, x]
         covariance = self._covariance[known]
         spread = covariance @ inputs
-        gain = spread / (self._forgetting + spread @ inputs)[:, None]
+        r = np.maximum(spread @ inputs, 1e-12)
         error = values[known] - self._prior[known] - self._weights[known] @ inputs
-        self._weights[known] += gain * error[:, None]
-        covariance = (covariance - gain[:, :, None] * spread[:, None, :]) / self._forgetting
-        trace = np.trace(covariance, axis1=1, axis2=2)
-        self._covariance[known] = covariance * np.minimum(1.0, len(inputs) / trace)[:, None, None]
+        self._weights[known] += spread * (error / (1.0 + r))[:, None]
+        forgotten = self._forgetting - (1.0 - self._forgetting) / r
+        step = forgotten / (1.0 + forgotten * r)
+        covariance = covariance - spread[:, :, None] * spread[:, None, :] * step[:, None, None]
+        # Rounding leaves an antisymmetric part, which would grow until the matrix is no covariance any more.
+        self._covariance[known] = (covariance + covariance.transpose(0, 2, 1)) / 2.0
 
     def dump(self) -> bytes:
         return np.concatenate([self._weights.ravel(), self._covariance.ravel()]).tobytes()

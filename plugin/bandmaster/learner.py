@@ -28,9 +28,10 @@ from bandmaster.state import StateManager
 
 
 class Learned(msgspec.Struct, frozen=True):
-    """A snapshot's payload: for which plans and policy it holds, and what each part dumped."""
+    """A snapshot's payload: for which plans, classes and policy it holds, and what each part dumped."""
 
     plans: tuple[str, ...]
+    classes: tuple[str, ...]
     policy: str
     policy_state: bytes
     state: dict[str, Any]
@@ -48,6 +49,8 @@ class Learner:
         decision, outcome = joined.decision, joined.outcome
         if decision.plans != self.catalogue.names:
             return f"decision {decision.id} was offered other plans than today's configuration does"
+        if joined.answer.scores.shape[1] != len(self.catalogue.ensemble.classes):
+            return f"decision {decision.id} was answered with other classes than today's models do"
         if outcome.labels is not None and len(outcome.labels) != len(joined.answer.labels):
             return f"decision {decision.id} has {len(joined.answer.labels)} rows, but {len(outcome.labels)} labels came"
         return None
@@ -82,7 +85,9 @@ class Learner:
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
-        learned = Learned(self.catalogue.names, self.manager.policy.name, self.manager.policy.dump(), self.state.dump())
+        classes = tuple(str(c) for c in self.catalogue.ensemble.classes)
+        policy = self.manager.policy
+        learned = Learned(self.catalogue.names, classes, policy.name, policy.dump(), self.state.dump())
         return msgspec.msgpack.encode(learned)
 
     def load(self, payload: bytes) -> None:
@@ -91,8 +96,13 @@ class Learner:
             learned = msgspec.msgpack.decode(payload, type=Learned)
         except msgspec.DecodeError as problem:
             raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
-        if learned.plans != self.catalogue.names or learned.policy != self.manager.policy.name:
-            raise BandmasterError("a snapshot was learned for other plans or another policy; learning starts anew")
+        classes = tuple(str(c) for c in self.catalogue.ensemble.classes)
+        if (learned.plans, learned.classes, learned.policy) != (
+            self.catalogue.names,
+            classes,
+            self.manager.policy.name,
+        ):
+            raise BandmasterError("a snapshot was learned for other plans, classes or policy; learning starts anew")
         self.manager.policy.load(learned.policy_state)
         self.state.load(learned.state)
 

@@ -18,26 +18,29 @@ class CpuTimeMeter:
     Members run their sessions on the calling thread alone (one ONNX Runtime thread), so its CPU time is theirs.
     """
 
-    def __init__(self, watts: float = WATTS_PER_CORE) -> None:
-        self._watts = watts
+    def __init__(self, classes: int, watts: float = WATTS_PER_CORE) -> None:
+        """``classes`` is how many figures an answer must have to a row."""
+        self._classes, self._watts = classes, watts
 
     def run(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
         """Run ``member`` on ``rows[index]``. Whatever it raises or answers wrongly becomes the answer's error."""
         wall, cpu = time.perf_counter(), time.thread_time()
         scores, error = None, None
         try:
-            scores = checked(member.predict(rows if len(index) == len(rows) else rows[index]), len(index))
-        except Exception as problem:  # any failure of a member is an outcome (DESIGN rule 5), never a crash
+            scores = checked(
+                member.predict(rows if len(index) == len(rows) else rows[index]), len(index), self._classes
+            )
+        except Exception as problem:  # any failure of a member is an outcome, never a crash
             error = f"{type(problem).__name__}: {problem}"
         latency, busy = time.perf_counter() - wall, time.thread_time() - cpu
         return MemberAnswer(member.name, index, scores, latency, busy * self._watts, "estimated", error)
 
 
-def checked(scores: FloatArray, rows: int) -> FloatArray:
-    """Return ``scores`` if they are (rows, C) distributions or abstentions. Raises ``ValueError`` if not."""
+def checked(scores: FloatArray, rows: int, classes: int) -> FloatArray:
+    """Return ``scores`` if they are (rows, classes) distributions or abstentions. Raises ``ValueError`` if not."""
     scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2 or len(scores) != rows:
-        raise ValueError(f"answered with shape {scores.shape} to {rows} rows")
+    if scores.shape != (rows, classes):
+        raise ValueError(f"answered with shape {scores.shape} to {rows} rows of {classes} classes")
     total = scores.sum(axis=1)
     # NaN fails every comparison, so it is caught here too.
     if not bool(np.all((np.abs(total - 1.0) < 1e-3) | (total == 0.0)) and np.all(scores >= -1e-6)):

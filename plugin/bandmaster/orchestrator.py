@@ -1,6 +1,6 @@
-"""The request path: ``answer`` now, ``settle`` later. It knows neither HTTP nor BentoML.
+"""The request path: an answer now (``Orchestrator``), what came of it later (``settle``). It knows no HTTP, no BentoML.
 
-Serving, replay, simulation and tests all drive these two methods.
+Replay and tests call ``answer``; serving calls its two halves, so that a slow plan can run in a thread.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Orchestrator:
     """Decides, runs and records; settles and hands on to the learner.
 
     ``probe_share`` is the probability with which a request is probed: after the reply all its other members
-    run too. ``slow`` names the members worth a thread of ``executor`` when a stage has several of them.
+    run too. A stage with two or more ``slow`` members runs in the threads of ``executor``, all of it side by side.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Orchestrator:
         self.catalogue, self.state, self.manager = catalogue, state, manager
         self._members, self._meter, self._recorder, self._new_id = members, meter, recorder, new_id
         self._probe_share = probe_share if manager.policy.probes else 0.0
-        self._executor, self.slow = executor, slow
+        self._executor, self._slow = executor, slow
 
     def answer(self, request: Request) -> tuple[Decision, Answer]:
         """Choose a plan, run it, record both. A probe, if ``decision.probed``, is the caller's to start."""
@@ -139,7 +139,7 @@ class Orchestrator:
 
     def _run_stage(self, stage: Sequence[str], request: Request, pending: IntArray) -> list[MemberAnswer]:
         members = [self._members[name] for name in stage]
-        if self._executor is None or sum(name in self.slow for name in stage) < 2:
+        if self._executor is None or sum(name in self._slow for name in stage) < 2:
             return [self._meter.run(m, request.rows, pending) for m in members]
         return list(self._executor.map(lambda m: self._meter.run(m, request.rows, pending), members))
 
@@ -150,11 +150,6 @@ def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcom
     if settlement.joined is None:
         return Settled(settlement.status)
     return Settled(settlement.status, learn(journal, learner, settlement.joined))
-
-
-def catch_up(journal: Journal, learner: Learner, now: float | None = None) -> int:
-    """Learn from the outcomes that came before their decisions, now that these have arrived. Returns how many."""
-    return sum(learn(journal, learner, joined) is not None for joined in journal.due(now))
 
 
 def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience | None:

@@ -57,6 +57,7 @@ class RecordedLog:
     cost: FloatArray
     explainability: FloatArray
     sha256: str
+    unused: tuple[str, ...] = ()
     order: IntArray | None = None
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ def _known(value: float) -> float | None:
 def read_log(
     path: Path, members: Sequence[str] | None, profiles: Mapping[str, Profile], classes: Sequence[int | str] | None
 ) -> RecordedLog:
-    """Read a recorded ensemble: parquet, CSV or Arrow by its suffix; columns as in the README.
+    """Read a recorded ensemble: parquet, CSV or Arrow by its suffix; columns as in docs/replay.md.
 
     ``members`` picks and orders the members, ``None`` takes all that the log names. Raises ``BandmasterError``
     naming the file, the column, the row (counted from 0) and the fix.
@@ -159,7 +160,19 @@ def read_log(
         energy_j=figures("energy_j"),
         cost=figures("cost"),
         explainability=figures("explainability"),
+        unused=tuple(c for c in frame.columns if not _is_used(c, names)),
     )
+
+
+def _is_used(column: str, members: Sequence[str]) -> bool:
+    member, mark, what = column.rpartition("__")
+    if mark and member in members:
+        return what in ("pred", "conf", "proba", "latency_s", "energy_j", "cost", "explainability")
+    return column in ("label", "label_delay", "ts", "phase") or _is_feature(column) or column.startswith("ctx_")
+
+
+def _is_feature(column: str) -> bool:
+    return column[:1] == "x" and column[1:].isdecimal()
 
 
 def _read_frame(path: Path) -> pl.DataFrame:
@@ -314,9 +327,9 @@ def _figure(table: _Table, member: str, name: str, declared: float | None) -> Fl
 
 def _features(table: _Table) -> FloatArray:
     frame = table.frame
-    columns = [c for c in frame.columns if c[:1] == "x" and c[1:].isdigit()]
+    columns = [c for c in frame.columns if _is_feature(c)]
     columns += [c for c in frame.columns if c.startswith("ctx_") and frame[c].dtype.is_numeric()]
-    columns.sort(key=lambda c: (c.startswith("ctx_"), int(c[1:]) if c[1:].isdigit() else 0, c))
+    columns.sort(key=lambda c: (c.startswith("ctx_"), int(c[1:]) if c[1:].isdecimal() else 0, c))
     if not columns:
         return np.zeros((len(frame), 0))
     numbers = [np.nan_to_num(table.numbers(c, "must be a number: it is a feature")) for c in columns]

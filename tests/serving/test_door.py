@@ -11,9 +11,10 @@ from bandmaster.serving import door
 from bandmaster.serving.door import TOKEN_VARIABLE, feedback_refusal, is_loopback, only_loopback
 
 
-def request(host: str | None = "127.0.0.1", **headers: str) -> Request:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return Request({"type": "http", "headers": raw, "client": host and (host, 50000)})
+def request(peer: str | None = "127.0.0.1", **headers: str) -> Request:
+    sent = {"host": "127.0.0.1:3000"} | headers
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in sent.items()]
+    return Request({"type": "http", "headers": raw, "client": peer and (peer, 50000)})
 
 
 @pytest.fixture
@@ -36,9 +37,31 @@ def test_any_other_peer_needs_one(host: str | None) -> None:
 
 
 @pytest.mark.usefixtures("near")
-@pytest.mark.parametrize("header", ["forwarded", "x_forwarded_for", "x_real_ip"])
+@pytest.mark.parametrize(
+    "header",
+    ["forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "x_real_ip", "via", "cf_connecting_ip"]
+    + ["true_client_ip", "x_client_ip", "x_original_forwarded_for"],
+)
 def test_a_peer_for_whom_a_proxy_speaks_needs_one(header: str) -> None:
     assert TOKEN_VARIABLE in str(feedback_refusal(request(**{header: "127.0.0.1"})))
+
+
+@pytest.mark.usefixtures("near")
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"host": "[oops"}, {"origin": "http://evil.example"}])
+def test_a_web_page_that_was_lured_here_needs_one(headers: dict[str, str]) -> None:
+    assert TOKEN_VARIABLE in str(feedback_refusal(request(**headers)))
+
+
+@pytest.mark.usefixtures("near")
+@pytest.mark.parametrize("host", ["localhost:3000", "127.0.0.1", "[::1]:3000"])
+def test_the_names_of_this_machine_are_known(host: str) -> None:
+    assert feedback_refusal(request(**{"host": host})) is None
+
+
+def test_a_token_may_hold_any_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "sésame")
+    assert feedback_refusal(request(authorization="Bearer sésame")) is None
+    assert feedback_refusal(request(authorization="Bearer sesame")) is not None
 
 
 @pytest.mark.usefixtures("near")

@@ -91,3 +91,9 @@ def test_an_unknown_figure_has_no_term():
 def test_a_contract_that_makes_no_sense_is_refused_with_the_reason(make, says):
     with pytest.raises(BandmasterError, match=says):
         make()
+
+
+def test_a_metric_that_weighs_nothing_needs_no_figure():
+    contract = Contract.of(Metric("accuracy", 1.0), Metric("cost", 0.0))
+    assert contract.reward({"accuracy": 0.5}).value == 0.5
+    assert contract.reward({"accuracy": 0.5, "cost": 0.2}).terms == {"accuracy": 0.5, "cost": 0.2}

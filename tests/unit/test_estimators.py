@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from bandmaster.combine import pool, recent_weights, verdict
 from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser, WindowedMean
+from bandmaster.features import SUMMARY, features_of
 
 unit = st.floats(0.0, 1.0)
 
@@ -66,7 +67,7 @@ def test_regression_without_forgetting_is_the_ridge_solution():
     rng = np.random.default_rng(0)
     x, truth = rng.normal(size=(80, 3)), np.array([0.2, -0.4, 0.1])
     y = 0.5 + x @ truth + rng.normal(0, 0.05, 80)
-    model = ForgettingRegression(np.array([0.3]), 3, forgetting=1.0, ridge=10.0)
+    model = ForgettingRegression(np.array([0.3]), 3, memory=np.inf, ridge=10.0)
     for row, value in zip(x, y, strict=True):
         model.learn(row, np.array([value]))
     design = np.c_[np.ones(80), x]
@@ -78,20 +79,62 @@ def test_regression_without_forgetting_is_the_ridge_solution():
 
 def test_regression_forgets_the_world_before():
     rng = np.random.default_rng(1)
-    model = ForgettingRegression(np.zeros(1), 1, forgetting=0.99, ridge=10.0)
-    for slope in (1.0, -1.0):
-        for x in rng.normal(size=600):
+    model = ForgettingRegression(np.zeros(1), 1, memory=100, ridge=10.0)
+    for slope, seen in ((1.0, 600), (-1.0, 300), (-1.0, 1200)):
+        for x in rng.normal(size=seen):
             model.learn(np.array([x]), np.array([slope * x]))
+        if seen == 300:
+            assert model.predict(np.array([1.0]))[0] < 0.0  # more than half way within three memories
     assert model.predict(np.array([1.0]))[0] == pytest.approx(-1.0, abs=0.05)
 
 
 def test_a_long_quiet_spell_does_regression_no_harm():
-    model = ForgettingRegression(np.zeros(1), 2, forgetting=0.98, ridge=10.0)
+    model = ForgettingRegression(np.zeros(1), 2, memory=50, ridge=10.0)
     for _ in range(20_000):
         model.learn(np.array([1.0, 0.0]), np.array([0.5]))
     model.learn(np.array([0.0, 1.0]), np.array([1.0]))
     assert np.isfinite(model.predict(np.array([1.0, 1.0]))).all()
     assert abs(model.predict(np.array([1.0, 0.0]))[0] - 0.5) < 0.2
+
+
+def test_regression_is_as_sound_and_as_quick_after_fifty_thousand_outcomes_as_after_two_thousand():
+    # One live input, one that stays constant and one that stays zero: neither may stop it or drive it astray.
+    rng = np.random.default_rng(0)
+    model = ForgettingRegression(np.zeros(1), 3, memory=500, ridge=10.0)
+
+    def follows(after):
+        for x in rng.normal(size=after):
+            model.learn(np.array([x, 1.0, 0.0]), np.array([0.7 + 0.2 * x]))
+        assert model.predict(np.array([1.0, 1.0, 0.0]))[0] == pytest.approx(0.9, abs=0.02)
+        covariance = model._covariance[0]
+        assert np.array_equal(covariance, covariance.T)
+        assert np.linalg.eigvalsh(covariance).min() > 0.0
+        for x in rng.normal(size=1500):  # three memories of 500
+            model.learn(np.array([x, 1.0, 0.0]), np.array([0.1]))
+        return model.predict(np.array([0.0, 1.0, 0.0]))[0]
+
+    assert follows(2_000) == pytest.approx(0.1, abs=0.06)
+    assert follows(50_000) == pytest.approx(0.1, abs=0.06)
+
+
+def test_one_absurd_request_does_not_hide_all_that_come_after_it():
+    rng, standard = np.random.default_rng(0), Standardiser(1)
+    for x in [*rng.normal(size=500), 3e38, -1e30, *rng.normal(size=500)]:
+        standard.learn(np.array([x]))
+    assert standard(np.array([2.0]))[0] == pytest.approx(2.0, abs=0.6)
+
+
+@given(arrays(float, (3, 5), elements=st.floats(allow_nan=False, allow_infinity=False)), st.booleans())
+def test_features_of_any_finite_rows_are_finite(rows, summarise):
+    features = features_of(rows, summarise=summarise)
+    assert np.isfinite(features).all()
+    assert len(features) == (len(SUMMARY) if summarise else 5)
+
+
+@given(st.integers(1, 100))
+def test_a_summary_has_one_width_whatever_the_rows_have(columns):
+    rows = np.random.default_rng(0).normal(size=(2, columns))
+    assert len(features_of(rows, summarise=True)) == len(SUMMARY)
 
 
 def test_fourier_features_approximate_the_gaussian_kernel():

@@ -182,6 +182,10 @@ class SqliteJournal:
                 (SNAPSHOTS_KEPT,),
             )
 
+    def last_snapshot_version(self) -> int:
+        """The greatest version ever kept that is still there, readable or not; 0 when there is none."""
+        return int(self._all("SELECT coalesce(max(version), 0) FROM snapshots")[0][0])
+
     def latest_snapshot(self) -> Snapshot | None:
         """The newest snapshot whose seal holds; a broken one is passed over with a warning."""
         for version, sealed in self._all("SELECT version, sealed FROM snapshots ORDER BY version DESC"):

@@ -36,8 +36,8 @@ class PlanScores:
     an experience reveals, chosen or not.
     """
 
-    MEMORY = 0.9995
-    PLAN_MEMORY = 0.998
+    MEMORY = 2000.0
+    PLAN_MEMORY = 500.0
     FOURIER = 40
 
     def __init__(self, catalogue: Catalogue, contract: Contract, prior: FloatArray, features: int) -> None:
@@ -46,9 +46,9 @@ class PlanScores:
         self.standard = Standardiser(features)
         self._fourier = RandomFourierFeatures(features, self.FOURIER if features else 0)
         chance = np.full(ran.shape[1], CHANCE)
-        self._members = ForgettingRegression(chance, features + self._fourier.size, forgetting=self.MEMORY, ridge=3.0)
+        self._members = ForgettingRegression(chance, features + self._fourier.size, memory=self.MEMORY, ridge=3.0)
         rest = prior - self._share @ chance
-        self._plans = ForgettingRegression(rest, features, forgetting=self.PLAN_MEMORY, ridge=10.0)
+        self._plans = ForgettingRegression(rest, features, memory=self.PLAN_MEMORY, ridge=10.0)
 
     def __call__(self, features: FloatArray) -> FloatArray:
         """Expected rewards (P,) of a request with these features (d,)."""
@@ -108,14 +108,14 @@ class BanditPolicy:
 
     def values(self, state: State) -> FloatArray:
         """Every plan's expected reward (P,): its score as VW corrects it."""
-        if self._scores is None:
+        if self._scores is None or self._scores.standard.size != len(state.features):
             return self._prior
         return self._scores(state.features) - self._vw.predict(self._lines(self._scores, state))
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
         features, chosen = decision.state.features, decision.chosen
-        if self._scores is None:
+        if self._scores is None or self._scores.standard.size != len(features):  # other models than before
             self._scores = PlanScores(self._catalogue, self._contract, self._prior, len(features))
         # VW minimises a cost: by how much the score promised too much.
         cost = self._scores(features)[chosen] - experience.rewards[chosen]

@@ -55,8 +55,9 @@ class RandomPolicy(_Memoryless):
 class ScoringPolicy(_Memoryless):
     """Algorithmic scoring: the plan with the greatest contract value computed from recent statistics.
 
-    A plan's accuracy is taken to be the weighted mean of its members' recent accuracies, its confidence
-    likewise; a cascade is taken to run whole. Its statistics come from what ran and from probes.
+    A plan's accuracy is taken to be the mean of its members' recent accuracies, its confidence likewise; a
+    cascade is taken to run whole. Plans that score alike are drawn evenly. Its statistics come from what ran and
+    from probes.
     """
 
     name = "scoring"
@@ -77,6 +78,5 @@ class ScoringPolicy(_Memoryless):
         figures = Figures(members.latency_s, members.energy_j, self._profile.cost, self._profile.explainability)
         spent = spend(self._catalogue, self._catalogue.stages[None], figures, np.ones(len(members.accuracy)))
         raw = {name: values[0] for name, values in spent.items()}
-        return self._contract.rewards(
-            raw | {"accuracy": share @ members.accuracy, "confidence": share @ members.confidence}
-        )
+        raw |= {"accuracy": share @ members.accuracy, "confidence": share @ members.confidence}
+        return self._contract.rewards(raw)

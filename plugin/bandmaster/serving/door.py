@@ -8,6 +8,7 @@ import ipaddress
 import os
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import psutil
 from bentoml.exceptions import BentoMLException, InvalidArgument
@@ -20,7 +21,8 @@ MAX_BODY = 1 << 20
 """Bytes. A JSON body costs twenty times its size in memory while it is parsed."""
 
 TOKEN_VARIABLE = "BANDMASTER_FEEDBACK_TOKEN"
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+FORWARDING = {"forwarded", "via", "origin", "x-real-ip", "x-client-ip", "true-client-ip", "x-original-forwarded-for"}
+FORWARDING_PREFIXES = ("x-forwarded-", "cf-")
 
 
 class BodyTooLarge(BentoMLException):
@@ -72,17 +74,34 @@ def feedback_refusal(request: Request) -> str | None:
     """
     token = os.environ.get(TOKEN_VARIABLE)
     if not token:
-        near = request.client is not None and is_loopback(request.client.host)
-        if near and not any(h in request.headers for h in FORWARDED) and only_loopback():
+        if _is_near(request) and only_loopback():
             return None
         return (
-            f"feedback from another machine or through a proxy needs a token: start the service with {TOKEN_VARIABLE} "
-            "set and send the header Authorization: Bearer <token>"
+            "feedback needs a token unless the service is bound to loopback (bentoml serve --host 127.0.0.1) and asked "
+            f"from there without a proxy: start it with {TOKEN_VARIABLE} set and send Authorization: Bearer <token>"
         )
-    given = request.headers.get("authorization", "")
-    if hmac.compare_digest(given.encode(), b"Bearer " + token.encode()):
+    given = request.headers.get("authorization", "").encode("latin-1")  # as the bytes came
+    if hmac.compare_digest(given, b"Bearer " + os.fsencode(token)):
         return None
     return f"feedback needs the header Authorization: Bearer <the service's {TOKEN_VARIABLE}>; it is missing or wrong"
+
+
+def _is_near(request: Request) -> bool:
+    """Whether somebody on this machine asks for himself: no proxy and no web page that speaks for somebody else.
+
+    A proxy that adds no header of its own cannot be told from a client.
+    """
+    host = _hostname(request.headers.get("host", ""))
+    foreign = any(h in FORWARDING or h.startswith(FORWARDING_PREFIXES) for h in request.headers)
+    peer = request.client is not None and is_loopback(request.client.host)
+    return peer and not foreign and (host == "localhost" or is_loopback(host))
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 
 from bandmaster import build
 from bandmaster.config import Config
-from bandmaster.core import Array, BandmasterError, Request
+from bandmaster.core import Array, BandmasterError, FloatArray, Request
 from bandmaster.features import features_of
 from bandmaster.plans import Catalogue
 from bandmaster.serving.door import feedback_refusal
@@ -27,6 +27,9 @@ from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_number
 
 DECISION_HEADER = "x-orchestration-decision"
+MOST_REPORTS = 500
+"""The most outcomes that one post may report: the learner takes them in one go, and others wait."""
+
 CONTEXT = "bandmaster_context"
 """The parameter in which BentoML passes its context to a method that has none of its own for it."""
 
@@ -71,7 +74,7 @@ class Feedback(pydantic.BaseModel):
 _one_or_many = pydantic.Discriminator(lambda body: "many" if isinstance(body, list) else "one")
 Reports = Annotated[
     Annotated[Feedback, pydantic.Tag("one")]
-    | Annotated[list[Feedback], pydantic.Tag("many"), pydantic.Field(min_length=1)],
+    | Annotated[list[Feedback], pydantic.Tag("many"), pydantic.Field(min_length=1, max_length=MOST_REPORTS)],
     _one_or_many,
 ]
 Receipts = Annotated[
@@ -137,7 +140,7 @@ class Front:
         self, service: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: bentoml.Context | None
     ) -> Any:
         rows = self._to_rows(service, args, kwargs)
-        request = Request(rows=rows, features=features_of(rows), at=time.time())
+        request = Request(rows=rows, features=self._features(rows), at=time.time())
         decision, answer = await self.worker.answer(request)
         if context is not None:
             context.response.headers[DECISION_HEADER] = decision.id
@@ -147,6 +150,10 @@ class Front:
             return self._reply(answer)
         except BandmasterError as problem:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(problem)) from None
+
+    def _features(self, rows: Array) -> FloatArray:
+        # A model that takes rows of any width gets a summary of them: the policy's features must keep theirs.
+        return features_of(rows, summarise=None in self._hosted.input_shape)
 
     def _to_rows(self, service: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Array:
         try:

@@ -19,10 +19,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build
 from bandmaster.config import Config
-from bandmaster.core import BandmasterError, Ensemble, MemberStatistics, Outcome, Snapshot
+from bandmaster.core import BandmasterError, Ensemble, Experience, Joined, MemberStatistics, Outcome, Snapshot
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import locate, open_journal
-from bandmaster.orchestrator import catch_up, learn, settle
+from bandmaster.orchestrator import learn
 from bandmaster.plans import Catalogue
 
 _log = logging.getLogger("bandmaster.learning")
@@ -103,17 +103,33 @@ class LearningLoop:
         self._restore()
 
     def _restore(self) -> None:
+        # Versions only ever grow, past those that cannot be read too: workers look for greater ones.
+        self._version = self._journal.last_snapshot_version()
         snapshot, cursor = self._journal.latest_snapshot(), 0
         if snapshot is not None:
-            self._version = snapshot.version
             try:
                 self._learner.load(snapshot.payload)
                 cursor = snapshot.cursor
             except BandmasterError as problem:
                 _log.warning("%s", problem)
+        refused = 0
         for joined in self._journal.since(cursor):
-            learn(self._journal, self._learner, joined)
-            self._dirty = True
+            if (why := self._learner.refuses(joined)) is None:
+                self._learn(joined)
+            else:
+                refused += 1
+        if refused:
+            _log.warning("%d earlier decisions cannot be learned from; the last one because %s", refused, why)
+
+    def _learn(self, joined: Joined) -> Experience | None:
+        """Learn from what the journal holds for good. Whatever goes wrong costs this one lesson, not the learner."""
+        try:
+            experience = learn(self._journal, self._learner, joined)
+        except Exception:
+            _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
+            return None
+        self._dirty |= experience is not None
+        return experience
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
@@ -141,10 +157,10 @@ class LearningLoop:
 
     def _settle(self, report: Report) -> Receipt:
         outcome = Outcome(report.at, report.labels, report.reward)
-        settled = settle(self._journal, self._learner, report.decision_id, outcome)
-        reward = settled.experience.reward.value if settled.experience else None
-        self._dirty |= settled.experience is not None
-        return Receipt(decision_id=report.decision_id, status=settled.status.value, reward=reward)
+        settlement = self._journal.settle(report.decision_id, outcome)
+        experience = self._learn(settlement.joined) if settlement.joined else None
+        reward = experience.reward.value if experience else None
+        return Receipt(decision_id=report.decision_id, status=settlement.status.value, reward=reward)
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -153,7 +169,8 @@ class LearningLoop:
     def tick(self) -> None:
         """Take in what the workers recorded, learn what is due, publish what was learned."""
         now = time.time()
-        self._dirty |= catch_up(self._journal, self._learner, now) > 0
+        for joined in self._journal.due(now):
+            self._learn(joined)
         if self._dirty and now - self._published >= SNAPSHOT_EVERY_S:
             self._version += 1
             cursor = self._journal.counts().joined

@@ -46,7 +46,7 @@ class Worker:
             config,
             self._learned,
             members=hosted.members,
-            meter=CpuTimeMeter(),
+            meter=CpuTimeMeter(len(hosted.ensemble.classes)),
             recorder=self._spool,
             new_id=self.ids.new,
             executor=self._stage_threads,

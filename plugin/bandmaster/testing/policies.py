@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from bandmaster.contract import Contract, Metric
-from bandmaster.core import BandmasterError, Ensemble, Experience, Outcome, Policy, Profile, State
+from bandmaster.core import BandmasterError, Ensemble, Experience, FloatArray, Outcome, Policy, Profile, State
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
 from bandmaster.orchestrator import Orchestrator, settle
@@ -43,10 +43,10 @@ def sample_log(
     scores = np.repeat(((1.0 - sure) / (classes - 1))[..., None], classes, axis=2)
     np.put_along_axis(scores, said[..., None], sure[..., None], axis=2)
     scores[rng.random(right.shape) < abstain] = 0.0
-    figures = {
-        f: np.tile([getattr(profiles[n], f) for n in names], (requests, 1))
-        for f in ("latency_s", "energy_j", "cost", "explainability")
-    }
+
+    def column(figure: str) -> FloatArray:
+        return np.tile([getattr(profiles[n], figure) for n in names], (requests, 1))
+
     return RecordedLog(
         ensemble=Ensemble(names, tuple(range(classes)), profiles),
         truth=truth,
@@ -56,8 +56,11 @@ def sample_log(
         tags=(),
         phases=None,
         scores=scores.astype(np.float32),
+        latency_s=column("latency_s"),
+        energy_j=column("energy_j"),
+        cost=column("cost"),
+        explainability=column("explainability"),
         sha256="",
-        **figures,
     )
 
 
