@@ -39,8 +39,10 @@ def test_any_other_peer_needs_one(host: str | None) -> None:
 @pytest.mark.usefixtures("near")
 @pytest.mark.parametrize(
     "header",
-    ["forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "x_real_ip", "via", "cf_connecting_ip"]
-    + ["true_client_ip", "x_client_ip", "x_original_forwarded_for"],
+    [
+        *("forwarded", "x_forwarded_for", "x_forwarded_proto", "x_forwarded_host", "x_real_ip", "via"),
+        *("cf_connecting_ip", "true_client_ip", "x_client_ip", "x_original_forwarded_for"),
+    ],
 )
 def test_a_peer_for_whom_a_proxy_speaks_needs_one(header: str) -> None:
     assert TOKEN_VARIABLE in str(feedback_refusal(request(**{header: "127.0.0.1"})))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from bandmaster import build
 from bandmaster.config import Config, load
-from bandmaster.core import Answer, BandmasterError, Decision, Request
+from bandmaster.core import Answer, BandmasterError, Decision, Request, Snapshot
 from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop, Report
 from bandmaster.serving.worker import Worker
@@ -154,3 +155,52 @@ def test_a_worker_may_be_asked_from_another_event_loop(config: Config, hosted: b
     decision, answer = asyncio.run(work())
     assert decision.plan in decision.plans
     assert len(answer.labels) == 1
+
+
+def test_models_with_other_classes_start_anew_on_an_old_journal(config: Config, hosted: build.Hosted) -> None:
+    answers = ask(config, hosted, ROWS[:20])
+    first = make_loop(config, hosted)
+    first.settle([report(d, 0) for d, _ in answers[:15]])
+    first.close()
+    more = replace(hosted.ensemble, classes=(*hosted.ensemble.classes, "a fourth"))
+    second = LearningLoop(config, more, build.catalogue(config, more))
+    receipts = second.settle([report(d, 0) for d, _ in answers[15:]])  # answered by the models of before
+    page = second.state()
+    second.close()
+    assert {r.status for r in receipts} == {"joined"}
+    assert page.policy_version == "0"
+    assert page.counts["joined"] == 20
+
+
+def test_an_outcome_that_cannot_be_learned_from_is_settled_all_the_same(
+    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, _), (second, _) = ask(config, hosted, ROWS[:2])
+    with monkeypatch.context() as broken:
+        broken.setattr(loop._learner, "learn", lambda joined: 1 / 0)
+        assert loop.settle([report(first, 0)])[0].status == "joined"
+    assert loop.settle([report(first, 0)])[0].status == "duplicate"
+    assert loop.settle([report(second, 0)])[0].reward is not None
+
+
+def test_snapshots_outnumber_those_that_another_key_sealed(config: Config, hosted: build.Hosted) -> None:
+    first = make_loop(config, hosted)
+    for _ in range(3):
+        first._journal.save_snapshot(Snapshot(first._version + 1000, 0, time.time(), b"sealed with the old key"))
+        first._version += 1000
+    first.close()
+    key = next(config.root.rglob("bandmaster.key"))
+    key.unlink()
+    answers = ask(config, hosted, ROWS[:5])
+    second = make_loop(config, hosted)
+    second.settle([report(d, 0) for d, _ in answers])
+    second.tick()
+    second.close()
+
+    async def follow() -> int:
+        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=2)
+        worker.poll()
+        await worker.close()
+        return worker.snapshot
+
+    assert asyncio.run(follow()) > 3000
