@@ -152,7 +152,7 @@ def read_log(
         delay=_delays(table),
         at=_times(table),
         features=_features(table),
-        tags=_tags(frame),
+        tags=_tags(path, frame),
         phases=tuple(frame["phase"].cast(pl.String).fill_null("").to_list()) if "phase" in frame.columns else None,
         scores=_scores(table, names, known),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -266,7 +266,9 @@ class _Table:
             )
             return whole
         if column.dtype.is_integer() or column.dtype == pl.Null:
-            return column.cast(pl.Int64)
+            fitting = column.cast(pl.Int64, strict=False)
+            self.refuse(name, (fitting.is_null() & column.is_not_null()).to_numpy(), _CLASS)
+            return fitting
         if column.dtype in (pl.String, pl.Categorical, pl.Enum):
             return column.cast(pl.String)
         raise BandmasterError(f"{self.path}: column {name!r} holds {column.dtype}; it {_CLASS}")
@@ -336,10 +338,12 @@ def _features(table: _Table) -> FloatArray:
     return np.stack([features_of(row[None]) for row in np.stack(numbers, axis=1)])
 
 
-def _tags(frame: pl.DataFrame) -> tuple[tuple[str, ...], ...]:
+def _tags(path: Path, frame: pl.DataFrame) -> tuple[tuple[str, ...], ...]:
     columns = [c for c in frame.columns if c.startswith("ctx_") and not frame[c].dtype.is_numeric()]
     if not columns:
         return ()
+    if nested := [c for c in columns if frame[c].dtype.is_nested()]:
+        raise BandmasterError(f"{path}: column {nested[0]!r} holds {frame[nested[0]].dtype}; give it numbers or text")
     texts = frame.select(pl.col(columns).cast(pl.String).fill_null("")).rows()
     return tuple(tuple(f"{c[4:]}={v}" for c, v in zip(columns, row, strict=True)) for row in texts)
 

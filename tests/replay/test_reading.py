@@ -110,6 +110,11 @@ BAD = {
         with_column(b__proba=[[0.2, 0.8], [0.7, 0.3], [1.0, 0.0], [0.5, 0.5]]),
         "most rows put another class than __pred first",
     ),
+    "a label beyond all integers": (
+        GOOD.with_columns(label=pl.Series([1, 2**63, 1, 0], dtype=pl.UInt64)),
+        "row 1, column 'label': 9223372036854775808 must be a class",
+    ),
+    "a category in lists": (with_column(ctx_a=[["x"], ["y"], [], ["z"]]), "column 'ctx_a' holds List"),
     "no request": (GOOD.head(0), "holds no request"),
     "no member": (GOOD.select("label", "x0"), "no column ends in __pred"),
 }
@@ -121,6 +126,12 @@ def test_a_bad_log_is_refused_naming_file_and_place(what, tmp_path):
     with pytest.raises(BandmasterError, match=told) as problem:
         read(frame, tmp_path / "log.parquet")
     assert str(problem.value).startswith(str(tmp_path / "log.parquet"))
+
+
+def test_columns_that_mean_nothing_here_are_named(tmp_path):
+    odd = with_column(a__confidence=[0.1] * 4, alcohol=[1.0] * 4, **{"x²": [1.0] * 4})
+    log = read(odd, tmp_path / "log.parquet")
+    assert set(log.unused) == {"a__confidence", "alcohol", "x²"}
 
 
 def test_a_member_or_class_that_is_not_there_is_named(tmp_path):
