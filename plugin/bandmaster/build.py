@@ -149,9 +149,9 @@ def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
     return makers[name]()
 
 
-def learner(config: Config, plans: Catalogue, rng: np.random.Generator) -> Learner:
-    """The learning half: state, policy and contract, none of it shared with another process."""
-    manager = RLManager(policy(config.policy.use, config, plans), len(plans), rng)
+def learner(config: Config, plans: Catalogue, rng: np.random.Generator, spec: str | None = None) -> Learner:
+    """The learning half: state, contract, and the config's policy or that of ``spec``; nothing that others share."""
+    manager = RLManager(policy(spec or config.policy.use, config, plans), len(plans), rng)
     return Learner(plans, config.contract, StateManager(plans.ensemble, tracking(config)), manager)
 
 
@@ -189,14 +189,7 @@ class ReplayFactory:
 
     def __call__(self, spec: str, log: RecordedLog, seed: int) -> Parts:
         plans = catalogue(self.config, log.ensemble)
-        rng = np.random.default_rng([seed, 2])
-        chosen = policy(spec, replace(self.config, seed=seed), plans)
-        learning = Learner(
-            plans,
-            self.config.contract,
-            StateManager(log.ensemble, tracking(self.config)),
-            RLManager(chosen, len(plans), rng),
-        )
+        learning = learner(replace(self.config, seed=seed), plans, np.random.default_rng([seed, 2]), spec)
         journal = MemoryJournal()
         count = itertools.count()
         answering = orchestrator(

@@ -19,15 +19,13 @@ class WindowedMean:
     [0.75, 0.5]
     """
 
-    __slots__ = ("_decay", "_prior", "_prior_weight", "_sum", "_weight", "seen")
+    __slots__ = ("_decay", "_sum", "_weight", "seen")
 
     def __init__(self, size: int, *, window: float, prior: float | FloatArray = 0.0, prior_weight: float = 1.0) -> None:
         if window < 1.0:
             raise ValueError(f"a window holds at least 1 observation, not {window}")
         self._decay = 1.0 - 1.0 / window
-        self._prior = np.broadcast_to(np.asarray(prior, dtype=np.float64), (size,)).copy()
-        self._prior_weight = prior_weight
-        self._sum = self._prior * prior_weight
+        self._sum = np.broadcast_to(np.asarray(prior, dtype=np.float64), (size,)) * prior_weight
         self._weight = np.full(size, prior_weight)
         self.seen = np.zeros(size)
 
@@ -35,25 +33,13 @@ class WindowedMean:
     def value(self) -> FloatArray:
         return np.asarray(self._sum / self._weight)
 
-    @property
-    def weight(self) -> FloatArray:
-        """The discounted weight behind each mean, the prior's included."""
-        return self._weight.copy()
-
-    def update(self, values: FloatArray, weights: FloatArray | float = 1.0) -> None:
+    def update(self, values: FloatArray) -> None:
         """Add one observation to each stream whose value is not NaN. ``values`` is (size,)."""
         known = ~np.isnan(values)
         decay = np.where(known, self._decay, 1.0)
-        added = np.where(known, weights, 0.0)
-        self._sum = self._sum * decay + added * np.where(known, values, 0.0)
-        self._weight = self._weight * decay + added
+        self._sum = self._sum * decay + np.where(known, values, 0.0)
+        self._weight = self._weight * decay + known
         self.seen += known
-
-    def forget(self, which: BoolArray) -> None:
-        """Fall back to the prior in the streams marked in ``which`` (size,)."""
-        self._sum = np.where(which, self._prior * self._prior_weight, self._sum)
-        self._weight = np.where(which, self._prior_weight, self._weight)
-        self.seen = np.where(which, 0.0, self.seen)
 
     def shrink(self, which: BoolArray, keep: float) -> None:
         """Trust what was seen only as much as ``keep`` observations: the mean stays, new ones move it fast."""

@@ -85,10 +85,7 @@ class Learner:
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
-        classes = tuple(str(c) for c in self.catalogue.ensemble.classes)
-        policy = self.manager.policy
-        learned = Learned(self.catalogue.names, classes, policy.name, policy.dump(), self.state.dump())
-        return msgspec.msgpack.encode(learned)
+        return msgspec.msgpack.encode(Learned(*self._fits(), self.manager.policy.dump(), self.state.dump()))
 
     def load(self, payload: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``BandmasterError`` when it was learned for another configuration."""
@@ -96,15 +93,14 @@ class Learner:
             learned = msgspec.msgpack.decode(payload, type=Learned)
         except msgspec.DecodeError as problem:
             raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
-        classes = tuple(str(c) for c in self.catalogue.ensemble.classes)
-        if (learned.plans, learned.classes, learned.policy) != (
-            self.catalogue.names,
-            classes,
-            self.manager.policy.name,
-        ):
+        if (learned.plans, learned.classes, learned.policy) != self._fits():
             raise BandmasterError("a snapshot was learned for other plans, classes or policy; learning starts anew")
         self.manager.policy.load(learned.policy_state)
         self.state.load(learned.state)
+
+    def _fits(self) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+        """The plans, classes and policy that a snapshot must have been learned for."""
+        return self.catalogue.names, tuple(map(str, self.catalogue.ensemble.classes)), self.manager.policy.name
 
     def reward(self, joined: Joined) -> Reward:
         """The contract's verdict on what really ran, a probe's energy and cost included."""
