@@ -128,7 +128,7 @@ def check_database(folder: Path, expected: dict[str, int]) -> None:
         journal.drain()  # what a worker recorded as the learner was already stopping
         counts = journal.counts()
         assert {name: getattr(counts, name) for name in expected} == expected
-        joined = list(journal.read_joined())
+        joined = list(journal.since(0))
         assert [j.seq for j in joined] == list(range(1, expected["joined"] + 1))
         rewards: list[Any] = [journal.reward(j.decision.id) for j in joined]
         assert all(0.0 <= reward.value <= 1.0 for reward in rewards)

@@ -224,7 +224,7 @@ def test_threads_may_share_a_spool_and_a_journal(journal):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [joined.seq for joined in journal.read_joined()] == list(range(1, 101))
+    assert [joined.seq for joined in journal.since(0)] == list(range(1, 101))
     spool.close()
 
 

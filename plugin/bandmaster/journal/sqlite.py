@@ -207,10 +207,6 @@ class SqliteJournal:
         row = self._one("SELECT reward FROM rewards WHERE id = ?", decision_id)
         return None if row is None else decode(row[0], Reward)
 
-    def read_joined(self) -> Iterator[Joined]:
-        """Every joined decision, in order of settlement."""
-        return self.since(0)
-
     def decisions(self, limit: int, before: float = math.inf) -> list[tuple[Decision, Answer]]:
         """The newest ``limit`` decisions made before Unix time ``before`` (s), newest first."""
         query = "SELECT decision, answer FROM decisions WHERE at < ? ORDER BY at DESC LIMIT ?"
