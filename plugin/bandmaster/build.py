@@ -139,9 +139,13 @@ def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
         return ConstantPolicy(plans, parse_plan(plan or config.policy.plan or "all", plans.ensemble).name)
     makers: Mapping[str, Callable[[], Policy]] = {
         "random": lambda: RandomPolicy(plans),
-        "scoring": lambda: ScoringPolicy(plans, config.contract, profile_figures(plans)),
+        "scoring": lambda: ScoringPolicy(plans, config.contract, profile_figures(plans.ensemble)),
         "bandit": lambda: BanditPolicy(
-            plans, config.contract, profile_figures(plans), epsilon=config.policy.epsilon, seed=config.seed or 0
+            plans,
+            config.contract,
+            profile_figures(plans.ensemble),
+            epsilon=config.policy.epsilon,
+            seed=config.seed or 0,
         ),
     }
     if name not in makers:
@@ -151,8 +155,8 @@ def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
 
 def learner(config: Config, plans: Catalogue, rng: np.random.Generator, spec: str | None = None) -> Learner:
     """The learning half: state, contract, and the config's policy or that of ``spec``; nothing that others share."""
-    manager = RLManager(policy(spec or config.policy.use, config, plans), len(plans), rng)
-    return Learner(plans, config.contract, StateManager(plans.ensemble, tracking(config)), manager)
+    manager = RLManager(policy(spec or config.policy.use, config, plans), rng)
+    return Learner(plans.ensemble, config.contract, StateManager(plans.ensemble, tracking(config)), manager)
 
 
 def orchestrator(
@@ -168,7 +172,7 @@ def orchestrator(
 ) -> Orchestrator:
     """The answering half, reading the state and policy that ``learning`` holds."""
     return Orchestrator(
-        catalogue=learning.catalogue,
+        ensemble=learning.ensemble,
         state=learning.state,
         manager=learning.manager,
         members=members,

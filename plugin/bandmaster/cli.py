@@ -190,7 +190,7 @@ def plans(file: Path, as_json: bool) -> None:
 
 def _worst_case(catalogue: Catalogue) -> Mapping[str, FloatArray]:
     everyone = np.ones(len(catalogue.ensemble.names))
-    spent = spend(catalogue, catalogue.stages[None], profile_figures(catalogue), everyone)
+    spent = spend(catalogue, catalogue.stages[None], profile_figures(catalogue.ensemble), everyone)
     return {name: values[0] for name, values in spent.items()}
 
 

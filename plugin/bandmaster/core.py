@@ -111,8 +111,8 @@ class State:
 class Decision:
     """What was offered, with which probabilities, what was sampled, and by whom.
 
-    ``probabilities`` (P,) are exactly those sampled from. ``probe_p`` is the probability with which this
-    request was to be probed, ``probed`` whether it was.
+    ``plans`` are the names of the policy's catalogue at that time, ``probabilities`` (P,) exactly those sampled from.
+    ``probe_p`` is the probability with which this request was to be probed, ``probed`` whether it was.
     """
 
     id: str
@@ -235,18 +235,33 @@ class DriftEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Experience:
-    """What a policy learns from.
+class Figures:
+    """Per member figures of one request or of each of B requests, (M,) or (B, M); NaN where unknown."""
 
-    ``rewards`` (P,) is NaN where a plan's reward is unknown; ``observed_p`` (P,) is the probability, at least, with
-    which it became known: by a probe, or because a plan was sampled whose members cover it. ``correct`` (M,) is each
-    member's accuracy on this request, NaN where it is unknown. ``alarms`` were raised by this very outcome.
+    latency_s: FloatArray
+    energy_j: FloatArray
+    cost: FloatArray
+    explainability: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What a policy learns from; ``counterfactual.revealed`` tells from it what other plans would have earned.
+
+    ``reward`` is what the request earned, a probe charged; ``own`` the chosen plan's reward, in [0, 1], without that
+    charge. ``scores`` (n, M, C) is what the members said (zeros where one abstained, failed or is unknown), ``known``
+    (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
+    ``None`` where only a reward was reported. ``correct`` (M,) is each member's accuracy on this request, NaN where it
+    is unknown. ``alarms`` were raised by this very outcome.
     """
 
     joined: Joined
     reward: Reward
-    rewards: FloatArray
-    observed_p: FloatArray
+    own: float
+    scores: FloatArray
+    known: BoolArray
+    figures: Figures
+    truth: IntArray | None
     correct: FloatArray
     alarms: tuple[DriftEvent, ...] = ()
 
@@ -295,9 +310,21 @@ class Meter(Protocol):
         ...
 
 
+class Offer(Protocol):
+    """The plans that a policy offers, P of them, and their names: a ``plans.Catalogue``."""
+
+    @property
+    def plans(self) -> tuple[Plan, ...]: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+
 @runtime_checkable
 class Policy(Protocol):
-    """Gives a distribution over plans, and learns from what came of it. Nothing else chooses."""
+    """Offers plans, gives a distribution over them, and learns from what came of it. Nothing else chooses."""
 
     name: str
     probes: bool
@@ -305,16 +332,25 @@ class Policy(Protocol):
 
     @property
     def version(self) -> str:
-        """Changes whenever learning may have changed ``probabilities``."""
+        """Changes whenever learning may have changed ``catalogue`` or ``probabilities``."""
+        ...
+
+    @property
+    def catalogue(self) -> Offer:
+        """The plans it offers now. Only ``learn`` and ``load`` may change them."""
         ...
 
     def probabilities(self, state: State) -> FloatArray:
-        """Return a distribution over the catalogue's plans, (P,). Pure until the next ``learn``."""
+        """Return a distribution over the plans of ``catalogue``, (P,). Pure until the next ``learn``."""
         ...
 
-    def learn(self, experience: Experience) -> None: ...
+    def learn(self, experience: Experience) -> None:
+        """Learn. The decision may have been over other plans than today's, and another policy's."""
+        ...
 
-    def dump(self) -> bytes: ...
+    def dump(self) -> bytes:
+        """Everything learned, the plans on offer included."""
+        ...
 
     def load(self, snapshot: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``BandmasterError`` on anything else."""
@@ -372,8 +408,8 @@ class Ensemble:
     """The members in order, what each costs by profile, and the classes they answer with."""
 
     names: tuple[str, ...]
-    classes: tuple[int | str, ...]
-    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    classes: tuple[int | str, ...] = field(hash=False)
+    profiles: Mapping[str, Profile] = field(default_factory=dict, hash=False)
 
     def index(self, name: str) -> int:
         return self.names.index(name)

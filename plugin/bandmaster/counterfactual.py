@@ -14,8 +14,8 @@ import numpy as np
 
 from bandmaster.combine import verdict
 from bandmaster.contract import Contract
-from bandmaster.core import BoolArray, FloatArray, IntArray
-from bandmaster.plans import Catalogue
+from bandmaster.core import BoolArray, Experience, Figures, FloatArray, IntArray
+from bandmaster.plans import Catalogue, compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,6 @@ def _pool_prefixes(
     pooled = np.matmul(by_prefix, scores)
     safe = np.where(total > 0.0, total, 1.0)[..., None]
     return pooled / safe, ~np.any(members & ~known[:, None, :], axis=-1)
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Per member figures of one request or of each of B requests, (M,) or (B, M); NaN where unknown."""
-
-    latency_s: FloatArray
-    energy_j: FloatArray
-    cost: FloatArray
-    explainability: FloatArray
 
 
 def spend(
@@ -120,3 +110,59 @@ def plan_rewards(
         **{name: values[0] for name, values in spent.items()},
     }
     return np.where(evaluation.determined.all(axis=0), contract.rewards(raw), np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Revealed:
+    """What one request tells about the plans of a catalogue, both (P,): ``rewards``, NaN where a plan's is unknown, and
+    ``observed_p``, NaN there too: the probability, at least, with which it became known.
+    """
+
+    rewards: FloatArray
+    observed_p: FloatArray
+
+
+def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -> Revealed:
+    """What the plans of ``catalogue`` would have earned on a settled request, as far as what ran tells.
+
+    A reward becomes known by a probe, or because a plan was sampled, of those offered when the decision was made, that
+    ran all that it needs. Which plans did is exact for plans that the recorded outputs determine; one that they do not
+    counts as not covering, so that ``observed_p`` is a lower bound of the true probability, never above it. The chosen
+    plan keeps what really came of it, failures included; a probe is not its doing.
+    """
+    decision = experience.joined.decision
+    rewards, observed_p = np.full(len(catalogue), np.nan), np.full(len(catalogue), np.nan)
+    if experience.truth is not None:
+        now = _walk(catalogue, contract, experience)
+        same = decision.plans == catalogue.names
+        then = now if same else _walk(compiled(decision.plans, catalogue.ensemble), contract, experience)
+        rewards = now.rewards
+        covers = (now.needs @ (1.0 - then.needs).T) == 0.0  # (of plan, by plan)
+        sampled = covers @ np.where(np.isnan(then.rewards), 0.0, decision.probabilities)
+        p = decision.probe_p + (1.0 - decision.probe_p) * sampled
+        observed_p = np.where(np.isnan(rewards), np.nan, np.minimum(p, 1.0))
+    if decision.plan in catalogue.names:
+        chosen = catalogue.index(decision.plan)
+        rewards[chosen] = experience.own
+        observed_p[chosen] = np.fmax(observed_p[chosen], decision.propensity)
+    return Revealed(rewards, observed_p)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walked:
+    """Every plan of a catalogue on one request: its reward (P,), NaN where unknown, and which answers to which rows it
+    needs, (P, n·M), 1 or 0.
+    """
+
+    rewards: FloatArray
+    needs: FloatArray
+
+
+def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _Walked:
+    assert experience.truth is not None  # only labels tell what another plan would have earned
+    weights = experience.joined.answer.weights
+    seen = evaluate(catalogue, experience.scores, experience.known, weights)
+    rewards = plan_rewards(catalogue, contract, seen, experience.truth, experience.figures, weights)
+    until = np.arange(catalogue.stage_members.shape[1]) <= seen.stop[..., None]  # (n, P, S)
+    needs = np.asarray((catalogue.stage_members & until[..., None]).any(axis=2))  # (n, P, M)
+    return _Walked(rewards, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))

@@ -34,6 +34,7 @@ from bandmaster.core import BandmasterError, DriftEvent, Ensemble, FloatArray
 from bandmaster.counterfactual import evaluate
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import SqliteJournal
+from bandmaster.plans import compiled
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Step, Traffic, replay
 from bandmaster.results import Results, write_text
@@ -256,17 +257,17 @@ def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Li
     with closing(sqlite3.connect(demo.journal)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
     with closing(SqliteJournal(copy, load_key(demo.journal.parent), config.feedback.window_s)) as journal:
-        plans = build.catalogue(config, ensemble)
-        learner = build.learner(config, plans, np.random.default_rng(0))
+        learner = build.learner(config, build.catalogue(config, ensemble), np.random.default_rng(0))
         recorded, replayed, accuracy, energy, times = [], [], [], [], []
         for joined in journal.since(0):
             found = journal.reward(joined.decision.id)
             if found is None:
                 raise BandmasterError(f"{demo.journal}: decision {joined.decision.id} was settled without a reward")
             scores, known = learner.outputs(joined.answer)
-            walked = evaluate(plans, scores, known, joined.answer.weights)
+            chosen = compiled((joined.decision.plan,), ensemble)
+            walked = evaluate(chosen, scores, known, joined.answer.weights)
             again = learner.reward(joined)
-            same = walked.labels[:, joined.decision.chosen] == joined.answer.labels
+            same = walked.labels[:, 0] == joined.answer.labels
             recorded.append(found.value)
             replayed.append(again.value if same.all() else np.nan)
             accuracy.append(found.raw["accuracy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,25 +15,35 @@ from bandmaster.core import (
     Answer,
     BandmasterError,
     BoolArray,
+    Ensemble,
     Experience,
+    Figures,
     FloatArray,
     IntArray,
     Joined,
     MemberAnswer,
     Reward,
 )
-from bandmaster.counterfactual import Evaluation, Figures, evaluate, plan_rewards
-from bandmaster.plans import Catalogue
+from bandmaster.plans import compiled, parse_plan
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
 
-class Learned(msgspec.Struct, frozen=True):
-    """A snapshot's payload: for which plans, classes and policy it holds, and what each part dumped."""
+class Fits(msgspec.Struct, frozen=True):
+    """What a snapshot must have been learned for. ``plans`` is a checksum of those that the policy starts with: those
+    that it offers later are its own to learn.
+    """
 
-    plans: tuple[str, ...]
+    members: tuple[str, ...]
     classes: tuple[str, ...]
     policy: str
+    plans: str
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """A snapshot's payload: what it fits, and what each part dumped."""
+
+    fits: Fits
     policy_state: bytes
     state: dict[str, Any]
 
@@ -40,16 +51,23 @@ class Learned(msgspec.Struct, frozen=True):
 class Learner:
     """Owns all learning. Exactly one exists; everyone else reads what it publishes."""
 
-    def __init__(self, catalogue: Catalogue, contract: Contract, state: StateManager, manager: RLManager) -> None:
-        self.catalogue, self.contract, self.state, self.manager = catalogue, contract, state, manager
-        self._profile = profile_figures(catalogue)
+    def __init__(self, ensemble: Ensemble, contract: Contract, state: StateManager, manager: RLManager) -> None:
+        """``manager`` holds a policy that has learned nothing yet."""
+        self.ensemble, self.contract, self.state, self.manager = ensemble, contract, state, manager
+        self._profile = profile_figures(ensemble)
+        plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
+        self._fits = Fits(ensemble.names, tuple(map(str, ensemble.classes)), manager.policy.name, plans)
 
     def refuses(self, joined: Joined) -> str | None:
         """Why this decision cannot be learned from, in a sentence; ``None`` when it can."""
         decision, outcome = joined.decision, joined.outcome
-        if decision.plans != self.catalogue.names:
-            return f"decision {decision.id} was offered other plans than today's configuration does"
-        if joined.answer.scores.shape[1] != len(self.catalogue.ensemble.classes):
+        try:
+            compiled(decision.plans, self.ensemble)
+        except BandmasterError as problem:
+            return f"decision {decision.id} was offered plans over other members than today's: {problem}"
+        if len(joined.answer.weights) != len(self.ensemble.names):
+            return f"decision {decision.id} was made with {len(joined.answer.weights)} members, not today's"
+        if joined.answer.scores.shape[1] != len(self.ensemble.classes):
             return f"decision {decision.id} was answered with other classes than today's models do"
         if outcome.labels is not None and len(outcome.labels) != len(joined.answer.labels):
             return f"decision {decision.id} has {len(joined.answer.labels)} rows, but {len(outcome.labels)} labels came"
@@ -63,29 +81,18 @@ class Learner:
         return experience
 
     def experience(self, joined: Joined) -> Experience:
-        """What a settled decision teaches: its own reward, and every plan's where its members' answers tell."""
-        answer = joined.answer
-        plans = len(self.catalogue)
-        rewards, observed_p = np.full(plans, np.nan), np.full(plans, np.nan)
-        correct = np.full(len(self.catalogue.ensemble.names), np.nan)
-        if joined.outcome.labels is not None:
-            truth = np.asarray(joined.outcome.labels)
-            scores, known = self.outputs(answer)
-            seen = evaluate(self.catalogue, scores, known, answer.weights)
-            figures = self._figures((*answer.ran, *answer.probes))
-            rewards = plan_rewards(self.catalogue, self.contract, seen, truth, figures, answer.weights)
-            observed_p = self._observed_p(joined, seen, ~np.isnan(rewards))
-            correct = _correct(scores, known, truth)
-        reward, chosen = self.reward(joined), joined.decision.chosen
-        # The chosen plan keeps what really came of it, failures included; a probe is not its doing.
+        """What a settled decision teaches: its reward, and all that its members' answers tell."""
+        answer, labels = joined.answer, joined.outcome.labels
+        reward = self.reward(joined)
         own = self._reward(joined, charge_probe=False) if answer.probes else reward
-        rewards[chosen] = own.value
-        observed_p[chosen] = np.fmax(observed_p[chosen], joined.decision.propensity)
-        return Experience(joined, reward, rewards, observed_p, correct)
+        scores, known = self.outputs(answer)
+        truth = None if labels is None else np.asarray(labels)
+        figures = self._figures((*answer.ran, *answer.probes))
+        return Experience(joined, reward, own.value, scores, known, figures, truth, _correct(scores, known, truth))
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
-        return msgspec.msgpack.encode(Learned(*self._fits(), self.manager.policy.dump(), self.state.dump()))
+        return msgspec.msgpack.encode(Learned(self._fits, self.manager.policy.dump(), self.state.dump()))
 
     def load(self, payload: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``BandmasterError`` when it was learned for another configuration."""
@@ -93,14 +100,12 @@ class Learner:
             learned = msgspec.msgpack.decode(payload, type=Learned)
         except msgspec.DecodeError as problem:
             raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
-        if (learned.plans, learned.classes, learned.policy) != self._fits():
-            raise BandmasterError("a snapshot was learned for other plans, classes or policy; learning starts anew")
+        if learned.fits != self._fits:
+            raise BandmasterError(
+                "a snapshot was learned for other members, classes, plans or policy; learning starts anew"
+            )
         self.manager.policy.load(learned.policy_state)
         self.state.load(learned.state)
-
-    def _fits(self) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-        """The plans, classes and policy that a snapshot must have been learned for."""
-        return self.catalogue.names, tuple(map(str, self.catalogue.ensemble.classes)), self.manager.policy.name
 
     def reward(self, joined: Joined) -> Reward:
         """The contract's verdict on what really ran, a probe's energy and cost included."""
@@ -118,9 +123,9 @@ class Learner:
         return Reward(outcome.reward, raw, terms)
 
     def _spent(self, joined: Joined, charge_probe: bool) -> dict[str, float]:
-        plan = self.catalogue.plans[self.catalogue.index(joined.decision.plan)]
+        plan = parse_plan(joined.decision.plan, self.ensemble)
         answer = joined.answer
-        index = self.catalogue.ensemble.index
+        index = self.ensemble.index
         stages = [[index(n) for n in stage] for stage in plan.stages[: answer.stages_run]]
         ran = [i for stage in stages for i in stage]
         figures = self._figures(answer.ran)
@@ -140,7 +145,7 @@ class Learner:
 
     def outputs(self, answer: Answer) -> tuple[FloatArray, BoolArray]:
         """What the members said, (n, M, C), and whose answer to which row is known, (n, M); probes included."""
-        ensemble = self.catalogue.ensemble
+        ensemble = self.ensemble
         n, size = len(answer.labels), len(ensemble.names)
         scores = np.zeros((n, size, len(ensemble.classes)))
         known = np.zeros((n, size), dtype=np.bool_)
@@ -157,7 +162,7 @@ class Learner:
         latency, energy = np.full_like(declared.latency_s, np.nan), np.full_like(declared.energy_j, np.nan)
         cost, explainability = declared.cost.copy(), declared.explainability.copy()
         for said in answers:
-            i = self.catalogue.ensemble.index(said.name)
+            i = self.ensemble.index(said.name)
             latency[i], energy[i] = said.latency_s, said.energy_j
             cost[i] = cost[i] if said.cost is None else said.cost
             explainability[i] = explainability[i] if said.explainability is None else said.explainability
@@ -172,31 +177,19 @@ class Learner:
         found = self.contract.metric(metric)
         return found is None or found.source == "live"
 
-    def _observed_p(self, joined: Joined, seen: Evaluation, known: BoolArray) -> FloatArray:
-        """With which probability each known reward became known: by a probe, or by a plan that ran its members.
 
-        Exact for plans that the recorded outputs determine; a plan that they do not counts as not covering,
-        so the figure is a lower bound of the true one, never above it.
-        """
-        decision = joined.decision
-        stages = np.arange(self.catalogue.stage_members.shape[1])
-        until = stages <= seen.stop.max(axis=0)[:, None]
-        needed = (self.catalogue.stage_members & until[..., None]).any(axis=1)
-        covers = (needed.astype(np.float64) @ (~needed).T.astype(np.float64)) == 0.0  # (of plan, by plan)
-        p = decision.probe_p + (1.0 - decision.probe_p) * (covers @ (decision.probabilities * known))
-        return np.where(known, np.minimum(p, 1.0), np.nan)
-
-
-def _correct(scores: FloatArray, known: BoolArray, truth: IntArray) -> FloatArray:
+def _correct(scores: FloatArray, known: BoolArray, truth: IntArray | None) -> FloatArray:
     """Each member's accuracy over the rows it saw, (M,); NaN where it saw none. An abstention is wrong."""
+    if truth is None:
+        return np.full(known.shape[1], np.nan)
     right = (scores.argmax(axis=-1) == truth[:, None]) & (scores.sum(axis=-1) > 0.0)
     rows = known.sum(axis=0)
     return np.where(rows > 0, (right & known).sum(axis=0) / np.maximum(rows, 1), np.nan)
 
 
-def profile_figures(catalogue: Catalogue) -> Figures:
+def profile_figures(ensemble: Ensemble) -> Figures:
     """The declared figures of every member, (M,); NaN where none is declared."""
-    profiles = [catalogue.ensemble.profiles.get(n) for n in catalogue.ensemble.names]
+    profiles = [ensemble.profiles.get(n) for n in ensemble.names]
 
     def column(name: str) -> FloatArray:
         values = [getattr(p, name) if p else None for p in profiles]

@@ -16,6 +16,7 @@ from bandmaster.combine import pool, recent_weights, verdict
 from bandmaster.core import (
     Answer,
     Decision,
+    Ensemble,
     Experience,
     FloatArray,
     IntArray,
@@ -31,7 +32,7 @@ from bandmaster.core import (
     Status,
 )
 from bandmaster.learner import Learner
-from bandmaster.plans import Catalogue
+from bandmaster.plans import parse_plan
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
@@ -56,7 +57,7 @@ class Orchestrator:
     def __init__(
         self,
         *,
-        catalogue: Catalogue,
+        ensemble: Ensemble,
         state: StateManager,
         manager: RLManager,
         members: Mapping[str, Member],
@@ -67,7 +68,7 @@ class Orchestrator:
         executor: Executor | None = None,
         slow: frozenset[str] = frozenset(),
     ) -> None:
-        self.catalogue, self.state, self.manager = catalogue, state, manager
+        self.ensemble, self.state, self.manager = ensemble, state, manager
         self._members, self._meter, self._recorder, self._new_id = members, meter, recorder, new_id
         self._probe_share = probe_share if manager.policy.probes else 0.0
         self._executor, self._slow = executor, slow
@@ -80,11 +81,11 @@ class Orchestrator:
     def decide(self, request: Request) -> Decision:
         """Choose a plan; takes microseconds and runs no member."""
         state = self.state.get_state(request)
-        probabilities, chosen = self.manager.choose(state)
+        offer, probabilities, chosen = self.manager.choose(state)
         return Decision(
             id=self._new_id(request.at),
             at=request.at,
-            plans=self.catalogue.names,
+            plans=offer.names,
             probabilities=probabilities,
             chosen=chosen,
             policy=self.manager.policy.name,
@@ -96,8 +97,9 @@ class Orchestrator:
 
     def run(self, decision: Decision, request: Request) -> Answer:
         """Run the chosen plan and record the decision with its answer."""
-        plan = self.catalogue.plans[decision.chosen]
-        weights = recent_weights(decision.state.members.accuracy, len(self.catalogue.ensemble.classes))
+        # By its name: the policy may offer other plans by now.
+        plan = parse_plan(decision.plan, self.ensemble)
+        weights = recent_weights(decision.state.members.accuracy, len(self.ensemble.classes))
         answer = self._walk(plan, request, weights)
         self._recorder.record(decision, answer)
         return answer
@@ -106,13 +108,13 @@ class Orchestrator:
         """Run, after the reply, every member that the plan left out or stopped before, on all rows; record it."""
         every = np.arange(len(request.rows))
         complete = {said.name for said in answer.ran if len(said.rows) == len(every)}
-        rest = [n for n in self.catalogue.ensemble.names if n not in complete]
+        rest = [n for n in self.ensemble.names if n not in complete]
         probed = replace(answer, probes=tuple(self._run_stage(rest, request, every)))
         self._recorder.record(decision, probed)
         return probed
 
     def _walk(self, plan: Plan, request: Request, weights: FloatArray) -> Answer:
-        ensemble = self.catalogue.ensemble
+        ensemble = self.ensemble
         n, classes = len(request.rows), len(ensemble.classes)
         said: list[MemberAnswer] = []
         heard = np.zeros((n, len(ensemble.names), classes))

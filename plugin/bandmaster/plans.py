@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -18,6 +19,7 @@ def all_members(ensemble: Ensemble) -> Plan:
     return Plan(stages=(ensemble.names,))
 
 
+@lru_cache(maxsize=1 << 14)
 def parse_plan(text: str, ensemble: Ensemble) -> Plan:
     """Read a plan's name back: ``linear``, ``linear+forest~recent``, ``linear>mlp+forest@0.9``, ``all``.
 
@@ -171,3 +173,9 @@ class Catalogue:
             raise BandmasterError(
                 f"no plan {name!r} in the catalogue of {len(self)}; add it under plans.include"
             ) from None
+
+
+@lru_cache(maxsize=64)
+def compiled(names: tuple[str, ...], ensemble: Ensemble) -> Catalogue:
+    """The catalogue of the plans with these names. Raises ``BandmasterError`` for a name that is no plan's."""
+    return Catalogue.of(ensemble, [parse_plan(name, ensemble) for name in names])

@@ -24,15 +24,16 @@ from bandmaster.core import (
     BoolArray,
     Decision,
     Ensemble,
+    Figures,
     FloatArray,
     IntArray,
     Journal,
     Outcome,
 )
-from bandmaster.counterfactual import Figures, evaluate, spend
+from bandmaster.counterfactual import evaluate, spend
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.orchestrator import Orchestrator, settle
-from bandmaster.plans import Catalogue, all_members
+from bandmaster.plans import Catalogue, all_members, compiled, parse_plan
 from bandmaster.recorded import NO_LABEL, RecordedLog
 from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
 from bandmaster.state import RecentAccuracy, Tracking
@@ -92,12 +93,14 @@ def draw(log: RecordedLog, traffic: Traffic, seed: int) -> Drawn:
 class Trace:
     """One policy's run, one entry a request, in order of arrival.
 
-    ``row`` is the request's row in the log as given; ``plan`` an index into the catalogue; ``ran`` (N, M) says which
-    members ran for the reply; ``label`` and ``truth`` are class indices. ``raw`` and ``terms`` map each metric to
-    (N,), a probe's energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known.
+    ``row`` is the request's row in the log as given; ``plans`` names every plan that was played, ``plan`` is an index
+    into them; ``ran`` (N, M) says which members ran for the reply; ``label`` and ``truth`` are class indices. ``raw``
+    and ``terms`` map each metric to (N,), a probe's energy and cost in, NaN where unknown; ``reward`` is NaN where the
+    label never became known.
     """
 
     row: IntArray
+    plans: tuple[str, ...]
     plan: IntArray
     propensity: FloatArray
     probed: BoolArray
@@ -127,7 +130,7 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
         tally.add(i, decision, answer)
         for j in arriving:
             settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=(int(log.truth[j]),)))
-    return tally.trace(drawn, parts.learner.catalogue, parts.learner.contract, len(parts.journal.events()))
+    return tally.trace(drawn, parts.learner.contract, len(parts.journal.events()))
 
 
 class _Tally:
@@ -135,33 +138,37 @@ class _Tally:
 
     def __init__(self, log: RecordedLog) -> None:
         n = len(log)
+        self._plans: dict[str, int] = {}
         self._plan, self._stages, self._label = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self._propensity, self._confidence = np.zeros(n), np.zeros(n)
         self._probed = np.zeros(n, dtype=np.bool_)
         self._weights = np.zeros((n, len(log.ensemble.names)))
 
     def add(self, i: int, decision: Decision, answer: Answer) -> None:
-        self._plan[i], self._stages[i], self._label[i] = decision.chosen, answer.stages_run, answer.labels[0]
+        self._plan[i] = self._plans.setdefault(decision.plan, len(self._plans))
+        self._stages[i], self._label[i] = answer.stages_run, answer.labels[0]
         self._propensity[i], self._confidence[i] = decision.propensity, answer.confidence[0]
         self._probed[i] = decision.probed
         self._weights[i] = answer.weights
 
-    def trace(self, drawn: Drawn, catalogue: Catalogue, contract: Contract, drift_events: int) -> Trace:
+    def trace(self, drawn: Drawn, contract: Contract, drift_events: int) -> Trace:
         log = drawn.log
+        played = compiled(tuple(self._plans), log.ensemble)
         known = log.truth != NO_LABEL
         raw = {
             "accuracy": np.where(known, self._label == log.truth, np.nan),
             "confidence": self._confidence,
-            **self._spent(catalogue, figures_of(log, catalogue, contract)),
+            **self._spent(played, figures_of(log, contract)),
         }
         terms = {m.name: m.normalise(raw[m.name]) for m in contract.metrics}
         return Trace(
             row=log.rows,
+            plans=played.names,
             plan=self._plan,
             propensity=self._propensity,
             probed=self._probed,
             stages_run=self._stages,
-            ran=np.asarray(self._stages_of(catalogue).any(axis=1)),
+            ran=np.asarray(self._stages_of(played).any(axis=1)),
             label=self._label,
             truth=log.truth,
             raw=raw,
@@ -171,17 +178,17 @@ class _Tally:
             drift_events=drift_events,
         )
 
-    def _stages_of(self, catalogue: Catalogue) -> BoolArray:
+    def _stages_of(self, played: Catalogue) -> BoolArray:
         """Who ran in which stage, (N, S, M)."""
-        stages = np.arange(catalogue.stage_members.shape[1])
-        return catalogue.stage_members[self._plan] & (stages < self._stages[:, None])[..., None]
+        stages = np.arange(played.stage_members.shape[1])
+        return played.stage_members[self._plan] & (stages < self._stages[:, None])[..., None]
 
-    def _spent(self, catalogue: Catalogue, figures: Figures) -> dict[str, FloatArray]:
+    def _spent(self, played: Catalogue, figures: Figures) -> dict[str, FloatArray]:
         """What each request took, (N,). A probe runs all other members: its energy and cost are charged."""
-        stages = self._stages_of(catalogue)
+        stages = self._stages_of(played)
         ran = stages.any(axis=1)
         charged = ran | self._probed[:, None]
-        recent = np.array([p.weights == "recent" for p in catalogue.plans])[self._plan]
+        recent = np.array([p.weights == "recent" for p in played.plans])[self._plan]
         weights = np.where(recent[:, None], self._weights, 1.0) * ran
         explained = np.where(ran, figures.explainability, 0.0) * weights
         return {
@@ -192,9 +199,9 @@ class _Tally:
         }
 
 
-def figures_of(log: RecordedLog, catalogue: Catalogue, contract: Contract) -> Figures:
+def figures_of(log: RecordedLog, contract: Contract) -> Figures:
     """The members' figures (N, M) on each request that the contract means: the log's own, or the declared ones."""
-    declared = profile_figures(catalogue)
+    declared = profile_figures(log.ensemble)
 
     def column(metric: str, own: FloatArray, profile: FloatArray) -> FloatArray:
         found = contract.metric(metric)
@@ -208,10 +215,10 @@ def figures_of(log: RecordedLog, catalogue: Catalogue, contract: Contract) -> Fi
     )
 
 
-def trace_frame(trace: Trace, catalogue: Catalogue, policy: str, seed: int, log: int) -> pl.DataFrame:
+def trace_frame(trace: Trace, ensemble: Ensemble, policy: str, seed: int, log: int) -> pl.DataFrame:
     """A trace as a table: one row a request, in order of arrival. Unknown figures are null."""
-    ensemble = catalogue.ensemble
-    stages = [[plan.stages[:k] for k in range(len(plan.stages) + 1)] for plan in catalogue.plans]
+    played = [parse_plan(name, ensemble) for name in trace.plans]
+    stages = [[plan.stages[:k] for k in range(len(plan.stages) + 1)] for plan in played]
     ran = [[n for s in stages[p][k] for n in s] for p, k in zip(trace.plan, trace.stages_run, strict=True)]
     columns: dict[str, Any] = {
         "policy": pl.Series([policy] * len(ran), dtype=pl.String),
@@ -220,7 +227,7 @@ def trace_frame(trace: Trace, catalogue: Catalogue, policy: str, seed: int, log:
         "request": trace.row,
         "position": np.arange(len(ran)),
         "phase": pl.Series(trace.phases if trace.phases else [None] * len(ran), dtype=pl.String),
-        "plan": pl.Series([catalogue.names[p] for p in trace.plan], dtype=pl.String),
+        "plan": pl.Series([trace.plans[p] for p in trace.plan], dtype=pl.String),
         "propensity": trace.propensity,
         "ran": pl.Series(ran, dtype=pl.List(pl.String)),
         "probed": trace.probed,
@@ -261,7 +268,7 @@ def fixed_plans(drawn: Drawn, catalogue: Catalogue, contract: Contract, tracking
     and the members that the plan ran; nobody probes. A test holds this equal to driving ``answer`` and ``settle``
     with the constant policy.
     """
-    log, figures = drawn.log, figures_of(drawn.log, catalogue, contract)
+    log, figures = drawn.log, figures_of(drawn.log, contract)
     rewards = np.empty((len(log), len(catalogue)))
     total = {name: np.zeros(len(catalogue)) for name in (*_MEASURED, "explainability")}
     for group, which in _by_history(catalogue):
@@ -468,7 +475,7 @@ def _play(bench: _Bench, policy: str, seed: int, part: Path | None) -> Run:
     with threadpool_limits(1):
         trace = run(drawn, bench.make, policy, seed)
     if part is not None:
-        trace_frame(trace, bench.catalogue, policy, seed, seed % len(bench.logs)).write_parquet(part)
+        trace_frame(trace, drawn.log.ensemble, policy, seed, seed % len(bench.logs)).write_parquet(part)
     every = np.arange(len(drawn.log))
     return Run(
         policy=policy,

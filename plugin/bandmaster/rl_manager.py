@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandmaster.core import BandmasterError, Experience, FloatArray, Policy, State
+from bandmaster.core import BandmasterError, Experience, FloatArray, Offer, Policy, State
 
 
 def checked_distribution(probabilities: FloatArray, size: int, who: str) -> FloatArray:
@@ -29,13 +29,14 @@ def sample(probabilities: FloatArray, rng: np.random.Generator) -> int:
 class RLManager:
     """Holds the live policy of one orchestrator."""
 
-    def __init__(self, policy: Policy, plans: int, rng: np.random.Generator) -> None:
-        self.policy, self._plans, self._rng = policy, plans, rng
+    def __init__(self, policy: Policy, rng: np.random.Generator) -> None:
+        self.policy, self._rng = policy, rng
 
-    def choose(self, state: State) -> tuple[FloatArray, int]:
-        """The distribution over plans and the index sampled from it."""
-        p = checked_distribution(self.policy.probabilities(state), self._plans, self.policy.name)
-        return p, sample(p, self._rng)
+    def choose(self, state: State) -> tuple[Offer, FloatArray, int]:
+        """The plans on offer, the distribution over them and the index sampled from it."""
+        offer = self.policy.catalogue
+        p = checked_distribution(self.policy.probabilities(state), len(offer), self.policy.name)
+        return offer, p, sample(p, self._rng)
 
     def flip(self, p: float) -> bool:
         """Whether an event of probability ``p`` happens: a probe."""

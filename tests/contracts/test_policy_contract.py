@@ -17,8 +17,8 @@ from bandmaster.testing import POLICY_RULES, check_policy
 SUITE = {
     ConstantPolicy: lambda plans, contract: ConstantPolicy(plans, plans.names[-1]),
     RandomPolicy: lambda plans, contract: RandomPolicy(plans),
-    ScoringPolicy: lambda plans, contract: ScoringPolicy(plans, contract, profile_figures(plans)),
-    BanditPolicy: lambda plans, contract: BanditPolicy(plans, contract, profile_figures(plans)),
+    ScoringPolicy: lambda plans, contract: ScoringPolicy(plans, contract, profile_figures(plans.ensemble)),
+    BanditPolicy: lambda plans, contract: BanditPolicy(plans, contract, profile_figures(plans.ensemble)),
 }
 
 
@@ -66,9 +66,9 @@ class Secretive(BanditPolicy):
     [
         lambda plans, contract: LearnsByChoosing(plans),
         lambda plans, contract: Improper(plans),
-        lambda plans, contract: Amnesiac(plans, contract, profile_figures(plans)),
+        lambda plans, contract: Amnesiac(plans, contract, profile_figures(plans.ensemble)),
         lambda plans, contract: Credulous(plans),
-        lambda plans, contract: Secretive(plans, contract, profile_figures(plans)),
+        lambda plans, contract: Secretive(plans, contract, profile_figures(plans.ensemble)),
     ],
 )
 def test_the_suite_notices_a_broken_policy(make):

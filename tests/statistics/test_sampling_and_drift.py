@@ -44,9 +44,9 @@ def test_what_is_no_distribution_is_refused(improper):
 
 def test_the_manager_draws_from_what_it_gives():
     log = sample_log(5)
-    manager = RLManager(RandomPolicy(sample_catalogue(log)), len(sample_catalogue(log)), np.random.default_rng(0))
+    manager = RLManager(RandomPolicy(sample_catalogue(log)), np.random.default_rng(0))
     state = None
-    chosen = [manager.choose(state)[1] for _ in range(5000)]
+    chosen = [manager.choose(state)[2] for _ in range(5000)]
     drawn = np.bincount(chosen, minlength=len(sample_catalogue(log)))
     assert chisquare(drawn).pvalue > 1e-6  # false alarm: one in a million
 

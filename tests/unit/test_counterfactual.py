@@ -1,17 +1,18 @@
 """Walking all plans at once gives what walking each alone gives, failures, abstentions and several rows included."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bandmaster.combine import recent_weights
-from bandmaster.core import NO_ANSWER, MemberAnswer, Outcome, Request
-from bandmaster.counterfactual import evaluate
+from bandmaster.core import NO_ANSWER, BandmasterError, MemberAnswer, Outcome, Request
+from bandmaster.counterfactual import evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.orchestrator import Orchestrator, settle
-from bandmaster.plans import Catalogue, generate
+from bandmaster.plans import Catalogue, compiled, generate
 from bandmaster.policies.traditional import ConstantPolicy
 from bandmaster.recorded import RecordedMember
 from bandmaster.rl_manager import RLManager
@@ -39,11 +40,11 @@ class ProfileMeter:
 def parts(plan, *, broken=frozenset(), probe_share=0.0):
     policy = ConstantPolicy(PLANS, plan)
     policy.probes = probe_share > 0.0
-    manager = RLManager(policy, len(PLANS), np.random.default_rng(0))
-    learner = Learner(PLANS, CONTRACT, StateManager(LOG.ensemble), manager)
+    manager = RLManager(policy, np.random.default_rng(0))
+    learner = Learner(LOG.ensemble, CONTRACT, StateManager(LOG.ensemble), manager)
     journal, count = MemoryJournal(), itertools.count()
     orchestrator = Orchestrator(
-        catalogue=PLANS,
+        ensemble=LOG.ensemble,
         state=learner.state,
         manager=manager,
         members={n: RecordedMember(n, LOG.scores[:, m]) for m, n in enumerate(LOG.ensemble.names)},
@@ -53,6 +54,10 @@ def parts(plan, *, broken=frozenset(), probe_share=0.0):
         probe_share=probe_share,
     )
     return orchestrator, learner, journal
+
+
+def told(experience, plans=PLANS):
+    return revealed(plans, CONTRACT, experience)
 
 
 def request(*rows):
@@ -83,7 +88,7 @@ def test_a_plans_counterfactual_reward_is_the_one_it_would_have_earned(plan, row
     alone, its_learner, its_journal = parts(plan)
     decision, _ = alone.answer(request(*rows))
     earned = settle(its_journal, its_learner, decision.id, outcome).experience.reward.value
-    assert experience.rewards[PLANS.index(plan)] == pytest.approx(earned, abs=1e-12)
+    assert told(experience).rewards[PLANS.index(plan)] == pytest.approx(earned, abs=1e-12)
 
 
 def test_without_a_probe_only_plans_over_what_ran_are_known():
@@ -92,7 +97,7 @@ def test_without_a_probe_only_plans_over_what_ran_are_known():
         decision, answer = orchestrator.answer(request(i))
         experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[i]),))).experience
         ran = {a.name for a in answer.ran}
-        for plan, reward in zip(PLANS.plans, experience.rewards, strict=True):
+        for plan, reward in zip(PLANS.plans, told(experience).rewards, strict=True):
             if set(plan.members) <= ran:
                 assert not np.isnan(reward)
             if not set(plan.stages[0]) <= ran:
@@ -115,7 +120,7 @@ def test_the_rest_answer_when_a_member_fails_and_the_plan_keeps_the_reward():
     assert answer.labels[0] == LOG.scores[5, 1].argmax()
     assert [a.error for a in answer.ran] == ["it broke", None]
     experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[5]),))).experience
-    assert experience.rewards[decision.chosen] == pytest.approx(experience.reward.value)
+    assert told(experience).rewards[decision.chosen] == experience.own == pytest.approx(experience.reward.value)
     assert experience.correct[0] == 0.0
 
 
@@ -135,10 +140,10 @@ def test_a_probe_is_charged_to_its_request_and_not_to_its_plan():
     probed = orchestrator.probe(decision, answer, request(5))
     assert {a.name for a in probed.probes} == {"m1", "m2", "m3"}
     experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[5]),))).experience
-    figures = profile_figures(PLANS)
+    figures = profile_figures(PLANS.ensemble)
     assert experience.reward.raw["energy"] == pytest.approx(figures.energy_j.sum())
     assert experience.reward.raw["latency"] == pytest.approx(figures.latency_s[0])
-    assert experience.rewards[decision.chosen] > experience.reward.value
+    assert told(experience).rewards[decision.chosen] == experience.own > experience.reward.value
 
 
 def test_a_member_that_ran_for_some_rows_and_for_the_probe_is_paid_for_both_calls_and_no_third():
@@ -150,12 +155,12 @@ def test_a_member_that_ran_for_some_rows_and_for_the_probe_is_paid_for_both_call
     orchestrator.probe(decision, answer, request(*rows))
     outcome = Outcome(0.0, tuple(int(LOG.truth[i]) for i in rows))
     experience = settle(journal, learner, decision.id, outcome).experience
-    energy = profile_figures(PLANS).energy_j
+    energy = profile_figures(PLANS.ensemble).energy_j
     assert experience.reward.raw["energy"] == pytest.approx(energy[0] + 2 * energy[1] + energy[2] + energy[3])
     alone, its_learner, its_journal = parts(plan)
     decision, _ = alone.answer(request(*rows))
     own = settle(its_journal, its_learner, decision.id, outcome).experience.reward.value
-    assert experience.rewards[decision.chosen] == pytest.approx(own)
+    assert experience.own == pytest.approx(own)
 
 
 def test_a_rewards_probability_of_being_known_counts_probes_and_every_plan_that_covers_it():
@@ -167,9 +172,10 @@ def test_a_rewards_probability_of_being_known_counts_probes_and_every_plan_that_
         if decision.probed:
             answer = orchestrator.probe(decision, answer, request(i % 60))
         experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[i % 60]),))).experience
-        known = ~np.isnan(experience.rewards)
-        assert np.array_equal(known, ~np.isnan(experience.observed_p))
-        assert np.all((experience.observed_p[known] > 0.0) & (experience.observed_p[known] <= 1.0))
+        found = told(experience)
+        known = ~np.isnan(found.rewards)
+        assert np.array_equal(known, ~np.isnan(found.observed_p))
+        assert np.all((found.observed_p[known] > 0.0) & (found.observed_p[known] <= 1.0))
         seen.append(known)
     # One member alone is known by every plan that starts with it; its share must be near the mean stated.
     k = PLANS.index("m0")
@@ -184,8 +190,8 @@ def test_a_plain_reward_teaches_about_the_chosen_plan_alone():
     decision, _ = orchestrator.answer(request(0))
     experience = settle(journal, learner, decision.id, Outcome(0.0, reward=0.25)).experience
     assert experience.reward.value == 0.25
-    assert experience.rewards[decision.chosen] == 0.25
-    assert np.isnan(np.delete(experience.rewards, decision.chosen)).all()
+    assert told(experience).rewards[decision.chosen] == experience.own == 0.25
+    assert np.isnan(np.delete(told(experience).rewards, decision.chosen)).all()
     assert np.isnan(experience.correct).all()
 
 
@@ -194,3 +200,81 @@ def test_a_wrong_number_of_labels_is_not_learned_from():
     decision, _ = orchestrator.answer(request(0, 1))
     assert settle(journal, learner, decision.id, Outcome(0.0, (0,))).experience is None
     assert learner.state.version == 0
+
+
+def asked(*names):
+    return compiled(names, LOG.ensemble)
+
+
+@pytest.mark.parametrize("rows", [(0,), (3, 4, 5, 6)])
+def test_what_a_request_tells_about_a_plan_does_not_depend_on_which_others_are_asked_about(rows):
+    orchestrator, learner, journal = parts("m0>m1>m2@0.7", probe_share=0.3)
+    orchestrator.manager.policy._p = np.full(len(PLANS), 1.0 / len(PLANS))
+    for _ in range(20):
+        decision, answer = orchestrator.answer(request(*rows))
+        if decision.probed:
+            orchestrator.probe(decision, answer, request(*rows))
+        outcome = Outcome(0.0, tuple(int(LOG.truth[i]) for i in rows))
+        experience = settle(journal, learner, decision.id, outcome).experience
+        every, some = told(experience), told(experience, asked(*PLANS.names[3:30:5]))
+        np.testing.assert_array_equal(some.rewards, every.rewards[3:30:5])
+        np.testing.assert_allclose(some.observed_p, every.observed_p[3:30:5], rtol=1e-12)
+
+
+def test_a_plan_that_was_never_offered_is_known_as_likely_as_one_that_covers_it_was_sampled():
+    offered = asked("m0", "m0+m1", "m2")
+    policy = ConstantPolicy(offered, "m0")
+    policy._p = np.array([0.5, 0.3, 0.2])
+    orchestrator, learner, journal = parts("m0", probe_share=0.0)
+    orchestrator.manager.policy = policy
+    known = []
+    for i in range(60):
+        decision, _ = orchestrator.answer(request(i))
+        experience = settle(journal, learner, decision.id, Outcome(0.0, (int(LOG.truth[i]),))).experience
+        found = told(experience, asked("m1", "m0+m1~recent", "m3"))
+        known.append(~np.isnan(found.rewards))
+        covered = decision.plan == "m0+m1"
+        assert known[-1].tolist() == [covered, covered, False]
+        # That of m0+m1; a plan that nobody knows has none.
+        np.testing.assert_allclose(found.observed_p, [0.3, 0.3, np.nan] if covered else [np.nan] * 3)
+    assert any(k[0] for k in known)
+
+
+def test_rows_that_a_cascade_never_showed_a_member_tell_nothing_about_that_member_alone():
+    orchestrator, learner, journal = parts("m0>m1@0.7")
+    rows = tuple(range(8))
+    decision, answer = orchestrator.answer(request(*rows))
+    assert 0 < len(answer.ran[1].rows) < len(rows)
+    outcome = Outcome(0.0, tuple(int(LOG.truth[i]) for i in rows))
+    found = told(settle(journal, learner, decision.id, outcome).experience, asked("m1", "m0", "m0>m1@0.7"))
+    assert np.isnan(found.rewards).tolist() == [True, False, False]
+    assert np.isnan(found.observed_p).tolist() == [True, False, False]
+
+
+def test_a_decision_over_members_that_are_gone_is_not_learned_from():
+    orchestrator, learner, journal = parts("m0")
+    decision, answer = orchestrator.answer(request(0))
+    strange = replace(decision, plans=("m0", "m9"), probabilities=np.array([1.0, 0.0]))
+    journal.record(strange, answer)
+    assert settle(journal, learner, decision.id, Outcome(0.0, (0,))).experience is None
+    assert learner.state.version == 0
+
+
+def test_a_decision_over_plans_of_another_day_is_learned_from():
+    orchestrator, learner, journal = parts("m0")
+    decision, answer = orchestrator.answer(request(0))
+    other = replace(decision, plans=("m3>m0@0.42", "m0"), probabilities=np.array([0.5, 0.5]), chosen=1)
+    journal.record(other, answer)
+    experience = settle(journal, learner, decision.id, Outcome(0.0, (0,))).experience
+    assert told(experience).rewards[PLANS.index("m0")] == experience.own
+
+
+def test_a_snapshot_fits_the_members_classes_policy_and_configured_plans_alone():
+    _, learner, _ = parts("m0")
+    dumped = learner.dump()
+    _, again, _ = parts("m3")
+    again.load(dumped)
+    fewer = ConstantPolicy(asked("m0", "m1"), "m0")
+    other = Learner(LOG.ensemble, CONTRACT, StateManager(LOG.ensemble), RLManager(fewer, np.random.default_rng(0)))
+    with pytest.raises(BandmasterError, match="other members, classes, plans or policy"):
+        other.load(dumped)

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Experience, FloatArray, State
-from bandmaster.counterfactual import Figures, spend
+from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, State
+from bandmaster.counterfactual import revealed, spend
 from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser
 from bandmaster.plans import Catalogue
 from bandmaster.policies.vw import VowpalWabbit
@@ -89,7 +89,7 @@ class BanditPolicy:
         self, catalogue: Catalogue, contract: Contract, profile: Figures, *, epsilon: float = 0.02, seed: int = 0
     ) -> None:
         """``epsilon`` in [0, 1] is the share of decisions spread evenly over all plans."""
-        self._catalogue, self._contract, self._epsilon = catalogue, contract, epsilon
+        self.catalogue, self._contract, self._epsilon = catalogue, contract, epsilon
         self._prior = prior_rewards(catalogue, contract, profile)
         self._learned = 0
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
@@ -114,15 +114,18 @@ class BanditPolicy:
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
-        features, chosen = decision.state.features, decision.chosen
+        features = decision.state.features
         if self._scores is None or self._scores.standard.size != len(features):  # other models than before
-            self._scores = PlanScores(self._catalogue, self._contract, self._prior, len(features))
-        # VW minimises a cost: by how much the score promised too much.
-        cost = self._scores(features)[chosen] - experience.rewards[chosen]
-        lines = self._lines(self._scores, decision.state)
-        lines[chosen + 1] = f"0:{cost:.6f}:{decision.propensity:.6f} {lines[chosen + 1]}"
-        self._vw.learn(lines)
-        self._scores.learn(features, experience.correct, experience.rewards)
+            self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(features))
+        if decision.plan in self.catalogue.names:
+            chosen = self.catalogue.index(decision.plan)
+            # VW minimises a cost: by how much the score promised too much.
+            cost = self._scores(features)[chosen] - experience.own
+            lines = self._lines(self._scores, decision.state)
+            lines[chosen + 1] = f"0:{cost:.6f}:{decision.propensity:.6f} {lines[chosen + 1]}"
+            self._vw.learn(lines)
+        rewards = revealed(self.catalogue, self._contract, experience).rewards
+        self._scores.learn(features, experience.correct, rewards)
         self._learned += 1
 
     def _lines(self, scores: PlanScores, state: State) -> list[str]:
@@ -143,7 +146,7 @@ class BanditPolicy:
             dumped = msgspec.msgpack.decode(snapshot, type=_Dump)
             if dumped.scores is not None:
                 size = Standardiser.of(dumped.scores[0]).size
-                scores = PlanScores(self._catalogue, self._contract, self._prior, size)
+                scores = PlanScores(self.catalogue, self._contract, self._prior, size)
                 scores.load(dumped.scores)
         except (msgspec.DecodeError, ValueError) as problem:
             raise BandmasterError(f"no snapshot of a bandit over {len(self._prior)} plans: {problem}") from None

@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Experience, FloatArray, MemberStatistics, State
-from bandmaster.counterfactual import Figures, spend
+from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, MemberStatistics, State
+from bandmaster.counterfactual import spend
 from bandmaster.plans import Catalogue
 
 
 class _Memoryless:
-    """What a policy needs that never learns: it has nothing to dump."""
+    """What a policy needs that never learns: the plans it always offers, and nothing to dump."""
 
     version = "0"
     probes = False
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
 
     def learn(self, experience: Experience) -> None:
         """Nothing to learn."""
@@ -33,6 +36,7 @@ class ConstantPolicy(_Memoryless):
     name = "constant"
 
     def __init__(self, catalogue: Catalogue, plan: str) -> None:
+        super().__init__(catalogue)
         self._p = np.zeros(len(catalogue))
         self._p[catalogue.index(plan)] = 1.0
 
@@ -46,6 +50,7 @@ class RandomPolicy(_Memoryless):
     name = "random"
 
     def __init__(self, catalogue: Catalogue) -> None:
+        super().__init__(catalogue)
         self._p = np.full(len(catalogue), 1.0 / len(catalogue))
 
     def probabilities(self, state: State) -> FloatArray:
@@ -64,7 +69,8 @@ class ScoringPolicy(_Memoryless):
     probes = True
 
     def __init__(self, catalogue: Catalogue, contract: Contract, profile: Figures) -> None:
-        self._catalogue, self._contract, self._profile = catalogue, contract, profile
+        super().__init__(catalogue)
+        self._contract, self._profile = contract, profile
         self._members = catalogue.stage_members.any(axis=1).astype(np.float64)
 
     def probabilities(self, state: State) -> FloatArray:
@@ -76,7 +82,7 @@ class ScoringPolicy(_Memoryless):
         """The contract value (P,) of each plan, in [0, 1], by the members' recent statistics."""
         share = self._members / self._members.sum(axis=1, keepdims=True)
         figures = Figures(members.latency_s, members.energy_j, self._profile.cost, self._profile.explainability)
-        spent = spend(self._catalogue, self._catalogue.stages[None], figures, np.ones(len(members.accuracy)))
+        spent = spend(self.catalogue, self.catalogue.stages[None], figures, np.ones(len(members.accuracy)))
         raw = {name: values[0] for name, values in spent.items()}
         raw |= {"accuracy": share @ members.accuracy, "confidence": share @ members.confidence}
         return self._contract.rewards(raw)

@@ -185,7 +185,7 @@ class LearningLoop:
             policy=policy.name,
             policy_version=policy.version,
             snapshot_version=self._version,
-            plans=len(self._learner.catalogue),
+            plans=len(policy.catalogue),
             reward=state.recent_reward,
             label_mix={str(c): p for c, p in zip(self._ensemble.classes, state.label_mix.tolist(), strict=True)},
             members=_members(self._ensemble, state.statistics()),

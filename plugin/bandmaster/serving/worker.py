@@ -18,7 +18,7 @@ from bandmaster.journal.ids import DecisionIds, load_key
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.sqlite import locate, open_spool
 from bandmaster.meter import CpuTimeMeter
-from bandmaster.plans import Catalogue
+from bandmaster.plans import Catalogue, parse_plan
 
 _log = logging.getLogger("bandmaster.worker")
 
@@ -61,7 +61,7 @@ class Worker:
             # A service's own blocking method that calls this one has BentoML run another loop for it.
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(request), self._event_loop))
         decision = self._orchestrator.decide(request)
-        plan = self._orchestrator.catalogue.plans[decision.chosen]
+        plan = parse_plan(decision.plan, self._orchestrator.ensemble)
         if self._slow.isdisjoint(plan.members):
             answer = self._orchestrator.run(decision, request)
         else:

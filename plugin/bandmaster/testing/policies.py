@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from bandmaster.core import BandmasterError, Ensemble, Experience, FloatArray, O
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
 from bandmaster.orchestrator import Orchestrator, settle
-from bandmaster.plans import Catalogue, generate
+from bandmaster.plans import Catalogue, generate, parse_plan
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter
 from bandmaster.rl_manager import RLManager, checked_distribution
 from bandmaster.state import StateManager
@@ -70,14 +71,14 @@ def sample_catalogue(log: RecordedLog) -> Catalogue:
 
 
 def sample_experiences(
-    policy: Policy, catalogue: Catalogue, log: RecordedLog, seed: int = 0, probe_share: float = 0.1
+    policy: Policy, log: RecordedLog, seed: int = 0, probe_share: float = 0.1
 ) -> Iterator[Experience]:
     """Let ``policy`` choose over ``log`` and learn; give each experience once it has been learned from."""
-    manager = RLManager(policy, len(catalogue), np.random.default_rng(seed))
-    learner = Learner(catalogue, CONTRACT, StateManager(log.ensemble), manager)
+    manager = RLManager(policy, np.random.default_rng(seed))
+    learner = Learner(log.ensemble, CONTRACT, StateManager(log.ensemble), manager)
     journal, count = MemoryJournal(), itertools.count()
     orchestrator = Orchestrator(
-        catalogue=catalogue,
+        ensemble=log.ensemble,
         state=learner.state,
         manager=manager,
         members={n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)},
@@ -105,85 +106,109 @@ def check_policy(make: MakePolicy) -> None:
         rule(make)
 
 
-def _trained(make: MakePolicy, requests: int = 150) -> tuple[Policy, Catalogue, list[State]]:
+def _new(make: MakePolicy, log: RecordedLog) -> Policy:
+    return make(sample_catalogue(log), CONTRACT)
+
+
+def _trained(make: MakePolicy, requests: int = 150) -> tuple[Policy, list[State]]:
     log = sample_log(requests)
-    catalogue = sample_catalogue(log)
-    policy = make(catalogue, CONTRACT)
-    states = [e.joined.decision.state for e in sample_experiences(policy, catalogue, log)]
-    return policy, catalogue, states
+    policy = _new(make, log)
+    return policy, [e.joined.decision.state for e in sample_experiences(policy, log)]
+
+
+def _its_plans_can_be_read_back_by_name(make: MakePolicy) -> None:
+    log = sample_log(150)
+    policy = _new(make, log)
+    for _ in sample_experiences(policy, log):
+        offer = policy.catalogue
+        assert len(offer) == len(offer.plans) == len(offer.names) == len(set(offer.names)), "plans and names agree"
+        for plan, name in zip(offer.plans, offer.names, strict=True):
+            assert parse_plan(name, log.ensemble) == plan, "a plan is what its name says: journals keep the name alone"
 
 
 def _it_gives_a_distribution_before_and_after_learning(make: MakePolicy) -> None:
-    policy, catalogue, states = _trained(make)
+    policy, states = _trained(make)
     for state in states[-20:]:
-        checked_distribution(policy.probabilities(state), len(catalogue), policy.name)
+        checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
 
 
 def _choosing_never_learns(make: MakePolicy) -> None:
-    policy, _, states = _trained(make)
-    before, version = policy.probabilities(states[-1]).copy(), policy.version
+    policy, states = _trained(make)
+    before, version, names = policy.probabilities(states[-1]).copy(), policy.version, policy.catalogue.names
     for state in states:
         policy.probabilities(state)
     assert np.array_equal(before, policy.probabilities(states[-1])), "probabilities change only by learning"
     assert policy.version == version, "the version changes only by learning"
+    assert policy.catalogue.names == names, "the plans on offer change only by learning"
 
 
 def _a_new_version_says_that_it_has_changed(make: MakePolicy) -> None:
     log = sample_log(60)
-    catalogue = sample_catalogue(log)
-    policy = make(catalogue, CONTRACT)
+    policy = _new(make, log)
     probe = StateManager(log.ensemble).get_state(log.request(0))
-    version, before = policy.version, policy.probabilities(probe).copy()
-    for _ in sample_experiences(policy, catalogue, log):
+    version, names, before = policy.version, policy.catalogue.names, policy.probabilities(probe).copy()
+    for _ in sample_experiences(policy, log):
         now = policy.probabilities(probe).copy()
-        assert np.array_equal(now, before) or policy.version != version, "other probabilities, another version"
-        version, before = policy.version, now
+        same = policy.catalogue.names == names and np.array_equal(now, before)
+        assert same or policy.version != version, "other plans or probabilities, another version"
+        version, names, before = policy.version, policy.catalogue.names, now
 
 
 def _what_it_keeps_makes_another_its_equal(make: MakePolicy) -> None:
-    policy, catalogue, states = _trained(make)
-    twin = make(catalogue, CONTRACT)
+    policy, states = _trained(make)
+    twin = _new(make, sample_log(150))
     twin.load(policy.dump())
     assert twin.version == policy.version, "a restored policy has the version of the one it was dumped from"
+    assert twin.catalogue.names == policy.catalogue.names, "a restored policy offers the same plans"
     for state in states[-20:]:
         assert np.array_equal(policy.probabilities(state), twin.probabilities(state)), "a restored policy chooses alike"
     more = sample_log(30, seed=1)
-    ours = [e.joined.decision.chosen for e in sample_experiences(policy, catalogue, more)]
-    theirs = [e.joined.decision.chosen for e in sample_experiences(twin, catalogue, more)]
+    ours = [e.joined.decision.plan for e in sample_experiences(policy, more)]
+    theirs = [e.joined.decision.plan for e in sample_experiences(twin, more)]
     assert ours == theirs, "a restored policy learns on like the one it was dumped from"
 
 
 def _it_refuses_what_it_never_kept_and_stays_as_it_was(make: MakePolicy) -> None:
-    policy, _, states = _trained(make)
-    before = policy.probabilities(states[-1]).copy()
+    policy, states = _trained(make)
+    before, names = policy.probabilities(states[-1]).copy(), policy.catalogue.names
     for garbage in (b"garbage", policy.dump()[:-3] or b"\x00", b"\x80" * 64):
         try:
             policy.load(garbage)
         except BandmasterError:
             continue
         raise AssertionError("bytes that it never dumped are refused with BandmasterError")
+    assert policy.catalogue.names == names, "a refused snapshot leaves everything in place"
     assert np.array_equal(before, policy.probabilities(states[-1])), "a refused snapshot leaves everything in place"
 
 
 def _the_same_past_makes_the_same_policy(make: MakePolicy) -> None:
-    one, _, states = _trained(make)
-    other, _, _ = _trained(make)
+    one, states = _trained(make)
+    other, _ = _trained(make)
     assert np.array_equal(one.probabilities(states[-1]), other.probabilities(states[-1])), "the same past, the same"
 
 
 def _a_reward_of_zero_or_one_does_it_no_harm(make: MakePolicy) -> None:
     log = sample_log(40)
-    catalogue = sample_catalogue(log)
-    policy = make(catalogue, CONTRACT)
-    experiences = list(sample_experiences(make(catalogue, CONTRACT), catalogue, log))
-    for n, experience in enumerate(experiences):
-        experience.rewards[:] = np.where(np.isnan(experience.rewards), np.nan, float(n % 2))
+    policy = _new(make, log)
+    for n, experience in enumerate(list(sample_experiences(_new(make, log), log))):
+        extreme = replace(experience, own=float(n % 2), reward=replace(experience.reward, value=float(n % 2)))
+        policy.learn(replace(extreme, truth=None, correct=np.full_like(experience.correct, np.nan)))
+        state = experience.joined.decision.state
+        checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
+
+
+def _it_learns_from_decisions_over_other_plans(make: MakePolicy) -> None:
+    log = sample_log(60)
+    policy = _new(make, log)
+    strange = Catalogue.of(log.ensemble, generate(log.ensemble, subsets=3, cascades=2, stop_at=(0.55,), limit=16))
+    for experience in sample_experiences(make(strange, CONTRACT), log):
         policy.learn(experience)
         state = experience.joined.decision.state
-        checked_distribution(policy.probabilities(state), len(catalogue), policy.name)
+        checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
 
 
 POLICY_RULES: tuple[Callable[[MakePolicy], None], ...] = (
+    _its_plans_can_be_read_back_by_name,
     _it_gives_a_distribution_before_and_after_learning,
     _choosing_never_learns,
     _a_new_version_says_that_it_has_changed,
@@ -191,4 +216,5 @@ POLICY_RULES: tuple[Callable[[MakePolicy], None], ...] = (
     _it_refuses_what_it_never_kept_and_stays_as_it_was,
     _the_same_past_makes_the_same_policy,
     _a_reward_of_zero_or_one_does_it_no_harm,
+    _it_learns_from_decisions_over_other_plans,
 )
