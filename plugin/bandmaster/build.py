@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from bandmaster.orchestrator import Orchestrator
 from bandmaster.plans import Catalogue, generate, parse_plan
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
-from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_log
+from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_logs
 from bandmaster.replay import Parts
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager, Tracking
@@ -194,7 +194,7 @@ class ReplayFactory:
     def __call__(self, spec: str, log: RecordedLog, seed: int) -> Parts:
         plans = catalogue(self.config, log.ensemble)
         learning = learner(replace(self.config, seed=seed), plans, np.random.default_rng([seed, 2]), spec)
-        journal = MemoryJournal()
+        journal = MemoryJournal(log.window_s, keep=False)
         count = itertools.count()
         answering = orchestrator(
             self.config,
@@ -208,9 +208,16 @@ class ReplayFactory:
 
 
 def recorded_log(config: Config, path: Path) -> RecordedLog:
-    """Read a recorded ensemble with the members, profiles and classes of ``config``."""
+    """Read one log, as ``recorded_logs`` does."""
+    return recorded_logs(config, [path])[0]
+
+
+def recorded_logs(
+    config: Config, paths: Sequence[Path], cache: Path | None = None, told: Callable[[str], None] | None = None
+) -> list[RecordedLog]:
+    """Read recorded ensembles and streams with the members, profiles and classes of ``config``; see ``read_logs``."""
     profiles = {m.name: m.profile for m in config.members}
-    return read_log(path, tuple(profiles), profiles, config.classes)
+    return read_logs(paths, tuple(profiles), profiles, config.classes, cache, told)
 
 
 def require_known_terms(contract: Contract, log: RecordedLog) -> None:

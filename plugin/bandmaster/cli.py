@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import numpy as np
@@ -27,7 +27,7 @@ from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.counterfactual import spend
 from bandmaster.learner import profile_figures
 from bandmaster.plans import Catalogue
-from bandmaster.replay import Step, Traffic, replay
+from bandmaster.replay import Mix, Order, Step, Traffic, replay
 from bandmaster.results import BEST_PLAN, Constant, Measures, PolicyResult, Results, require_writable
 
 PIPE_WIDTH = 200
@@ -203,11 +203,19 @@ def _worst_case(catalogue: Catalogue) -> Mapping[str, FloatArray]:
 @click.option("--policies", default=",".join(build.POLICIES), show_default=True,
               help="Comma-separated. constant:PLAN plays that plan, constant the config's or all members.")  # fmt: skip
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Runs of each policy.")
-@click.option("--order", type=click.Choice(["kept", "shuffled"]), default="kept", show_default=True,
-              help="Play the log in its own order, or in another one for every seed.")  # fmt: skip
+@click.option("--order", type=click.Choice(["kept", "shuffled", "mixed"]), default="kept", show_default=True,
+              help="The log's own order, another one for every seed, or some classes at a time.")  # fmt: skip
+@click.option("--mix-classes", type=click.IntRange(min=1), help="With --order mixed: classes at a time.")
+@click.option("--mix-every", type=click.IntRange(min=1), help="With --order mixed: requests until others are drawn.")
+@click.option("--requests", type=click.IntRange(min=1),
+              help="With --order mixed: requests in all.  [default: as many as the log has]")  # fmt: skip
 @click.option("--delay", type=click.IntRange(min=0), help="Requests until a label arrives.  [default: the log's]")
 @click.option("--label-share", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0),
               help="Share of the labels that ever arrive.")  # fmt: skip
+@click.option("--last", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True),
+              help="Take figures over this last share of each run alone; the rest is learned from.")  # fmt: skip
+@click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
+              help="Where to keep answers to streams.  [default: ~/.cache/bandmaster/streams]")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there are cores]")
 @click.option("--out", type=click.Path(path_type=Path), help="Write results here, and timing.json beside them.")
 @click.option("--trace", type=click.Path(path_type=Path),
@@ -220,9 +228,14 @@ def replay_command(
     file: Path,
     policies: str,
     seeds: int,
-    order: Literal["kept", "shuffled"],
+    order: Order,
+    mix_classes: int | None,
+    mix_every: int | None,
+    requests: int | None,
     delay: int | None,
     label_share: float,
+    last: float,
+    cache: Path | None,
     jobs: int | None,
     out: Path | None,
     trace: Path | None,
@@ -232,8 +245,9 @@ def replay_command(
     """Say what each policy would have earned on recorded traffic.
 
     LOG is a recorded ensemble (parquet, CSV or Arrow): one row a request, with `label` and every member's
-    `<member>__pred`, and where known __conf, __proba, __latency_s, __energy_j, __cost. Several logs are taken as
-    redraws of one traffic: seed i plays log i modulo their number.
+    `<member>__pred`, and where known __conf, __proba, __latency_s, __energy_j, __cost. Or it is a stream, x0 … xn and
+    `y`: the twelve members of configs/streams.yaml learn its first 20 % and answer the rest. Several logs are taken
+    as redraws of one traffic: seed i plays log i modulo their number.
 
     \b
     Examples:
@@ -241,18 +255,21 @@ def replay_command(
       bandmaster replay traffic.parquet --config bentofile.yaml --order shuffled --seeds 20 --out results.json
       bandmaster replay monday.csv tuesday.csv --config b.yaml --policies constant:linear,scoring,bandit --delay 100
       bandmaster replay traffic.parquet --config bentofile.yaml --must-win bandit --json | jq .policies.bandit
+      bandmaster replay traffic.parquet --config b.yaml --order mixed --mix-classes 5 --mix-every 2500 --last 0.2
+      bandmaster replay stream.parquet --config configs/streams.yaml
     """
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if must_win is not None and must_win not in names:
         raise BandmasterError(f"--must-win {must_win}: is none of the policies played: {', '.join(names)}")
     read = config.load(file)
-    recorded = [build.recorded_log(read, log) for log in logs]
+    recorded = build.recorded_logs(read, logs, cache, lambda line: click.echo(line, err=True))
     for path, log in zip(logs, recorded, strict=True):
         build.require_known_terms(read.contract, log)
         if log.unused:
             click.echo(f"{path}: columns not used: {', '.join(log.unused)}", err=True)
     if out is not None:
         require_writable(out)
+    mix = _mix(order, mix_classes, mix_every, requests, len(recorded[0]))
     with _progress() as progress:
         results = replay(
             recorded,
@@ -262,7 +279,8 @@ def replay_command(
             build.tracking(read),
             policies=names,
             seeds=seeds,
-            traffic=Traffic(order, delay, label_share),
+            traffic=Traffic(order, delay, label_share, mix),
+            last=last,
             jobs=jobs,
             progress=progress,
             trace=trace,
@@ -276,6 +294,17 @@ def replay_command(
     if must_win is not None and not _wins(results.policies[must_win]):
         click.echo(f"--must-win: {must_win} does not beat every other, intervals above 0.", err=True)
         sys.exit(1)
+
+
+def _mix(order: Order, classes: int | None, every: int | None, requests: int | None, rows: int) -> Mix | None:
+    given = {"--mix-classes": classes, "--mix-every": every, "--requests": requests}
+    if order != "mixed":
+        if (flag := next((name for name, value in given.items() if value is not None), None)) is not None:
+            raise BandmasterError(f"{flag}: goes with --order mixed; leave it out, or add that")
+        return None
+    if classes is None or every is None:
+        raise BandmasterError("--order mixed: needs --mix-classes and --mix-every, as in 5 and 2500")
+    return Mix(classes, every, requests or rows)
 
 
 def _wins(result: PolicyResult) -> bool:
@@ -324,6 +353,8 @@ def _print_results(results: Results) -> None:
         table.add_row(name, *_figures(constant.measures, "", ""), "")
     table.add_row("oracle (best single member, request by request)", f"{results.oracle:.4f}", *[""] * 7)
     _console().print(table)
+    if results.setting.last < 1.0:
+        click.echo(f"Figures are of the last {results.setting.last:.0%} of each run.")
     for sentence in verdict(results):
         click.echo(sentence)
 

@@ -24,6 +24,12 @@ def features_of(rows: Array, *, summarise: bool = False) -> FloatArray:
     """The features (d,) of a request's rows (n, columns): means over rows of each column or of ``SUMMARY``.
 
     Rows of at most ``MAX_COLUMNS`` are not summarised unless told to, as where their width may change.
+    """
+    return np.asarray(features_of_each(rows, summarise=summarise).mean(axis=0))
+
+
+def features_of_each(rows: Array, *, summarise: bool = False) -> FloatArray:
+    """The features (n, d) of n rows (n, columns), each for itself: its columns, or their ``SUMMARY``.
 
     ``roughness`` is the mean absolute step between neighbouring columns, ``grain`` the mean absolute second
     difference, both over the deviation, so that they tell noise and blur apart from contrast. The segments are the
@@ -32,13 +38,13 @@ def features_of(rows: Array, *, summarise: bool = False) -> FloatArray:
     x = np.clip(np.asarray(rows, dtype=np.float64), -LARGEST, LARGEST)
     x = x.reshape(len(x), -1)
     if x.shape[1] <= MAX_COLUMNS and not summarise:
-        return np.asarray(x.mean(axis=0))
+        return x
     deviation = x.std(axis=1)
     scale = np.where(deviation > 0.0, deviation, 1.0)
     low, median, high = np.quantile(x, (0.1, 0.5, 0.9), axis=1)
     roughness = np.abs(np.diff(x, axis=1, append=x[:, -1:])).mean(axis=1) / scale
     grain = np.abs(np.diff(x, n=2, axis=1, append=x[:, -1:])).mean(axis=1) / scale if x.shape[1] > 1 else 0.0 * scale
     edges = np.arange(SEGMENTS) * x.shape[1] // SEGMENTS
-    segments = np.add.reduceat(x.mean(axis=0), edges) / np.maximum(np.diff(np.r_[edges, x.shape[1]]), 1)
-    shape = np.stack([x.mean(axis=1), deviation, low, median, high, roughness, grain]).mean(axis=1)
-    return np.concatenate([shape, segments])
+    segments = np.add.reduceat(x, edges, axis=1) / np.maximum(np.diff(np.r_[edges, x.shape[1]]), 1)
+    shape = np.stack([x.mean(axis=1), deviation, low, median, high, roughness, grain], axis=1)
+    return np.concatenate([shape, segments], axis=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +22,11 @@ from bandmaster.core import (
     Profile,
     Request,
 )
-from bandmaster.features import features_of
+from bandmaster.streams import answered, is_stream
+from bandmaster.table import NO_LABEL, Scores, Table, is_input, read_table
 
-Scores = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-
-NO_LABEL = -1
-"""The class index of a request whose label never became known."""
+OTHER = "other"
+"""The last class where members answer what is never true: all of that is one class, which is always wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,14 @@ class RecordedLog:
         """Each request's row in the file, (N,)."""
         return np.arange(len(self)) if self.order is None else self.order
 
+    @property
+    def window_s(self) -> float:
+        """How long after its request, at most, a label comes that comes before the log ends, s."""
+        after = np.arange(len(self)) + self.delay
+        (comes,) = np.nonzero((after < len(self)) & (self.truth != NO_LABEL))
+        newest = np.maximum.accumulate(self.at)
+        return float((newest[after[comes]] - self.at[comes]).max(initial=0.0))
+
     def request(self, i: int) -> Request:
         """Request ``i``. Its only row holds its row in the file, which is all that a recorded member needs."""
         tags = self.tags[i] if self.tags else ()
@@ -75,12 +80,17 @@ class RecordedLog:
         return Request(rows=np.array([[row]]), features=self.features[i], at=float(self.at[i]), tags=tags)
 
     def redrawn(self, order: IntArray) -> RecordedLog:
-        """Some of the requests in another order. Arrival times stay as they were: it is the traffic that is redrawn."""
+        """Some of the requests, any of them as often as named, in another order.
+
+        Arrival times stay as they were, for it is the traffic that is redrawn; past the last one they begin again.
+        """
+        laps, within = np.divmod(np.arange(len(order)), len(self))
+        lap = self.at[-1] - self.at[0] + (self.at[-1] - self.at[0]) / max(len(self) - 1, 1)
         return replace(
             self,
             truth=self.truth[order],
             delay=self.delay[order],
-            at=self.at[: len(order)],
+            at=self.at[within] + laps * lap,
             features=self.features[order],
             tags=tuple(self.tags[i] for i in order) if self.tags else (),
             phases=tuple(self.phases[i] for i in order) if self.phases else None,
@@ -130,37 +140,59 @@ def _known(value: float) -> float | None:
 def read_log(
     path: Path, members: Sequence[str] | None, profiles: Mapping[str, Profile], classes: Sequence[int | str] | None
 ) -> RecordedLog:
-    """Read a recorded ensemble: parquet, CSV or Arrow by its suffix; columns as in docs/replay.md.
+    """Read one log, as ``read_logs`` does."""
+    return read_logs([path], members, profiles, classes)[0]
 
-    ``members`` picks and orders the members, ``None`` takes all that the log names. Raises ``BandmasterError``
-    naming the file, the column, the row (counted from 0) and the fix.
+
+def read_logs(
+    paths: Sequence[Path],
+    members: Sequence[str] | None,
+    profiles: Mapping[str, Profile],
+    classes: Sequence[int | str] | None,
+    cache: Path | None = None,
+    told: Callable[[str], None] | None = None,
+) -> list[RecordedLog]:
+    """Read recorded ensembles and streams: parquet, CSV or Arrow by the suffix; columns as in docs/replay.md.
+
+    ``members`` picks and orders the members, ``None`` takes all that a log names. The ``classes``, or else those that
+    the files list in their metadata, or else the labels that are ever true in any of the logs are the ensemble's; one
+    more, ``other``, follows where a member answers anything else. A stream's members are trained here, unless the
+    folder ``cache`` holds what they answer; ``told`` hears of that. Raises ``BandmasterError`` naming the file, the
+    column, the row (counted from 0) and the fix.
     """
-    frame = _read_frame(path)
-    names = tuple(members) if members is not None else _members_of(frame)
-    if not names:
-        raise BandmasterError(f"{path}: no column ends in __pred, so there is no member; is it a recorded ensemble?")
-    table = _Table(path, frame, ("label", *(f"{n}__pred" for n in names)))
-    known = tuple(classes) if classes else _classes_of(table)
-    ensemble = Ensemble(names, known, {n: profiles.get(n, Profile()) for n in names})
+    tables = []
+    for path in paths:
+        table = read_table(path)
+        tables.append(answered(table, classes, cache, told) if is_stream(table) else table)
+    named = [_members(table, members) for table in tables]
+    known = tuple(classes) if classes else _classes_of(tables, named)
+    strange = any(_answers_beyond(table, names, known) for table, names in zip(tables, named, strict=True))
+    whole = (*known, _unlike(OTHER, known)) if strange else known
+    ensembles = [Ensemble(names, whole, {n: profiles.get(n, Profile()) for n in names}) for names in named]
+    return [_read(table, ensemble, known) for table, ensemble in zip(tables, ensembles, strict=True)]
 
+
+def _read(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> RecordedLog:
     def figures(name: str) -> FloatArray:
-        return np.stack([_figure(table, n, name, getattr(ensemble.profiles[n], name)) for n in names], axis=1)
+        columns = [_figure(table, n, name, getattr(ensemble.profiles[n], name)) for n in ensemble.names]
+        return np.stack(columns, axis=1)
 
+    frame = table.frame
     return RecordedLog(
         ensemble=ensemble,
         truth=table.indices("label", known),
         delay=_delays(table),
         at=_times(table),
-        features=_features(table),
-        tags=_tags(path, frame),
-        phases=tuple(frame["phase"].cast(pl.String).fill_null("").to_list()) if "phase" in frame.columns else None,
-        scores=_scores(table, names, known),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        features=table.features(),
+        tags=_tags(table),
+        phases=tuple(frame["phase"].cast(pl.String).fill_null("").to_list()) if "phase" in table else None,
+        scores=_scores(table, ensemble, known),
+        sha256=table.sha256,
         latency_s=figures("latency_s"),
         energy_j=figures("energy_j"),
         cost=figures("cost"),
         explainability=figures("explainability"),
-        unused=tuple(c for c in frame.columns if not _is_used(c, names)),
+        unused=tuple(c for c in frame.columns if not _is_used(c, ensemble.names)),
     )
 
 
@@ -168,147 +200,78 @@ def _is_used(column: str, members: Sequence[str]) -> bool:
     member, mark, what = column.rpartition("__")
     if mark and member in members:
         return what in ("pred", "conf", "proba", "latency_s", "energy_j", "cost", "explainability")
-    return column in ("label", "label_delay", "ts", "phase") or _is_feature(column) or column.startswith("ctx_")
+    return column in ("label", "label_delay", "ts", "phase") or is_input(column) or column.startswith("ctx_")
 
 
-def _is_feature(column: str) -> bool:
-    return column[:1] == "x" and column[1:].isdecimal()
+# ---- Members and classes -----------------------------------------------------------------------------------
 
 
-def _read_frame(path: Path) -> pl.DataFrame:
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".parquet": pl.read_parquet,
-        ".csv": pl.read_csv,
-        ".arrow": pl.read_ipc,
-        ".feather": pl.read_ipc,
-    }
-    reader = readers.get(path.suffix)
-    if reader is None:
-        raise BandmasterError(f"{path}: a log ends in {', '.join(readers)}, not in {path.suffix or 'nothing'!r}")
-    if not path.is_file():
-        raise BandmasterError(f"{path}: no such file")
-    try:
-        frame = reader(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as problem:
-        why = str(problem).partition("\n")[0]
+def _members(table: Table, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The members to read. Raises ``BandmasterError`` unless the table has their answers, and labels."""
+    held = tuple(c.removesuffix("__pred") for c in table.frame.columns if c.endswith("__pred"))
+    names = tuple(wanted) if wanted is not None else held
+    if not names:
         raise BandmasterError(
-            f"{path}: cannot be read as {path.suffix[1:]} ({why}); is the file complete, and its suffix right?"
-        ) from None
-    if frame.is_empty():
-        raise BandmasterError(f"{path}: holds no request")
-    return frame
-
-
-def _members_of(frame: pl.DataFrame) -> tuple[str, ...]:
-    return tuple(c.removesuffix("__pred") for c in frame.columns if c.endswith("__pred"))
-
-
-class _Table:
-    """A log's frame, read column by column; every refusal names the file, the column and the row."""
-
-    def __init__(self, path: Path, frame: pl.DataFrame, answers: Sequence[str]) -> None:
-        self.path, self.frame = path, frame
-        missing = next((c for c in answers if c not in frame.columns), None)
-        if missing is not None:
-            held = ", ".join(_members_of(frame)) or "none"
-            raise BandmasterError(f"{path}: no column {missing!r}; members in the log: {held}")
-        self.answers = {name: self._labels(name) for name in answers}
-
-    def __len__(self) -> int:
-        return len(self.frame)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.frame.columns
-
-    def refuse(self, name: str, bad: BoolArray, must: str) -> None:
-        """Raise for the first row marked in ``bad``."""
-        if bad.any():
-            row = int(bad.argmax())
-            held = self.frame[name][row]
-            value = str(held.to_list() if isinstance(held, pl.Series) else held)
-            value = value if len(value) <= 60 else f"{value[:59]}…"
-            raise BandmasterError(f"{self.path}: row {row}, column {name!r}: {value} {must}")
-
-    def numbers(self, name: str, must: str, low: float = -np.inf, high: float = np.inf) -> FloatArray:
-        """A numeric column, NaN where null. Refuses text, infinities and what lies outside [low, high]."""
-        column = self.frame[name]
-        try:
-            values = column.cast(pl.Float64, strict=False)
-        except pl.exceptions.PolarsError:
-            raise BandmasterError(f"{self.path}: column {name!r} holds {column.dtype}; it {must}") from None
-        self.refuse(name, (values.is_null() & column.is_not_null()).to_numpy(), must)
-        figures = np.array(values.fill_null(np.nan).to_numpy())
-        self.refuse(name, np.isinf(figures) | (figures < low) | (figures > high), must)
-        return figures
-
-    def indices(self, name: str, classes: Sequence[int | str]) -> IntArray:
-        """The class index of each row of a column of answers, ``NO_LABEL`` where null."""
-        column = self.answers[name]
-        index = {c: i for i, c in enumerate(classes)}
-        values = column.unique().drop_nulls()
-        found = values.to_frame("value").with_columns(
-            index=pl.Series([index.get(v, NO_LABEL) for v in values], dtype=pl.Int64)
+            f"{table.path}: no column ends in __pred, so there is no member; is it a recorded ensemble?"
         )
-        joined = column.to_frame("value").join(found, on="value", how="left", maintain_order="left")["index"]
-        indices = joined.fill_null(NO_LABEL).to_numpy()
-        strange = column.is_not_null().to_numpy() & (indices == NO_LABEL)
-        self.refuse(name, strange, f"is none of the {len(classes)} classes; name them all under classes: in the config")
-        return np.array(indices)
+    missing = next((c for c in ("label", *(f"{n}__pred" for n in names)) if c not in table), None)
+    if missing is not None:
+        raise BandmasterError(f"{table.path}: no column {missing!r}; members in the log: {', '.join(held) or 'none'}")
+    return names
 
-    def _labels(self, name: str) -> pl.Series:
-        """A column of answers as integers or text. Whole floats pass: that is what pandas makes of nulls."""
-        column = self.frame[name]
-        if column.dtype.is_float():
-            values = column.fill_nan(None)
-            whole = values.cast(pl.Int64, strict=False)
-            self.refuse(
-                name, ((whole != values) | (whole.is_null() & values.is_not_null())).fill_null(False).to_numpy(), _CLASS
+
+def _classes_of(tables: Sequence[Table], named: Sequence[Sequence[str]]) -> tuple[int | str, ...]:
+    """The classes that the files list, or else the labels that are ever true, sorted.
+
+    Where members' figures are one a class, of classes that nobody lists, all that occur are classes.
+    """
+    listed = {table.classes for table in tables}
+    if len(listed) > 1:
+        raise BandmasterError(
+            f"{', '.join(str(t.path) for t in tables)}: their metadata list other 'classes'; make them agree, or list "
+            "all under classes: in the config"
+        )
+    if (classes := listed.pop()) is not None:
+        return classes
+    figured = any(f"{n}__proba" in table for table, names in zip(tables, named, strict=True) for n in names)
+    kinds: set[pl.DataType] = set()
+    found: set[int | str] = set()
+    for table, names in zip(tables, named, strict=True):
+        columns = {c: table.labels(c) for c in ("label", *(f"{n}__pred" for n in names))}
+        kinds |= {values.dtype for values in columns.values() if values.null_count() < len(values)}
+        if len(kinds) > 1:
+            raise BandmasterError(
+                f"{table.path}: label and __pred columns mix text and numbers; give all of them one type"
             )
-            return whole
-        if column.dtype.is_integer() or column.dtype == pl.Null:
-            fitting = column.cast(pl.Int64, strict=False)
-            self.refuse(name, (fitting.is_null() & column.is_not_null()).to_numpy(), _CLASS)
-            return fitting
-        if column.dtype in (pl.String, pl.Categorical, pl.Enum):
-            return column.cast(pl.String)
-        raise BandmasterError(f"{self.path}: column {name!r} holds {column.dtype}; it {_CLASS}")
+        for column, values in columns.items():
+            if figured or column == "label":
+                found.update(values.drop_nulls().unique().to_list())
+    return tuple(sorted(found, key=lambda c: (isinstance(c, str), c)))
 
 
-_CLASS = "must be a class: an integer or a text, null where there is none"
+def _answers_beyond(table: Table, members: Sequence[str], known: Sequence[int | str]) -> bool:
+    """Whether a member ever answers something that is none of the classes."""
+    return any(set(table.labels(f"{n}__pred").drop_nulls().unique().to_list()) - set(known) for n in members)
 
 
-def _classes_of(table: _Table) -> tuple[int | str, ...]:
-    """The classes as the file's metadata lists them, or else all that occur, sorted."""
-    if table.path.suffix == ".parquet" and (stored := pl.read_parquet_metadata(table.path).get("classes")):
-        return _stored_classes(table.path, stored)
-    columns = [c for c in table.answers.values() if c.null_count() < len(c)]
-    if len({c.dtype for c in columns}) > 1:
-        raise BandmasterError(f"{table.path}: label and __pred columns mix text and numbers; give all of them one type")
-    return tuple(sorted({v for c in columns for v in c.drop_nulls().unique().to_list()}))
+def _unlike(name: str, taken: Sequence[int | str]) -> str:
+    """``name``, in as many brackets as it takes to be none of those ``taken``."""
+    while name in taken:
+        name = f"({name})"
+    return name
 
 
-def _stored_classes(path: Path, stored: str) -> tuple[int | str, ...]:
-    try:
-        classes = json.loads(stored)
-    except ValueError:
-        classes = None
-    if not isinstance(classes, list) or not classes or any(type(c) not in (int, str) for c in classes):
-        raise BandmasterError(
-            f"{path}: metadata 'classes' must be a JSON list of numbers or texts, not {stored[:60]!r}"
-        )
-    if len(set(classes)) != len(classes):
-        raise BandmasterError(f"{path}: metadata 'classes' names one class twice; list each once")
-    return tuple(classes)
+# ---- Columns -----------------------------------------------------------------------------------------------
 
 
-def _delays(table: _Table) -> IntArray:
+def _delays(table: Table) -> IntArray:
     if "label_delay" not in table:
         return np.zeros(len(table), dtype=np.int64)
     delays = table.numbers("label_delay", "must be a whole number of requests, 0 or more", 0.0, 1e15)
     return np.nan_to_num(delays).astype(np.int64)
 
 
-def _times(table: _Table) -> FloatArray:
+def _times(table: Table) -> FloatArray:
     if "ts" not in table:
         return np.arange(len(table), dtype=np.float64)
     must = "must be Unix time in seconds, in every row"
@@ -317,7 +280,7 @@ def _times(table: _Table) -> FloatArray:
     return times
 
 
-def _figure(table: _Table, member: str, name: str, declared: float | None) -> FloatArray:
+def _figure(table: Table, member: str, name: str, declared: float | None) -> FloatArray:
     column = f"{member}__{name}"
     fallback = np.nan if declared is None else declared
     if column not in table:
@@ -327,40 +290,42 @@ def _figure(table: _Table, member: str, name: str, declared: float | None) -> Fl
     return np.where(np.isnan(values), fallback, values)
 
 
-def _features(table: _Table) -> FloatArray:
+def _tags(table: Table) -> tuple[tuple[str, ...], ...]:
     frame = table.frame
-    columns = [c for c in frame.columns if _is_feature(c)]
-    columns += [c for c in frame.columns if c.startswith("ctx_") and frame[c].dtype.is_numeric()]
-    columns.sort(key=lambda c: (c.startswith("ctx_"), int(c[1:]) if c[1:].isdecimal() else 0, c))
-    if not columns:
-        return np.zeros((len(frame), 0))
-    numbers = [np.nan_to_num(table.numbers(c, "must be a number: it is a feature")) for c in columns]
-    return np.stack([features_of(row[None]) for row in np.stack(numbers, axis=1)])
-
-
-def _tags(path: Path, frame: pl.DataFrame) -> tuple[tuple[str, ...], ...]:
     columns = [c for c in frame.columns if c.startswith("ctx_") and not frame[c].dtype.is_numeric()]
     if not columns:
         return ()
     if nested := [c for c in columns if frame[c].dtype.is_nested()]:
-        raise BandmasterError(f"{path}: column {nested[0]!r} holds {frame[nested[0]].dtype}; give it numbers or text")
+        raise BandmasterError(
+            f"{table.path}: column {nested[0]!r} holds {frame[nested[0]].dtype}; give it numbers or text"
+        )
     texts = frame.select(pl.col(columns).cast(pl.String).fill_null("")).rows()
     return tuple(tuple(f"{c[4:]}={v}" for c, v in zip(columns, row, strict=True)) for row in texts)
 
 
-def _scores(table: _Table, members: Sequence[str], classes: Sequence[int | str]) -> Scores:
-    """The distributions (N, M, C): as logged, or the top class's probability with the rest spread evenly."""
-    scores = np.zeros((len(table), len(members), len(classes)), dtype=np.float32)
-    for m, member in enumerate(members):
-        pred = table.indices(f"{member}__pred", classes)
-        if f"{member}__proba" in table:
-            scores[:, m] = _logged_scores(table, f"{member}__proba", pred, len(classes))
-        else:
-            _spread(scores[:, m], pred, _confidences(table, f"{member}__conf", len(classes)))
+# ---- Scores ------------------------------------------------------------------------------------------------
+
+
+def _scores(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> Scores:
+    """The distributions (N, M, C): as logged, or the top class's probability with the rest spread evenly.
+
+    ``other`` gets no more of the rest than any class, though it stands for many: it must not outweigh the answer.
+    """
+    scores = np.zeros((len(table), len(ensemble.names), len(ensemble.classes)), dtype=np.float32)
+    strange = len(known) if len(ensemble.classes) > len(known) else None
+    for m, member in enumerate(ensemble.names):
+        pred = table.indices(f"{member}__pred", known, strange)
+        column = f"{member}__proba"
+        # Logged figures are one a known class; whoever answered another is taken at that word.
+        logged = (pred != NO_LABEL) & (pred != strange) & (column in table)
+        if (spread := (pred != NO_LABEL) & ~logged).any():
+            _spread(scores[:, m], spread, pred, _confidences(table, f"{member}__conf", len(ensemble.classes)))
+        if column in table:
+            scores[logged, m, : len(known)] = _logged_scores(table, column, pred, logged, len(known))
     return scores
 
 
-def _confidences(table: _Table, name: str, width: int) -> FloatArray:
+def _confidences(table: Table, name: str, width: int) -> FloatArray:
     if name not in table:
         return np.ones(len(table))
     conf = np.nan_to_num(table.numbers(name, "must be a probability in [0, 1]", 0.0, 1.0))
@@ -368,33 +333,31 @@ def _confidences(table: _Table, name: str, width: int) -> FloatArray:
     return np.clip(conf, min(1.0, 1.0 / width + 1e-3), 1.0)
 
 
-def _spread(scores: Scores, pred: IntArray, conf: FloatArray) -> None:
-    """Fill one member's ``scores`` (N, C) from its top classes and their probabilities."""
-    answered = np.flatnonzero(pred != NO_LABEL)
-    scores[answered] = ((1.0 - conf[answered]) / max(scores.shape[1] - 1, 1))[:, None]
-    scores[answered, pred[answered]] = conf[answered]
+def _spread(scores: Scores, which: BoolArray, pred: IntArray, conf: FloatArray) -> None:
+    """Fill the rows ``which`` of one member's ``scores`` (N, C) from its top classes and their probabilities."""
+    scores[which] = ((1.0 - conf[which]) / max(scores.shape[1] - 1, 1))[:, None]
+    scores[which, pred[which]] = conf[which]
 
 
-def _logged_scores(table: _Table, name: str, pred: IntArray, width: int) -> FloatArray:
-    """The distributions of a column of lists, zeros where the member gave no answer."""
-    answered = pred != NO_LABEL
+def _logged_scores(table: Table, name: str, pred: IntArray, which: BoolArray, width: int) -> FloatArray:
+    """The distributions (rows ``which``, width) of a column of lists."""
     column = table.frame[name]
     try:
         lists = column.cast(pl.List(pl.Float64))
     except pl.exceptions.PolarsError:
         raise BandmasterError(f"{table.path}: column {name!r} holds {column.dtype}; give lists of numbers") from None
     table.refuse(
-        name, answered & (lists.list.len().fill_null(0).to_numpy() != width), f"must hold {width} figures, one a class"
+        name, which & (lists.list.len().fill_null(0).to_numpy() != width), f"must hold {width} figures, one a class"
     )
-    held = lists.filter(pl.Series(answered)).list.explode().fill_null(np.nan).to_numpy()
-    scores = np.zeros((len(table), width))
-    scores[answered] = held.reshape(-1, width)
-    fair = (scores >= 0.0).all(axis=1) & (np.abs(scores.sum(axis=1) - 1.0) < 1e-3)
-    table.refuse(name, answered & ~fair, "is no distribution: figures ≥ 0 that sum to 1")
+    held = lists.filter(pl.Series(which)).list.explode().fill_null(np.nan).to_numpy()
+    scores = held.reshape(-1, width)
+    unfair = which.copy()
+    unfair[which] = ~((scores >= 0.0).all(axis=1) & (np.abs(scores.sum(axis=1) - 1.0) < 1e-3))
+    table.refuse(name, unfair, "is no distribution: figures ≥ 0 that sum to 1")
     # One answer may differ from its own most probable class (some libraries calibrate the two apart); most do not.
-    if 2 * int((scores.argmax(axis=1) == pred).sum()) < int(answered.sum()):
+    if 2 * int((scores.argmax(axis=1) == pred[which]).sum()) < len(scores):
         raise BandmasterError(
             f"{table.path}: column {name!r}: most rows put another class than __pred first; list the classes in the "
             "order of the figures, in the file's metadata 'classes' or under classes: in the config"
         )
-    return scores
+    return np.asarray(scores)

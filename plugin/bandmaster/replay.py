@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,21 +34,53 @@ from bandmaster.counterfactual import evaluate, spend
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.plans import Catalogue, all_members, compiled, parse_plan
-from bandmaster.recorded import NO_LABEL, RecordedLog
+from bandmaster.recorded import RecordedLog
 from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
 from bandmaster.state import RecentAccuracy, Tracking
+from bandmaster.table import NO_LABEL
 
 CHUNK = 1 << 22
 """Figures in the largest array of the vectorised evaluation of many requests; bounds its memory."""
 
 
+Order = Literal["kept", "shuffled", "mixed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A class mix that is redrawn: every ``every`` requests, ``classes`` others of the log's; ``requests`` in all."""
+
+    classes: int
+    every: int
+    requests: int
+
+    def phases(self) -> dict[str, int]:
+        """The length of each phase, by its name."""
+        starts = range(0, self.requests, self.every)
+        return {f"mix {k}": min(self.every, self.requests - start) for k, start in enumerate(starts, start=1)}
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How a log becomes traffic. ``delay`` (requests) overrides the log's own; ``label_share`` of the labels arrive."""
+    """How a log becomes traffic. ``delay`` (requests) overrides the log's own; ``label_share`` of the labels arrive.
 
-    order: Literal["kept", "shuffled"] = "kept"
+    ``mix`` is there where the order is ``mixed``, and only there.
+    """
+
+    order: Order = "kept"
     delay: int | None = None
     label_share: float = 1.0
+    mix: Mix | None = None
+
+    def __post_init__(self) -> None:
+        if (self.order == "mixed") != (self.mix is not None):
+            raise BandmasterError(f"order {self.order!r} and mix {self.mix}: mixed traffic has a mix, and no other has")
+        if self.mix is not None and min(self.mix.classes, self.mix.every, self.mix.requests) < 1:
+            raise BandmasterError(f"{self.mix}: classes, every and requests must be 1 or more")
+
+    def length(self, log: RecordedLog) -> int:
+        """Requests that a log gives."""
+        return len(log) if self.mix is None else self.mix.requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +108,28 @@ def draw(log: RecordedLog, traffic: Traffic, seed: int) -> Drawn:
     """The traffic of one seed; every policy of that seed sees the same."""
     if traffic.delay is not None:
         log = replace(log, delay=np.full(len(log), traffic.delay))
-    if traffic.order == "shuffled":
-        log = log.redrawn(np.random.default_rng([seed, 0]).permutation(len(log)))
+    rng = np.random.default_rng([seed, 0])
+    if traffic.mix is not None:
+        log = _mixed(log, traffic.mix, rng)
+    elif traffic.order == "shuffled":
+        log = log.redrawn(rng.permutation(len(log)))
     reported = np.random.default_rng([seed, 1]).random(len(log)) < traffic.label_share
     after = np.arange(len(log)) + log.delay
     arrivals: list[list[int]] = [[] for _ in range(len(log))]
     for i in np.flatnonzero(reported & (log.truth != NO_LABEL) & (after < len(log))):
         arrivals[after[i]].append(int(i))
     return Drawn(log, tuple(map(tuple, arrivals)))
+
+
+def _mixed(log: RecordedLog, mix: Mix, rng: np.random.Generator) -> RecordedLog:
+    """Phase by phase, requests of a few classes: each once, and again only when all of them have been."""
+    present = np.unique(log.truth[log.truth != NO_LABEL])
+    order: list[IntArray] = []
+    for length in mix.phases().values():
+        (rows,) = np.nonzero(np.isin(log.truth, rng.choice(present, mix.classes, replace=False)))
+        order.append(np.concatenate([rng.permutation(rows) for _ in range(-(-length // len(rows)))])[:length])
+    phases = tuple(name for name, length in mix.phases().items() for _ in range(length))
+    return replace(log.redrawn(np.concatenate(order)), phases=phases)
 
 
 # ---- One policy, one traffic ---------------------------------------------------------------------------------
@@ -255,18 +301,22 @@ def _classes(indices: IntArray, ensemble: Ensemble) -> pl.Series:
 
 @dataclass(frozen=True, slots=True)
 class FixedPlans:
-    """What each plan alone would have earned: ``rewards`` (N, P), NaN where there is no label, and its means."""
+    """What each plan alone would have earned: ``rewards`` (requests that count, P), NaN where there is no label, and
+    its means.
+    """
 
     rewards: FloatArray
     measures: tuple[Measures, ...]
 
 
-def fixed_plans(drawn: Drawn, catalogue: Catalogue, contract: Contract, tracking: Tracking) -> FixedPlans:
-    """Evaluate every plan alone on every request.
+def fixed_plans(
+    drawn: Drawn, catalogue: Catalogue, contract: Contract, tracking: Tracking, first: int = 0
+) -> FixedPlans:
+    """Evaluate every plan alone on every request from the ``first`` that counts on.
 
     The combiner is as deployed: weights by recent accuracy learn prequentially, from the labels that had arrived
-    and the members that the plan ran; nobody probes. A test holds this equal to driving ``answer`` and ``settle``
-    with the constant policy.
+    and the members that the plan ran, before ``first`` too; nobody probes. A test holds this equal to driving
+    ``answer`` and ``settle`` with the constant policy.
     """
     log, figures = drawn.log, figures_of(drawn.log, contract)
     rewards = np.empty((len(log), len(catalogue)))
@@ -274,15 +324,15 @@ def fixed_plans(drawn: Drawn, catalogue: Catalogue, contract: Contract, tracking
     for group, which in _by_history(catalogue):
         weights = _prequential_weights(drawn, tracking, group)
         step = max(1, CHUNK // (len(group.prefix_members) * len(log.ensemble.classes)))
-        for start in range(0, len(log), step):
+        for start in range(first, len(log), step):
             part = slice(start, start + step)
             raw = _evaluate(group, log, figures, weights, part)
             rewards[part, which] = contract.rewards(raw)
             for name, values in raw.items():
                 total[name][which] += (np.nan_to_num(values) if name == "accuracy" else values).sum(axis=0)
-    labelled = log.truth != NO_LABEL
+    rewards, labelled = rewards[first:], log.truth[first:] != NO_LABEL
     rewards[~labelled] = np.nan
-    means = {name: total[name] / (labelled.sum() if name == "accuracy" else len(log)) for name in _MEASURED}
+    means = {name: total[name] / (labelled.sum() if name == "accuracy" else len(rewards)) for name in _MEASURED}
     plans = zip(*(means[name].tolist() for name in _MEASURED), strict=True)
     return FixedPlans(rewards, tuple(Measures(mean(rewards[:, k]), *figures) for k, figures in enumerate(plans)))
 
@@ -368,13 +418,18 @@ class _Bench:
     contract: Contract
     tracking: Tracking
     traffic: Traffic
+    last: float
+
+    def first(self, requests: int) -> int:
+        """The first request that counts, of so many; those before it warm up."""
+        return requests - max(1, round(self.last * requests))
 
     def draw(self, seed: int) -> Drawn:
         return draw(_unmapped(self.logs[seed % len(self.logs)]), self.traffic, seed)
 
     def traffic_of(self, seed: int) -> int:
         """Seeds that meet the same requests in the same order have the same number."""
-        return seed if self.traffic.order == "shuffled" else seed % len(self.logs)
+        return seed % len(self.logs) if self.traffic.order == "kept" else seed
 
 
 def replay(
@@ -387,20 +442,23 @@ def replay(
     policies: Sequence[str],
     seeds: int = 10,
     traffic: Traffic | None = None,
+    last: float = 1.0,
     jobs: int | None = None,
     progress: Callable[[Step], None] | None = None,
     trace: Path | None = None,
 ) -> Results:
     """Play every policy on every seed's traffic, and compare.
 
-    Several ``logs`` are redraws of one traffic: seed i plays log i modulo their number. ``jobs`` runs go on at once,
-    in processes (``None``: as many as there are cores; 1: in this one); the results do not depend on it. ``progress``
-    hears of every step as it ends. ``trace`` names a parquet file for one row per request, policy and seed.
+    Several ``logs`` are redraws of one traffic: seed i plays log i modulo their number. All figures but the count of
+    drift alarms are taken over the ``last`` share, in (0, 1], of each run's requests; the rest is learned from alone.
+    ``jobs`` runs go on at once, in processes (``None``: as many as there are cores; 1: in this one); the results do
+    not depend on it. ``progress`` hears of every step as it ends. ``trace`` names a parquet file for one row per
+    request, policy and seed.
 
     Raises ``BandmasterError`` when the logs do not fit each other, hold no label, or a policy cannot be made.
     """
     began = time.perf_counter()
-    bench = _Bench(tuple(logs), make, catalogue, contract, tracking, traffic or Traffic())
+    bench = _Bench(tuple(logs), make, catalogue, contract, tracking, traffic or Traffic(), last)
     _check(bench, policies, seeds)
     jobs = jobs or joblib.cpu_count()
     alone = len({bench.traffic_of(seed) for seed in range(seeds)}) == 1
@@ -418,7 +476,7 @@ def replay(
                 hindsights.append(found)
             if progress:
                 progress(_step(found, done, len(tasks)))
-        file.merge(max(map(len, logs)))
+        file.merge(max(map(bench.traffic.length, logs)))
     runs.sort(key=lambda r: (policies.index(r.policy), r.seed))
     hindsights.sort(key=lambda h: h.seed)
     timing = _timing(bench, runs, jobs, time.perf_counter() - began)
@@ -446,6 +504,8 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
         raise BandmasterError("a replay needs at least one log, one policy and one seed")
     if len(set(policies)) != len(policies):
         raise BandmasterError(f"a policy is named twice: {', '.join(policies)}; name each once")
+    if not 0.0 < bench.last <= 1.0:
+        raise BandmasterError(f"last {bench.last}: is no share of the requests; give one above 0, at most 1")
     for number, log in enumerate(bench.logs, start=1):
         if log.ensemble != bench.catalogue.ensemble:
             raise BandmasterError(
@@ -456,6 +516,17 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
             raise BandmasterError(
                 f"log {number} of {len(bench.logs)}: column 'label' is empty, so nothing can be compared; fill it "
                 "where outcomes are known"
+            )
+        if bench.traffic.order == "kept" and (log.truth[bench.first(len(log)) :] == NO_LABEL).all():
+            raise BandmasterError(
+                f"log {number} of {len(bench.logs)}: holds no label in its last {bench.last:g} of requests, so nothing "
+                "can be compared; take figures over a larger share"
+            )
+        classes = len(np.unique(log.truth[log.truth != NO_LABEL]))
+        if bench.traffic.mix is not None and bench.traffic.mix.classes > classes:
+            raise BandmasterError(
+                f"log {number} of {len(bench.logs)}: {bench.traffic.mix.classes} classes cannot be drawn from the "
+                f"{classes} that its labels have; draw fewer"
             )
     for name in policies:
         bench.make(name, bench.logs[0], 0)  # a policy that cannot be made is refused before the first run
@@ -476,16 +547,17 @@ def _play(bench: _Bench, policy: str, seed: int, part: Path | None) -> Run:
         trace = run(drawn, bench.make, policy, seed)
     if part is not None:
         trace_frame(trace, drawn.log.ensemble, policy, seed, seed % len(bench.logs)).write_parquet(part)
-    every = np.arange(len(drawn.log))
+    first = bench.first(len(drawn.log))
     return Run(
         policy=policy,
         seed=seed,
         traffic=bench.traffic_of(seed),
-        rewards=trace.reward,
-        measures=_measures(trace, every),
-        probe_share=float(trace.probed.mean()),
+        requests=len(drawn.log),
+        rewards=trace.reward[first:],
+        measures=_measures(trace, np.arange(first, len(drawn.log))),
+        probe_share=float(trace.probed[first:].mean()),
         drift_events=float(trace.drift_events),
-        by_phase=tuple(Phase(n, len(at), _measures(trace, at)) for n, at in phase_rows(trace.phases).items()),
+        by_phase=tuple(Phase(n, len(at), _measures(trace, at)) for n, at in phase_rows(trace.phases, first).items()),
         seconds=time.perf_counter() - began,
     )
 
@@ -502,15 +574,18 @@ def _measures(trace: Trace, rows: IntArray) -> Measures:
 def _look_back(bench: _Bench, seed: int, keep: bool) -> Hindsight:
     began = time.perf_counter()
     drawn = bench.draw(seed)
+    first = bench.first(len(drawn.log))
     with threadpool_limits(1):
-        fixed = fixed_plans(drawn, bench.catalogue, bench.contract, bench.tracking)
+        fixed = fixed_plans(drawn, bench.catalogue, bench.contract, bench.tracking, first)
     singles = fixed.rewards[:, _singles(bench.catalogue)]
-    phases = phase_rows(drawn.log.phases)
+    phases = phase_rows(drawn.log.phases, first)
     return Hindsight(
         seed=seed,
         traffic=bench.traffic_of(seed),
         plans=fixed.measures,
-        by_phase={name: np.array([mean(column) for column in fixed.rewards[at].T]) for name, at in phases.items()},
+        by_phase={
+            name: np.array([mean(column) for column in fixed.rewards[at - first].T]) for name, at in phases.items()
+        },
         oracle=mean(singles.max(axis=1)),
         rewards=fixed.rewards if keep else None,
         seconds=time.perf_counter() - began,
@@ -524,23 +599,23 @@ def _singles(catalogue: Catalogue) -> list[int]:
 
 def _setting(bench: _Bench, seeds: int) -> Setting:
     played = bench.logs[:seeds]
-    phases: dict[str, int] = {}
-    for log in played:
-        for name, rows in phase_rows(log.phases).items():
-            phases[name] = phases.get(name, 0) + len(rows)
+    mix = bench.traffic.mix
+    phases = mix.phases() if mix else dict.fromkeys(name for log in played for name in phase_rows(log.phases))
     return Setting(
         rows=sum(map(len, played)),
         unlabelled=sum(int((log.truth == NO_LABEL).sum()) for log in played),
         sha256=",".join(log.sha256 for log in played),
         seeds=seeds,
         order=bench.traffic.order,
+        mix=asdict(mix) if mix else None,
         delay=bench.traffic.delay,
         label_share=bench.traffic.label_share,
+        last=bench.last,
         contract=bench.contract.describe(),
         plans=bench.catalogue.names,
         singles=tuple(_singles(bench.catalogue)),
         whole=bench.catalogue.index(all_members(bench.catalogue.ensemble).name),
-        phases=phases,
+        phases=tuple(phases),
     )
 
 
@@ -557,7 +632,7 @@ def _timing(bench: _Bench, runs: Sequence[Run], jobs: int, seconds: float) -> di
         "us_per_request": {
             name: 1e6
             * sum(r.seconds for r in runs if r.policy == name)
-            / sum(len(r.rewards) for r in runs if r.policy == name)
+            / sum(r.requests for r in runs if r.policy == name)
             for name in dict.fromkeys(r.policy for r in runs)
         },
         "runs": [{"policy": r.policy, "seed": r.seed, "seconds": r.seconds} for r in runs],

@@ -38,7 +38,7 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """The measures of a phase, wherever it came back; ``rows`` requests of the logs are of it."""
+    """The measures of a phase, wherever it came back; ``rows`` requests that count are of it, a traffic."""
 
     name: str
     rows: int
@@ -47,13 +47,14 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One policy on one seed's traffic. Runs with the same ``traffic`` met the same requests in the same order.
-    ``rewards`` (N,) has one entry a request of the traffic, NaN where there is no label.
+    """One policy on one seed's traffic of so many ``requests``. Runs with the same ``traffic`` met the same ones in the
+    same order. ``rewards`` has one entry for each that counts, NaN where there is no label.
     """
 
     policy: str
     seed: int
     traffic: int
+    requests: int
     rewards: FloatArray
     measures: Measures
     probe_share: float
@@ -65,8 +66,8 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Hindsight:
     """Every plan of the catalogue alone, on one traffic. ``by_phase`` maps a phase to the mean rewards (P,) in it;
-    ``rewards`` (N, P) is there only where intervals need it; ``oracle`` is the mean of the best single member's
-    reward, request by request.
+    ``rewards`` (requests that count, P) is there only where intervals need it; ``oracle`` is the mean of the best
+    single member's reward, request by request.
     """
 
     seed: int
@@ -140,7 +141,8 @@ class PhaseBest:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What was replayed. ``sha256`` has each log's, comma-separated; ``rows`` and ``unlabelled`` are sums over logs;
-    ``delay`` is ``None`` where the log's own hold. ``phases`` maps each phase to its rows, in order of appearance.
+    ``delay`` is ``None`` where the log's own hold, ``mix`` where the order has none. Figures are taken over the
+    ``last`` share of a run's requests. ``phases`` are in order of appearance.
     """
 
     rows: int
@@ -148,13 +150,15 @@ class Setting:
     sha256: str
     seeds: int
     order: str
+    mix: Mapping[str, int] | None
     delay: int | None
     label_share: float
+    last: float
     contract: Mapping[str, Any]
     plans: tuple[str, ...]
     singles: tuple[int, ...]
     whole: int
-    phases: Mapping[str, int]
+    phases: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,13 @@ class Results:
         found: dict[str, Any] = {
             "log": {"rows": setting.rows, "unlabelled": setting.unlabelled, "sha256": setting.sha256},
             "seeds": setting.seeds,
-            "traffic": {"order": setting.order, "delay": setting.delay, "label_share": setting.label_share},
+            "traffic": {
+                "order": setting.order,
+                "mix": setting.mix,
+                "delay": setting.delay,
+                "label_share": setting.label_share,
+            },
+            "last": setting.last,
             "contract": setting.contract,
             "plans": len(setting.plans),
             "best_constant": _constant(self.best_constant),
@@ -329,11 +339,14 @@ def _difference(sample: Sample) -> Difference:
 
 def _phases(setting: Setting, runs: Sequence[Run]) -> tuple[Phase, ...]:
     found = []
-    for name, rows in setting.phases.items():
-        of = [(r.traffic, p.measures) for r in runs for p in r.by_phase if p.name == name]
+    for name in setting.phases:
+        of = [(r.traffic, p) for r in runs for p in r.by_phase if p.name == name]
+        if not of:
+            continue  # it was over before the requests that count
+        rows = round(_mean_by_traffic([t for t, _ in of], [float(p.rows) for _, p in of]))
         # A log without a label in this phase says nothing of it, unless none does.
-        of = [(t, m) for t, m in of if not math.isnan(m.reward)] or of
-        found.append(Phase(name, rows, _mean_measures([t for t, _ in of], [m for _, m in of])))
+        of = [(t, p) for t, p in of if not math.isnan(p.measures.reward)] or of
+        found.append(Phase(name, rows, _mean_measures([t for t, _ in of], [p.measures for _, p in of])))
     return tuple(found)
 
 
@@ -355,9 +368,9 @@ def mean(values: FloatArray) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def phase_rows(phases: Sequence[str] | None) -> dict[str, IntArray]:
-    """The rows of each phase, in order of first appearance."""
+def phase_rows(phases: Sequence[str] | None, first: int = 0) -> dict[str, IntArray]:
+    """The rows of each phase from the ``first`` row on, in order of first appearance."""
     if phases is None:
         return {}
-    names = np.array(phases)
-    return {name: np.flatnonzero(names == name) for name in dict.fromkeys(phases)}
+    names = np.array(phases[first:])
+    return {name: first + np.flatnonzero(names == name) for name in dict.fromkeys(phases[first:])}

@@ -179,7 +179,7 @@ def test_delay_and_label_share_change_what_a_policy_learns(folder):
         shown = replay(folder, "--seeds", 1, "--policies", "scoring", "--json", *arguments)
         return json.loads(shown.stdout)["policies"]["scoring"]["drift_events"], json.loads(shown.stdout)["traffic"]
 
-    assert reward("--delay", 7)[1] == {"order": "kept", "delay": 7, "label_share": 1.0}
+    assert reward("--delay", 7)[1] == {"order": "kept", "mix": None, "delay": 7, "label_share": 1.0}
     assert reward("--label-share", 0)[0] == 0  # no label arrives, so nothing can ring
 
 

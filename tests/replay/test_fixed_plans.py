@@ -7,9 +7,9 @@ import pytest
 
 from bandmaster import build
 from bandmaster.core import Joined, Outcome
-from bandmaster.recorded import NO_LABEL
 from bandmaster.replay import Traffic, _measures, draw, fixed_plans, run
 from bandmaster.state import Tracking
+from bandmaster.table import NO_LABEL
 
 WORLDS = {
     "labels as late as logged": Traffic(),

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from bandmaster.core import BandmasterError, Profile
-from bandmaster.recorded import NO_LABEL, read_log
+from bandmaster.recorded import read_log
+from bandmaster.table import NO_LABEL
 
 GOOD = pl.DataFrame(
     {

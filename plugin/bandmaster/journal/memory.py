@@ -21,24 +21,34 @@ from bandmaster.journal.rules import SNAPSHOTS_KEPT, awaits_probes, verdict
 
 
 class MemoryJournal:
-    """Implements ``Journal``. An outcome more than ``window_s`` seconds after its decision is late."""
+    """Implements ``Journal``. An outcome more than ``window_s`` seconds after its decision is late.
 
-    def __init__(self, window_s: float = math.inf) -> None:
-        self._window_s = window_s
+    With ``keep=False`` a decision is forgotten, all but its id, once it has settled or could only settle late: for long
+    runs that read nothing back. ``since`` and ``reward`` then know of none; counts, events and snapshots stay.
+    """
+
+    def __init__(self, window_s: float = math.inf, *, keep: bool = True) -> None:
+        self._window_s, self._keep = window_s, keep
         self._stored: dict[str, tuple[Decision, Answer]] = {}
         self._waiting: dict[str, Outcome] = {}
         self._settled: set[str] = set()
+        self._expired: set[str] = set()
         self._joined: list[Joined] = []
-        self._late: list[tuple[str, Outcome]] = []
         self._rewards: dict[str, Reward] = {}
-        self._duplicate = self._unknown = 0
+        self._decisions = self._joins = self._late = self._duplicate = self._unknown = 0
+        self._newest = -math.inf
         self._clock = -math.inf
         self._events: list[DriftEvent] = []
         self._snapshots: dict[int, Snapshot] = {}
 
     def record(self, decision: Decision, answer: Answer) -> None:
-        if decision.id not in self._settled:
-            self._stored[decision.id] = decision, answer
+        if decision.id in self._settled or decision.id in self._expired:
+            return
+        self._decisions += decision.id not in self._stored
+        self._stored[decision.id] = decision, answer
+        if not self._keep:
+            self._newest = max(self._newest, decision.at)
+            self._expire()
 
     def settle(self, decision_id: str, outcome: Outcome) -> Settlement:
         if decision_id in self._settled or decision_id in self._waiting:
@@ -57,7 +67,8 @@ class MemoryJournal:
         return [settlement.joined for settlement in placed if settlement.joined is not None]
 
     def save_reward(self, joined: Joined, reward: Reward) -> None:
-        self._rewards[joined.decision.id] = reward
+        if self._keep:
+            self._rewards[joined.decision.id] = reward
 
     def reward(self, decision_id: str) -> Reward | None:
         return self._rewards.get(decision_id)
@@ -71,10 +82,10 @@ class MemoryJournal:
 
     def counts(self) -> Counts:
         return Counts(
-            decisions=len(self._stored),
-            joined=len(self._joined),
+            decisions=self._decisions,
+            joined=self._joins,
             early=len(self._waiting),
-            late=len(self._late),
+            late=self._late,
             duplicate=self._duplicate,
             unknown=self._unknown,
         )
@@ -97,6 +108,10 @@ class MemoryJournal:
         """Nothing to let go of; the records stay readable."""
 
     def _place(self, id_: str, outcome: Outcome, now: float) -> Settlement:
+        if id_ in self._expired:
+            self._settled.add(id_)
+            self._late += 1
+            return Settlement(Status.LATE)
         decision, answer = self._stored.get(id_, (None, None))
         if decision is None or answer is None:
             self._waiting[id_] = outcome
@@ -108,9 +123,22 @@ class MemoryJournal:
             return Settlement(status)
         self._waiting.pop(id_, None)
         self._settled.add(id_)
+        if not self._keep:
+            del self._stored[id_]
         if status is Status.LATE:
-            self._late.append((id_, outcome))
+            self._late += 1
             return Settlement(status)
-        joined = Joined(len(self._joined) + 1, decision, answer, outcome)
-        self._joined.append(joined)
+        self._joins += 1
+        joined = Joined(self._joins, decision, answer, outcome)
+        if self._keep:
+            self._joined.append(joined)
         return Settlement(status, joined)
+
+    def _expire(self) -> None:
+        """Forget the oldest decisions, as far as nothing can join them any more."""
+        while self._stored:
+            id_, (decision, _) = next(iter(self._stored.items()))
+            if self._newest - decision.at <= self._window_s or id_ in self._waiting:
+                return
+            del self._stored[id_]
+            self._expired.add(id_)

@@ -1,0 +1,161 @@
+"""Streams: labelled rows without an ensemble. Twelve members learn the first part, and answer the rest of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import polars as pl
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from bandmaster.core import BandmasterError, FloatArray, IntArray
+from bandmaster.features import LARGEST
+from bandmaster.table import NO_LABEL, Scores, Table
+
+TRAINING_SHARE = 0.2
+"""Of a stream's rows, the first ones: members learn them, and only the rest is traffic."""
+
+KINDS = ("naive_bayes", "logistic", "tree", "forest", "boosting", "mlp")
+
+MEMBERS = (*KINDS, *(f"{kind}_late" for kind in KINDS))
+"""The late ones learn the last quarter of the training rows alone: fewer rows, but newer ones."""
+
+
+def is_stream(table: Table) -> bool:
+    """Whether a table is a stream, x0 … xn and ``y``, and no log: it has neither ``label`` nor anybody's answers."""
+    return "y" in table and "label" not in table and not any(c.endswith("__pred") for c in table.frame.columns)
+
+
+def answered(
+    table: Table,
+    classes: Sequence[int | str] | None = None,
+    cache: Path | None = None,
+    told: Callable[[str], None] | None = None,
+) -> Table:
+    """The stream's last 80 % as a recorded ensemble of the 12 ``MEMBERS``, with their probabilities of every class.
+
+    ``classes`` defaults to all that ``y`` holds. What members answer is kept in the folder ``cache`` (default:
+    ``default_cache()``), under a name that depends on the file's content, this code and scikit-learn's version.
+    ``told`` hears when members must be trained first.
+
+    Raises ``BandmasterError`` when the stream has no x0 … xn or no labels to learn, or the cache fails.
+    """
+    labels = table.labels("y")
+    classes = tuple(classes or sorted(labels.drop_nulls().unique().to_list()))
+    first = int(TRAINING_SHARE * len(table))
+    kept = (cache or default_cache()) / f"{_key(table, classes)}.npy"
+    if not kept.is_file():
+        if told is not None:
+            told(f"{table.path}: a stream; {len(MEMBERS)} members learn its first {first} rows, kept in {kept.parent}")
+        _save(kept, _answers(table, table.indices("y", classes), first, len(classes)))
+    scores = _load(kept)
+    columns: list[pl.Series] = []
+    for m, name in enumerate(MEMBERS):
+        columns.append(pl.Series(f"{name}__pred", np.array(classes)[scores[:, m].argmax(axis=1)]))
+        columns.append(pl.Series(f"{name}__proba", scores[:, m]))
+    frame = table.frame[first:].drop("y").with_columns(labels[first:].rename("label"), *columns)
+    return Table(table.path, frame, table.sha256, classes, first)
+
+
+def models() -> dict[str, Any]:
+    """A scikit-learn classifier of each of the ``KINDS``, untrained."""
+    # Here, so that nobody else pays for importing it.
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeClassifier
+
+    # Nobody stops early: what that holds out must have two rows of every class.
+    return {
+        "naive_bayes": GaussianNB(),
+        "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+        "tree": DecisionTreeClassifier(max_depth=8, random_state=0),
+        "forest": RandomForestClassifier(n_estimators=50, random_state=0),
+        "boosting": HistGradientBoostingClassifier(early_stopping=False, random_state=0),
+        "mlp": make_pipeline(StandardScaler(), MLPClassifier((32,), max_iter=50, random_state=0)),
+    }
+
+
+def default_cache() -> Path:
+    """Where answers are kept unless told otherwise: below $XDG_CACHE_HOME, or ~/.cache where that is not set."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bandmaster" / "streams"
+
+
+# ---- Training ----------------------------------------------------------------------------------------------
+
+
+def _answers(table: Table, y: IntArray, first: int, classes: int) -> Scores:
+    """Every member's probabilities (N - first, members, classes) on the rows from ``first`` on."""
+    inputs = table.inputs()
+    if not inputs:
+        raise BandmasterError(f"{table.path}: has y, but no column x0 … xn; a stream needs what members look at")
+    x = np.clip(table.stacked(inputs), -LARGEST, LARGEST)
+    late = first - first // 4
+    if not (y[late:first] != NO_LABEL).any():
+        raise BandmasterError(
+            f"{table.path}: column 'y' holds no label in rows {late} to {first - 1}, the end of what members learn "
+            f"from; give a stream of more rows, labelled in its first {TRAINING_SHARE:.0%}"
+        )
+    parts = [(kind, start) for start in (0, late) for kind in KINDS]
+    tasks = (joblib.delayed(_answer)(kind, x[start:first], y[start:first], x[first:], classes) for kind, start in parts)
+    return np.stack(joblib.Parallel(n_jobs=-1)(tasks), axis=1)
+
+
+def _answer(kind: str, x: FloatArray, y: IntArray, asked: FloatArray, classes: int) -> Scores:
+    """One model's probabilities (n, classes) for the rows ``asked``, 0 for classes that it never met."""
+    from sklearn.dummy import DummyClassifier
+    from sklearn.exceptions import ConvergenceWarning
+
+    labelled = y != NO_LABEL
+    x, y = x[labelled], y[labelled]
+    # Where all rows are of one class there is nothing to learn, and most models refuse to.
+    model = models()[kind] if (y != y[0]).any() else DummyClassifier()
+    # One thread, so that sums are the same on any number of cores.
+    with threadpool_limits(1), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # members are fixed, not tuned
+        found = model.fit(x, y).predict_proba(asked)
+    scores = np.zeros((len(asked), classes), dtype=np.float32)
+    scores[:, model.classes_] = found
+    # Naive Bayes has no figure where all features were constant: then every class is as probable as the next.
+    scores[~np.isfinite(scores).all(axis=1)] = 1.0 / classes
+    return scores
+
+
+# ---- What was answered before ------------------------------------------------------------------------------
+
+
+def _key(table: Table, classes: Sequence[int | str]) -> str:
+    parts = (table.sha256, repr(classes), Path(__file__).read_text("utf-8"), importlib.metadata.version("scikit-learn"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _save(path: Path, scores: Scores) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.save(file, scores)
+        os.replace(temporary, path)
+    except OSError as problem:
+        raise BandmasterError(
+            f"{path.parent}: what members answer to a stream cannot be kept there ({problem.strerror}); name another "
+            "folder with --cache"
+        ) from None
+
+
+def _load(path: Path) -> Scores:
+    try:
+        scores: Scores = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as problem:
+        raise BandmasterError(f"{path}: cannot be read ({problem}); delete it, and it is made anew") from None
+    return scores
