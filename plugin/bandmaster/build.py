@@ -16,6 +16,7 @@ from bandmaster.core import BandmasterError, Ensemble, Member, Meter, Policy, Re
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.members.onnx import OnnxMember
+from bandmaster.metrics import ImportedFunction
 from bandmaster.orchestrator import Orchestrator
 from bandmaster.plans import Catalogue, generate, parse_plan
 from bandmaster.policies.bandit import BanditPolicy
@@ -46,6 +47,7 @@ class Hosted:
 
 def host(config: Config) -> Hosted:
     """Load every member. Raises ``ConfigError`` naming the members that cannot be served or do not fit the first."""
+    require_functions(config)
     problems: list[str] = []
     members: dict[str, OnnxMember] = {}
     for declared in config.members:
@@ -79,6 +81,20 @@ def host(config: Config) -> Hosted:
     if problems:
         raise ConfigError(*problems)
     return Hosted(ensemble_of(config, classes), members, first.input_shape)
+
+
+def require_functions(config: Config) -> None:
+    """Import the contract's own metrics. Raises ``ConfigError`` naming those that cannot be had."""
+    problems = []
+    for metric in config.contract.metrics:
+        if isinstance(metric.use, ImportedFunction):
+            try:
+                metric.use.load()
+            except BandmasterError as problem:
+                place = f"{config.source.name}: {config.source.path}.contract.{metric.name}.use"
+                problems.append(f"{place}: {problem}")
+    if problems:
+        raise ConfigError(*problems)
 
 
 def ensemble_of(config: Config, classes: tuple[int | str, ...]) -> Ensemble:

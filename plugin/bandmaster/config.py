@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from bandmaster.contract import METRICS, Contract, Goal, Metric, Scale
 from bandmaster.core import BandmasterError, Ensemble, Profile
+from bandmaster.metrics import ImportedFunction
 from bandmaster.plans import ALL, parse_plan
 from bandmaster.yaml_reader import (
     At,
@@ -44,7 +45,22 @@ UNITS: Mapping[str, Mapping[str, Decimal]] = {
 """Each unit's size in seconds or joules. Decimal, so that ``200 ms`` and ``0.2 s`` are the same float. µ has
 two code points, and keyboards differ in which they write."""
 
-_PROFILE = {"latency": "latency_s", "energy": "energy_j", "cost": "cost", "explainability": "explainability"}
+_PROFILE = {
+    "latency": "latency_s", "energy": "energy_j", "cost": "cost", "explainability": "explainability",
+    "accuracy": "accuracy", "calibration": "calibration",
+}  # fmt: skip
+_FROM: Mapping[str, tuple[Literal["live", "profile", "consensus"], ...]] = {
+    "accuracy": ("live", "consensus"),
+    **dict.fromkeys(("latency", "energy", "cost", "explainability"), ("live", "profile")),
+}
+"""Where a metric's figure may come from; those not named have one source."""
+
+_TAKEN = {
+    "policy", "seed", "log", "request", "position", "phase", "plan", "propensity", "ran", "probed", "label", "truth",
+    "reward", "latency_s", "energy_j", "members_per_request", "calibration",
+}  # fmt: skip
+"""Names that a metric of the user's own may not have: a trace's columns, and what profiles hold besides."""
+
 _RANGE = {"latency": "[1 ms, 200 ms]", "energy": "[1 mJ, 5 J]", "cost": "[0, 0.01]"}
 _FIGURE = {"latency": "34 ms", "energy": "124 mJ", "cost": "0.001", "explainability": "0.4"}
 
@@ -328,6 +344,8 @@ def _figure(at: At | None, metric: str) -> float | None:
         return _quantity(at, "time", ("ms", "s"))
     if metric == "energy":
         return _quantity(at, "energy", ("mJ", "J"))
+    if metric not in METRICS and metric not in _PROFILE:  # the user's own, in a unit of its own
+        return _number(at, math.nan, -1e12, 1e12)
     return _number(at, math.nan, 0.0, 1e12 if metric == "cost" else 1.0)
 
 
@@ -340,7 +358,7 @@ def _config(at: At, source: Source) -> Config:
     required = {"contract": "{accuracy: {weight: 1}}", "members": "{name: {onnx: name.onnx}}"}
     get = _fields(at, known, required).get
     root = source.root.resolve()
-    metrics = _metrics(get("contract"))
+    metrics = _metrics(get("contract"), root)
     members = _members(get("members"), root)
     _check_declared(at, metrics, members)
     names = tuple(m.name for m in members)
@@ -365,34 +383,53 @@ def _config(at: At, source: Source) -> Config:
     return replace(config, contract=Contract.of(*metrics))
 
 
-def _metrics(at: At | None) -> list[Metric]:
+def _metrics(at: At | None, root: Path) -> list[Metric]:
     """The contract's metrics, without those that were refused."""
     if at is None:
         return []
-    entries = _fields(at, tuple(METRICS), {"accuracy": "{weight: 1}"} if at.value == {} else None)
-    found = [_metric(name, entry) for name, entry in entries.items()]
+    entries = _entries(at, "write {accuracy: {weight: 1}}")
+    if at.value == {}:
+        at.book.refuse((*at.path, "accuracy"), "is missing; add accuracy: {weight: 1}")
+    found = [_metric(name, entry, root) for name, entry in entries.items()]
     metrics = [metric for metric in found if metric]
     if metrics and len(metrics) == len(found) and not any(m.weight for m in metrics):
         at.refuse("has weights that sum to 0; give at least one metric a weight above 0")
     return metrics
 
 
-def _metric(name: str, at: At) -> Metric | None:
-    spent = name in _RANGE
+def _metric(name: str, at: At, root: Path) -> Metric | None:
+    if name not in METRICS and not _is_own(name, at):
+        return None
+    spent, own = name in _RANGE, name not in METRICS
     required = {"weight": "0.5"} | ({"range": _RANGE[name]} if spent else {})
-    known = ("weight", "goal", "range", "scale", *(("from",) if name in _PROFILE else ()))
+    known = ("weight", "goal", "range", "scale", *(("from",) if name in _FROM else ()), *(("use",) if own else ()))
     get = _fields(at, known, required).get
     weight = _number(get("weight"), math.nan, 0.0, 1e6)
     goal: Goal = _choice(get("goal"), "min" if spent else "max", ("max", "min"))
     scale: Scale = _choice(get("scale"), "linear", ("linear", "log"))
-    figures: Literal["live", "profile"] = _choice(get("from"), "live", ("live", "profile"))
+    figures = _choice(get("from"), "live", _FROM.get(name, ()))
+    use = _text(get("use"), r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:function, as in my_metrics:fairness")
     span = get("range")
     if span is None and scale == "log" and not spent:
         at.book.refuse((*at.path, "range"), "is missing, and a log scale cannot begin at 0; add range: [0.01, 1]")
     ends = _range(span, name, scale) if span else None if spent or scale == "log" else (0.0, 1.0)
-    if ends is None or math.isnan(weight):
+    if ends is None or math.isnan(weight) or (own and use is None):
         return None
-    return Metric(name, weight, goal, *ends, scale, figures)
+    return Metric(name, weight, goal, *ends, scale, figures, ImportedFunction(use, root) if use else None)
+
+
+def _is_own(name: str, at: At) -> bool:
+    """Whether this is a metric of the user's own, which ``use`` measures; if not, it is refused."""
+    if not isinstance(at.value, Mapping) or "use" not in at.value:
+        near = get_close_matches(name[:64], METRICS, n=1)
+        fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(METRICS)}, or add use: module:function"
+        at.book.refuse(at.path, f"is an unknown key; {fix}")
+        return False
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name in _TAKEN or name.endswith("_term"):
+        fix = "write small letters, digits and _, and no name that traces use for something else"
+        at.book.refuse(at.path, f"{show(name)} cannot be a metric's name; {fix}")
+        return False
+    return True
 
 
 def _range(at: At, metric: str, scale: str) -> tuple[float, float] | None:
@@ -407,7 +444,7 @@ def _range(at: At, metric: str, scale: str) -> tuple[float, float] | None:
     low, high = (_figure(end, metric) for end in ends)
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return None
-    if scale == "log" and min(low, high) == 0.0:
+    if scale == "log" and min(low, high) <= 0.0:
         at.refuse("touches 0, which has no logarithm; begin above 0 or write scale: linear")
     elif low > high:
         at.refuse(f"goes down; write [{show(ends[1].value)}, {show(ends[0].value)}]")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from bandmaster.core import BandmasterError, FloatArray, Reward
+from bandmaster.core import Answer, BandmasterError, Decision, FloatArray, Outcome, Reward
 
 Goal = Literal["max", "min"]
 Scale = Literal["linear", "log"]
+Source = Literal["live", "profile", "consensus"]
+
+Measure = Callable[[Decision, Answer, Outcome], float]
+"""A user's own metric: the raw figure of one settled decision. Pure, and picklable where replays use processes."""
 
 METRICS: Mapping[str, str] = {
     "accuracy": "share of the request's rows answered right, in [0, 1]",
@@ -22,7 +26,7 @@ METRICS: Mapping[str, str] = {
     "energy": "joules, summed over the members that ran",
     "cost": "declared price of a call, summed over the members that ran",
 }
-"""Every metric a contract may name, and its unit."""
+"""Every metric a contract may name without saying how it is measured, and its unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,9 @@ class Metric:
 
     ``f`` is linear, or linear in the logarithm, between ``low`` and ``high`` and clipped outside them; with
     ``goal="min"`` it is turned over, so that 1 is always the best. ``source`` says which figure is meant:
-    for latency and energy ``live`` (measured or estimated as it happens) or ``profile`` (as declared).
+    for latency and energy ``live`` (measured or estimated as it happens) or ``profile`` (as declared), for accuracy
+    ``live`` (against the labels that come) or ``consensus`` (against the other members, on probes; a proxy).
+    ``use`` measures a metric of the user's own, whose name is none of ``METRICS``.
     """
 
     name: str
@@ -40,9 +46,14 @@ class Metric:
     low: float = 0.0
     high: float = 1.0
     scale: Scale = "linear"
-    source: Literal["live", "profile"] = "live"
+    source: Source = "live"
+    use: Measure | None = None
 
     def __post_init__(self) -> None:
+        if (self.name in METRICS) == (self.use is not None):
+            raise BandmasterError(
+                f"{self.name}: a metric is either one of {', '.join(METRICS)}, or has a name of its own and a function"
+            )
         if not (math.isfinite(self.weight) and self.weight >= 0.0):
             raise BandmasterError(f"{self.name}: weight {self.weight!r} must be a finite number ≥ 0")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -85,8 +96,7 @@ class Contract:
         total = math.fsum(m.weight for m in metrics)
         if total <= 0.0:
             raise BandmasterError("the weights sum to 0; give at least one metric a weight above 0")
-        fields = ("goal", "low", "high", "scale", "source")
-        return cls(tuple(Metric(m.name, m.weight / total, **{f: getattr(m, f) for f in fields}) for m in metrics))
+        return cls(tuple(replace(m, weight=m.weight / total) for m in metrics))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,9 +109,30 @@ class Contract:
         found = self.metric(name)
         return found.weight if found else 0.0
 
+    @property
+    def own(self) -> tuple[Metric, ...]:
+        """The metrics of the user's own that weigh anything."""
+        return tuple(m for m in self.metrics if m.use is not None and m.weight > 0.0)
+
+    @property
+    def by_consensus(self) -> bool:
+        """Whether accuracy is agreement with the other members, so that no label is trained on."""
+        return (found := self.metric("accuracy")) is not None and found.source == "consensus"
+
+    def foreseen(self, raw: Mapping[str, FloatArray]) -> FloatArray:
+        """As ``rewards``, before anything has happened: for choosing, never for learning.
+
+        Nobody can foresee a metric of the user's own, so each counts half its weight, the same for every plan.
+        """
+        middle = np.array(0.5)
+        return self._weighed({m.name: middle if m.use else m.normalise(raw[m.name]) for m in self.metrics if m.weight})
+
     def rewards(self, raw: Mapping[str, FloatArray]) -> FloatArray:
         """Rewards of many cases at once. ``raw`` maps each metric to figures of shapes that broadcast."""
-        return sum((m.weight * m.normalise(raw[m.name]) for m in self.metrics if m.weight > 0.0), start=np.zeros(()))
+        return self._weighed({m.name: m.normalise(raw[m.name]) for m in self.metrics if m.weight})
+
+    def _weighed(self, terms: Mapping[str, FloatArray]) -> FloatArray:
+        return sum((self.weight(name) * term for name, term in terms.items()), start=np.zeros(()))
 
     def reward(self, raw: Mapping[str, float]) -> Reward:
         """The reward of one case. ``raw`` holds a figure for each metric that weighs anything; all others are kept."""
@@ -119,6 +150,8 @@ class Contract:
                 "range": [m.low, m.high],
                 "scale": m.scale,
                 "from": m.source,
+                **({"use": str(m.use)} if m.use is not None else {}),
+                **({"proxy": True} if m.source == "consensus" else {}),
             }
             for m in self.metrics
         }

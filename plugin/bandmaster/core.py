@@ -33,12 +33,18 @@ class BandmasterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one request costs on one member, when nobody measures it. ``None`` means unknown."""
+    """What is declared of one member; ``None`` means unknown. What one request costs, when nobody measures it.
+
+    ``accuracy`` in [0, 1] is where its recent accuracy starts; ``calibration``, its expected calibration error in
+    [0, 1], is for reading only. ``bandmaster profile`` measures all but ``cost``.
+    """
 
     latency_s: float | None = None
     energy_j: float | None = None
     cost: float | None = None
     explainability: float | None = None
+    accuracy: float | None = None
+    calibration: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

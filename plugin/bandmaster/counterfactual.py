@@ -15,6 +15,7 @@ import numpy as np
 from bandmaster.combine import verdict
 from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, Experience, Figures, FloatArray, IntArray
+from bandmaster.metrics import plan_figures
 from bandmaster.plans import Catalogue, compiled
 
 
@@ -98,16 +99,21 @@ def plan_rewards(
     catalogue: Catalogue,
     contract: Contract,
     evaluation: Evaluation,
-    truth: IntArray,
+    accuracy: FloatArray,
     figures: Figures,
     weights: FloatArray,
+    own: Mapping[str, FloatArray],
 ) -> FloatArray:
-    """The reward (P,) of every plan on one request of n rows with labels ``truth`` (n,); NaN where unknown."""
+    """The reward (P,) of every plan on one request of several rows; NaN where unknown.
+
+    ``accuracy`` (P,) is each plan's over the rows, ``own`` maps the user's own metrics to each plan's figure (P,).
+    """
     spent = spend(catalogue, (evaluation.stop.max(axis=0) + 1)[None], figures, weights)
     raw = {
-        "accuracy": (evaluation.labels == truth[:, None]).mean(axis=0),
+        "accuracy": accuracy,
         "confidence": evaluation.confidence.mean(axis=0),
         **{name: values[0] for name, values in spent.items()},
+        **own,
     }
     return np.where(evaluation.determined.all(axis=0), contract.rewards(raw), np.nan)
 
@@ -160,9 +166,11 @@ class _Walked:
 
 def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _Walked:
     assert experience.truth is not None  # only labels tell what another plan would have earned
-    weights = experience.joined.answer.weights
+    joined, weights = experience.joined, experience.joined.answer.weights
     seen = evaluate(catalogue, experience.scores, experience.known, weights)
-    rewards = plan_rewards(catalogue, contract, seen, experience.truth, experience.figures, weights)
+    accuracy = (seen.labels == experience.truth[:, None]).mean(axis=0)
+    own = plan_figures(contract, catalogue, joined, seen, experience.scores)
+    rewards = plan_rewards(catalogue, contract, seen, accuracy, experience.figures, weights, own)
     until = np.arange(catalogue.stage_members.shape[1]) <= seen.stop[..., None]  # (n, P, S)
     needs = np.asarray((catalogue.stage_members & until[..., None]).any(axis=2))  # (n, P, M)
     return _Walked(rewards, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))

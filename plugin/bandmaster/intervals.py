@@ -65,3 +65,9 @@ def block_length(series: FloatArray) -> int:
     slope, level = float((np.abs(k) * weighted).sum()), float(weighted.sum())
     best = (1.5 * slope**2 / level**2 * n) ** (1.0 / 3.0) if level != 0.0 else most
     return min(max(least, math.ceil(best)), most)
+
+
+def wilson_interval(right: int, n: int) -> Interval:
+    """Wilson's score interval of a share, ``right`` of ``n`` ≥ 1 (Wilson 1927, "Probable inference")."""
+    found = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)

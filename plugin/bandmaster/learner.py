@@ -24,6 +24,7 @@ from bandmaster.core import (
     MemberAnswer,
     Reward,
 )
+from bandmaster.metrics import NoFigureError, own_figures
 from bandmaster.plans import compiled, parse_plan
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
@@ -54,6 +55,7 @@ class Learner:
     def __init__(self, ensemble: Ensemble, contract: Contract, state: StateManager, manager: RLManager) -> None:
         """``manager`` holds a policy that has learned nothing yet."""
         self.ensemble, self.contract, self.state, self.manager = ensemble, contract, state, manager
+        self.without_reward = 0
         self._profile = profile_figures(ensemble)
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
         self._fits = Fits(ensemble.names, tuple(map(str, ensemble.classes)), manager.policy.name, plans)
@@ -74,8 +76,15 @@ class Learner:
         return None
 
     def learn(self, joined: Joined) -> Experience:
-        """Learn from one settled decision that ``refuses`` lets pass; return what was learned from."""
-        experience = self.experience(joined)
+        """Learn from one settled decision that ``refuses`` lets pass; return what was learned from.
+
+        Raises ``NoFigureError``, having learned nothing, where a metric of the user's own has no figure for it.
+        """
+        try:
+            experience = self.experience(joined)
+        except NoFigureError:
+            self.without_reward += 1
+            raise
         experience = replace(experience, alarms=self.state.observe(experience))
         self.manager.learn(experience)
         return experience
@@ -117,6 +126,8 @@ class Learner:
         raw["confidence"] = float(answer.confidence.mean())
         if outcome.labels is not None:
             raw["accuracy"] = float((answer.labels == np.asarray(outcome.labels)).mean())
+            seen = answer if charge_probe else replace(answer, probes=())
+            raw |= own_figures(self.contract, joined.decision, seen, outcome)
             return self.contract.reward(raw)
         assert outcome.reward is not None  # Outcome's own rule: a label or a reward
         terms = {m.name: float(m.normalise(raw[m.name])) for m in self.contract.metrics if m.name in raw}

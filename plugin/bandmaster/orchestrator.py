@@ -32,6 +32,7 @@ from bandmaster.core import (
     Status,
 )
 from bandmaster.learner import Learner
+from bandmaster.metrics import NoFigureError
 from bandmaster.plans import parse_plan
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
@@ -159,7 +160,11 @@ def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience | No
     if (why := learner.refuses(joined)) is not None:
         _log.warning("not learned: %s", why)
         return None
-    experience = learner.learn(joined)
+    try:
+        experience = learner.learn(joined)
+    except NoFigureError as problem:
+        _log.warning("decision %s has no reward: %s", joined.decision.id, problem)
+        return None
     journal.save_reward(joined, experience.reward)
     for alarm in experience.alarms:
         journal.save_event(alarm)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bandmaster.core import DriftEvent, Ensemble, Experience, FloatArray, MemberStatistics, Request, State
+from bandmaster.core import DriftEvent, Ensemble, Experience, FloatArray, MemberStatistics, Profile, Request, State
 from bandmaster.drift import DriftMonitor
 from bandmaster.estimators import WindowedMean
 
@@ -36,7 +36,9 @@ class RecentAccuracy:
 
     def __init__(self, ensemble: Ensemble, tracking: Tracking) -> None:
         names = [f"accuracy:{n}" for n in ensemble.names]
-        prior = prior_share(len(ensemble.classes))
+        share = prior_share(len(ensemble.classes))
+        declared = [(ensemble.profiles.get(n) or Profile()).accuracy for n in ensemble.names]
+        prior = np.array([share if accuracy is None else accuracy for accuracy in declared])
         self._mean = WindowedMean(len(names), window=tracking.window, prior=prior, prior_weight=PRIOR_WEIGHT)
         self._monitor = DriftMonitor(names, delta=tracking.delta) if tracking.delta > 0.0 else None
         self._names, self._forget = names, tracking.forget

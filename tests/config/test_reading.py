@@ -24,6 +24,7 @@ from bandmaster.config import (
 )
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import BandmasterError, Profile
+from bandmaster.metrics import ImportedFunction
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -109,6 +110,27 @@ def test_every_key_of_the_block_is_read(full: Path) -> None:
         root=root,
         source=Source(str(full), "args.orchestration", root),
     )
+
+
+def test_a_metric_of_the_users_own_and_accuracy_by_consensus_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    contract = (
+        "accuracy: {weight: 3, from: consensus}, "
+        'fairness: {weight: 1, use: "my_metrics:fairness", range: [-1, 2], goal: min}'
+    )
+    profile = "{profile: {accuracy: 0.9, calibration: 0.05}}"
+    path.write_text(f"orchestration: {{contract: {{{contract}}}, members: {{a: {profile}}}}}")
+    config = load(path)
+    assert config.contract == Contract(
+        (
+            Metric("accuracy", 0.75, source="consensus"),
+            Metric("fairness", 0.25, "min", -1.0, 2.0, use=ImportedFunction("my_metrics:fairness", tmp_path)),
+        )
+    )
+    assert config.contract.by_consensus
+    assert config.contract.describe()["accuracy"]["proxy"] is True
+    assert config.contract.describe()["fairness"]["use"] == "my_metrics:fairness"
+    assert config.members[0].profile == Profile(accuracy=0.9, calibration=0.05)
 
 
 def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
