@@ -20,7 +20,12 @@ from bandmaster.metrics import ImportedFunction
 from bandmaster.orchestrator import Orchestrator
 from bandmaster.plans import Catalogue, generate, parse_plan
 from bandmaster.policies.bandit import BanditPolicy
+from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPolicy
+from bandmaster.policies.exp4 import Exp4Policy
+from bandmaster.policies.exploration import STRENGTH, Exploration
+from bandmaster.policies.peers import BlastPolicy, KnoraPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
+from bandmaster.policies.vw_alone import VowpalWabbitPolicy
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_logs
 from bandmaster.replay import Parts
 from bandmaster.rl_manager import RLManager
@@ -30,6 +35,7 @@ SLOW_S = 0.002
 """Members slower than this (seconds) run in threads: they would hold up every other request on the event loop."""
 
 POLICIES = ("constant", "random", "scoring", "bandit")
+"""Those that are compared where nobody says which; ``config.POLICIES`` are all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,26 +153,43 @@ def tracking(config: Config) -> Tracking:
 
 
 def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
-    """A policy by its name; ``constant:PLAN`` names the plan, ``constant`` alone takes the config's or all members."""
-    name, _, plan = spec.partition(":")
-    if plan and name != "constant":
-        raise BandmasterError(f"policy {spec!r}: only constant takes a plan, as in constant:all")
-    if name == "constant":
-        return ConstantPolicy(plans, parse_plan(plan or config.policy.plan or "all", plans.ensemble).name)
+    """A policy by its name. ``constant:PLAN`` names the plan, ``constant`` alone takes the config's or all members;
+    ``bandit:squarecb`` and ``vw:bag`` name how to explore, without that they take the config's way.
+    """
+    name, _, detail = spec.partition(":")
+    contract, seed, ensemble = config.contract, config.seed or 0, plans.ensemble
+    figures = profile_figures(ensemble)
     makers: Mapping[str, Callable[[], Policy]] = {
+        "constant": lambda: ConstantPolicy(plans, parse_plan(detail or config.policy.plan or "all", ensemble).name),
         "random": lambda: RandomPolicy(plans),
-        "scoring": lambda: ScoringPolicy(plans, config.contract, profile_figures(plans.ensemble)),
-        "bandit": lambda: BanditPolicy(
-            plans,
-            config.contract,
-            profile_figures(plans.ensemble),
-            epsilon=config.policy.epsilon,
-            seed=config.seed or 0,
-        ),
+        "scoring": lambda: ScoringPolicy(plans, contract, figures),
+        "bandit": lambda: BanditPolicy(plans, contract, figures, explore=_exploration(detail, config), seed=seed),
+        "vw": lambda: VowpalWabbitPolicy(plans, contract, figures, explore=_exploration(detail, config), seed=seed),
+        "thompson": lambda: ThompsonPolicy(plans, seed=seed),
+        "ucb": lambda: UcbPolicy(plans),
+        "exp3": lambda: Exp3Policy(plans),
+        "exp4": lambda: Exp4Policy([policy(expert, config, plans) for expert in _experts(config, ensemble)], plans),
+        "blast": lambda: BlastPolicy(plans, contract),
+        "knora-e": lambda: KnoraPolicy(plans),
     }
     if name not in makers:
-        raise BandmasterError(f"no policy {name!r}; there are {', '.join(POLICIES)}")
+        raise BandmasterError(f"no policy {name!r}; there are {', '.join(makers)}")
+    if detail and name not in ("constant", "bandit", "vw"):
+        raise BandmasterError(f"policy {spec!r}: only constant takes a plan, as in constant:all")
     return makers[name]()
+
+
+def _exploration(by: str, config: Config) -> Exploration:
+    if by in ("", config.policy.explore.by):
+        return config.policy.explore
+    for known, strength in STRENGTH.items():
+        if by == known:
+            return Exploration(known, strength)
+    raise BandmasterError(f"nothing explores by {by!r}; there are {', '.join(STRENGTH)}")
+
+
+def _experts(config: Config, ensemble: Ensemble) -> tuple[str, ...]:
+    return config.policy.experts or tuple(f"constant:{name}" for name in ensemble.names)
 
 
 def learner(config: Config, plans: Catalogue, rng: np.random.Generator, spec: str | None = None) -> Learner:

@@ -19,6 +19,7 @@ from bandmaster.contract import METRICS, Contract, Goal, Metric, Scale
 from bandmaster.core import BandmasterError, Ensemble, Profile
 from bandmaster.metrics import ImportedFunction
 from bandmaster.plans import ALL, parse_plan
+from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
 from bandmaster.yaml_reader import (
     At,
     Book,
@@ -64,6 +65,11 @@ _TAKEN = {
 _RANGE = {"latency": "[1 ms, 200 ms]", "energy": "[1 mJ, 5 J]", "cost": "[0, 0.01]"}
 _FIGURE = {"latency": "34 ms", "energy": "124 mJ", "cost": "0.001", "explainability": "0.4"}
 
+POLICIES = (
+    "bandit", "constant", "random", "scoring", "vw", "thompson", "ucb", "exp3", "exp4", "blast", "knora-e",
+)  # fmt: skip
+"""Every policy by name, the one that is used where none is named first."""
+
 T = TypeVar("T", bound=str)
 
 
@@ -100,11 +106,14 @@ class PlansConfig:
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """Who chooses. ``epsilon`` in [0, 1] is the share explored; ``plan`` names the constant policy's plan."""
+    """Who chooses. ``explore`` is for bandit and vw; ``plan`` names the constant policy's plan; ``experts`` are the
+    policies that exp4 weighs, as ``--policies`` names them: none for every member alone.
+    """
 
-    use: Literal["bandit", "constant", "random", "scoring"] = "bandit"
-    epsilon: float = 0.02
+    use: str = "bandit"
+    explore: Exploration = field(default_factory=Exploration)
     plan: str | None = None
+    experts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,16 +603,48 @@ def _plan(at: At | None, members: tuple[str, ...]) -> str | None:
 
 
 def _policy(at: At | None, members: tuple[str, ...]) -> PolicyConfig:
-    get, default = _fields(at, ("use", "explore", "plan")).get, PolicyConfig()
-    plan = get("plan")
-    policy = PolicyConfig(
-        use=_choice(get("use"), default.use, ("bandit", "constant", "random", "scoring")),
-        epsilon=_number(_fields(get("explore"), ("epsilon",)).get("epsilon"), default.epsilon, 0, 1),
-        plan=_plan(plan, members),
-    )
-    if plan and policy.use != "constant":
+    get, default = _fields(at, ("use", "explore", "plan", "experts")).get, PolicyConfig()
+    use, plan, experts = _choice(get("use"), default.use, POLICIES), get("plan"), get("experts")
+    if plan and use != "constant":
         plan.refuse("is for the constant policy only; remove it or write use: constant")
-    return policy
+    if experts and use != "exp4":
+        experts.refuse("is for exp4 only; remove it or write use: exp4")
+    return PolicyConfig(use, _explore(get("explore"), use), _plan(plan, members), _experts(experts, members))
+
+
+def _explore(at: At | None, use: str) -> Exploration:
+    entries = _fields(at, tuple(STRENGTH))
+    if at is None or not entries:
+        return Exploration()
+    if len(entries) > 1:
+        at.refuse(f"names {len(entries)} ways; keep one of {', '.join(entries)}")
+    by: Algorithm = next(way for way in STRENGTH if way in entries)
+    own = entries[by]
+    if by in ("bag", "rnd"):
+        if use == "bandit":
+            own.refuse("is Vowpal Wabbit's own way; write use: vw, or explore by epsilon, squarecb or softmax")
+        return Exploration(by, float(_integer(own, int(STRENGTH[by]), 1, 64)))
+    if by == "epsilon":
+        return Exploration(by, _number(own, STRENGTH[by], 0, 1))
+    figure = "gamma" if by == "squarecb" else "lambda"
+    return Exploration(by, _number(_fields(own, (figure,)).get(figure), STRENGTH[by], 0, 1e6))
+
+
+def _experts(at: At | None, members: tuple[str, ...]) -> tuple[str, ...]:
+    items = _items(at, "write two policies or more, as in [scoring, constant:all]")
+    if at and len(items) == 1:
+        at.refuse("is a single expert; write two policies or more, as in [scoring, constant:all]")
+    experts: dict[str, None] = {}
+    for item in items:
+        expert = item.value if isinstance(item.value, str) else ""
+        name, _, plan = expert.partition(":")
+        if name not in POLICIES or name == "exp4" or (plan and name != "constant"):
+            item.refuse(f"is no expert; write one of {', '.join(p for p in POLICIES if p != 'exp4')}, or constant:PLAN")
+        elif expert in experts:
+            item.refuse("stands twice; keep one of them")
+        elif not plan or _plan(replace(item, value=plan), members):
+            experts[expert] = None
+    return tuple(experts)
 
 
 def _drift(at: At | None) -> DriftConfig:

@@ -43,7 +43,15 @@ BLOCK = st.fixed_dictionaries(
         "plans": st.dictionaries(
             st.sampled_from(["subsets", "cascades", "stop_at", "limit", "include"]), values | st.integers(0, 70)
         ),
-        "policy": values,
+        "policy": values
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "use": st.sampled_from(["exp4", "vw", "bandit"]) | values,
+                "explore": st.dictionaries(st.sampled_from(["epsilon", "squarecb", "bag"]), values) | values,
+                "experts": st.lists(st.sampled_from(["scoring", "constant:a", "constant:x"]) | values, max_size=3),
+            },
+        ),
         "classes": values,
         "feedback": values,
         "seed": values,

@@ -25,6 +25,7 @@ from bandmaster.config import (
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import BandmasterError, Profile
 from bandmaster.metrics import ImportedFunction
+from bandmaster.policies.exploration import Exploration
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -101,7 +102,7 @@ def test_every_key_of_the_block_is_read(full: Path) -> None:
         ),
         classes=(0, 1, "two"),
         plans=PlansConfig(3, 1, (0.5, 1.0), 100, ("linear>forest@0.9", "linear+logged~recent", "all")),
-        policy=PolicyConfig("constant", 0.1, "linear+forest"),
+        policy=PolicyConfig("constant", Exploration("epsilon", 0.1), "linear+forest"),
         probes=ProbesConfig(0.0),
         drift=DriftConfig("adwin", 0.01, "none"),
         feedback=FeedbackConfig(600.0),
@@ -146,7 +147,7 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     assert (config.service, config.method, config.returns) == (None, "predict", "label")
     assert (config.classes, config.seed, config.journal) == (None, None, "sqlite:///orchestration.db")
     assert config.plans == PlansConfig(2, 2, (0.7, 0.8, 0.9, 0.95), 64, ())
-    assert config.policy == PolicyConfig("bandit", 0.02, None)
+    assert config.policy == PolicyConfig("bandit", Exploration("epsilon", 0.02), None)
     assert config.probes.share == 0.02
     assert config.drift == DriftConfig("adwin", 0.002, "forget")
     assert config.feedback == FeedbackConfig(600.0, "skip")
@@ -237,3 +238,26 @@ def test_the_same_energy_in_two_units_is_the_same_float(text: str, same: str) ->
 def test_a_text_that_is_no_time_is_refused(text: str, why: str) -> None:
     with pytest.raises(BandmasterError, match=why.replace("(", r"\(")):
         quantity(text, "time")
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        ("{explore: {squarecb: {gamma: 50}}}", PolicyConfig("bandit", Exploration("squarecb", 50.0))),
+        ("{explore: {softmax: {}}}", PolicyConfig("bandit", Exploration("softmax", 20.0))),
+        ("{use: vw, explore: {bag: 7}}", PolicyConfig("vw", Exploration("bag", 7.0))),
+        ("{use: vw, explore: {rnd: 2}}", PolicyConfig("vw", Exploration("rnd", 2.0))),
+        ("{use: thompson}", PolicyConfig("thompson")),
+        ("{use: exp4}", PolicyConfig("exp4")),
+        (
+            "{use: exp4, experts: [bandit, constant:a+b, constant]}",
+            PolicyConfig("exp4", experts=("bandit", "constant:a+b", "constant")),
+        ),
+    ],
+)
+def test_a_policy_may_explore_in_many_ways_and_weigh_others(tmp_path: Path, policy: str, wanted: PolicyConfig) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"orchestration: {{contract: {{accuracy: {{weight: 1}}}}, members: {{a: {{}}, b: {{}}}}, policy: {policy}}}"
+    )
+    assert load(path).policy == wanted

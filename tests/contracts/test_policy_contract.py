@@ -8,18 +8,55 @@ import numpy as np
 import pytest
 
 import bandmaster.policies
+from bandmaster.config import POLICIES
 from bandmaster.core import Policy
 from bandmaster.learner import profile_figures
 from bandmaster.policies.bandit import BanditPolicy
+from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPolicy
+from bandmaster.policies.exp4 import Exp4Policy
+from bandmaster.policies.exploration import STRENGTH, Exploration
+from bandmaster.policies.peers import BlastPolicy, KnoraPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
-from bandmaster.testing import POLICY_RULES, check_policy
+from bandmaster.policies.vw_alone import VowpalWabbitPolicy
+from bandmaster.testing import POLICY_RULES, check_policy, sample_log
+from bandmaster.testing.policies import CONTRACT, sample_catalogue
+
+FIGURES = profile_figures(sample_log(1).ensemble)
+
+
+def experts(plans, contract):
+    return [
+        ConstantPolicy(plans, plans.names[0]),
+        ScoringPolicy(plans, contract, FIGURES),
+        BlastPolicy(plans, contract),
+        BanditPolicy(plans, contract, FIGURES),
+    ]
+
 
 SUITE = {
-    ConstantPolicy: lambda plans, contract: ConstantPolicy(plans, plans.names[-1]),
-    RandomPolicy: lambda plans, contract: RandomPolicy(plans),
-    ScoringPolicy: lambda plans, contract: ScoringPolicy(plans, contract, profile_figures(plans.ensemble)),
-    BanditPolicy: lambda plans, contract: BanditPolicy(plans, contract, profile_figures(plans.ensemble)),
+    "constant": lambda plans, contract: ConstantPolicy(plans, plans.names[-1]),
+    "random": lambda plans, contract: RandomPolicy(plans),
+    "scoring": lambda plans, contract: ScoringPolicy(plans, contract, FIGURES),
+    "thompson": lambda plans, contract: ThompsonPolicy(plans),
+    "ucb": lambda plans, contract: UcbPolicy(plans),
+    "exp3": lambda plans, contract: Exp3Policy(plans),
+    "exp4": lambda plans, contract: Exp4Policy(experts(plans, contract), plans),
+    "blast": lambda plans, contract: BlastPolicy(plans, contract),
+    "knora-e": lambda plans, contract: KnoraPolicy(plans),
+    **{
+        f"bandit:{way}": lambda plans, contract, way=way: BanditPolicy(
+            plans, contract, FIGURES, explore=Exploration(way, STRENGTH[way])
+        )
+        for way in ("epsilon", "squarecb", "softmax")
+    },
+    **{
+        f"vw:{way}": lambda plans, contract, way=way: VowpalWabbitPolicy(
+            plans, contract, FIGURES, explore=Exploration(way, STRENGTH[way])
+        )
+        for way in STRENGTH
+    },
 }
+"""Every policy; those that explore in several ways, in each of them."""
 
 
 @pytest.mark.parametrize("kind", SUITE)
@@ -31,8 +68,14 @@ def test_every_policy_keeps_every_rule(kind, rule):
 def test_no_policy_escapes_the_suite():
     found = pkgutil.iter_modules(bandmaster.policies.__path__, "bandmaster.policies.")
     modules = [importlib.import_module(module.name) for module in found]
-    classes = {c for m in modules for _, c in inspect.getmembers(m, inspect.isclass)}
-    assert {c for c in classes if hasattr(c, "probabilities") and c is not Policy} == set(SUITE)
+    classes = {c for m in modules for _, c in inspect.getmembers(m, inspect.isclass) if hasattr(c, "probabilities")}
+    log = sample_log(1)
+    tested = {type(make(sample_catalogue(log), CONTRACT)) for make in SUITE.values()}
+    assert {c for c in classes if c is not Policy and not inspect.isabstract(c)} == tested
+
+
+def test_every_policy_that_a_configuration_may_name_is_in_the_suite():
+    assert {kind.partition(":")[0] for kind in SUITE} == set(POLICIES)
 
 
 class LearnsByChoosing(RandomPolicy):
@@ -66,9 +109,9 @@ class Secretive(BanditPolicy):
     [
         lambda plans, contract: LearnsByChoosing(plans),
         lambda plans, contract: Improper(plans),
-        lambda plans, contract: Amnesiac(plans, contract, profile_figures(plans.ensemble)),
+        lambda plans, contract: Amnesiac(plans, contract, FIGURES),
         lambda plans, contract: Credulous(plans),
-        lambda plans, contract: Secretive(plans, contract, profile_figures(plans.ensemble)),
+        lambda plans, contract: Secretive(plans, contract, FIGURES),
     ],
 )
 def test_the_suite_notices_a_broken_policy(make):

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import zlib
-
 import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, State
-from bandmaster.counterfactual import revealed, spend
+from bandmaster.counterfactual import revealed
 from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser
 from bandmaster.plans import Catalogue
+from bandmaster.policies.examples import CHANCE, labelled, plan_lines, prior_rewards, shared_line
+from bandmaster.policies.exploration import Exploration, spread
 from bandmaster.policies.vw import VowpalWabbit
-
-CHANCE = 0.5
-"""How often a member is taken to be right before anything was seen."""
-
-EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
-"""Bucket edges for VW's shared features, in deviations. Bucketised features earn more than raw ones there."""
 
 VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.1 -q sp -q sm"
 """Regression over plans, shared features (s) crossed with the plan (p) and with its members (m).
@@ -76,7 +70,7 @@ class PlanScores:
 
 
 class BanditPolicy:
-    """ε-greedy over plan scores that Vowpal Wabbit corrects.
+    """Exploration around plan scores that Vowpal Wabbit corrects.
 
     VW learns, from the chosen plan alone, by how much its score was wrong in this context; it starts with no
     correction at all, so that the first decisions are the scores' own.
@@ -86,15 +80,25 @@ class BanditPolicy:
     probes = True
 
     def __init__(
-        self, catalogue: Catalogue, contract: Contract, profile: Figures, *, epsilon: float = 0.02, seed: int = 0
+        self,
+        catalogue: Catalogue,
+        contract: Contract,
+        profile: Figures,
+        *,
+        explore: Exploration | None = None,
+        seed: int = 0,
     ) -> None:
-        """``epsilon`` in [0, 1] is the share of decisions spread evenly over all plans."""
-        self.catalogue, self._contract, self._epsilon = catalogue, contract, epsilon
+        """``explore`` is one of epsilon (default), squarecb and softmax, over the corrected scores.
+
+        Raises ``BandmasterError`` for the others.
+        """
+        self.catalogue, self._contract, self._explore = catalogue, contract, explore or Exploration()
         self._prior = prior_rewards(catalogue, contract, profile)
+        spread(self._prior, self._explore, 0)  # refuses here what it would refuse at the first request
         self._learned = 0
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
-        self._plan_lines = [_plan_line(catalogue, k, price) for k, price in enumerate(_prices(self._prior))]
+        self._plan_lines = plan_lines(catalogue, self._prior)
 
     @property
     def version(self) -> str:
@@ -102,9 +106,7 @@ class BanditPolicy:
         return str(self._learned)
 
     def probabilities(self, state: State) -> FloatArray:
-        p = np.full(len(self._prior), self._epsilon / len(self._prior))
-        p[self.values(state).argmax()] += 1.0 - self._epsilon
-        return p
+        return spread(self.values(state), self._explore, self._learned)
 
     def values(self, state: State) -> FloatArray:
         """Every plan's expected reward (P,): its score as VW corrects it."""
@@ -121,19 +123,13 @@ class BanditPolicy:
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
             cost = self._scores(features)[chosen] - experience.own
-            lines = self._lines(self._scores, decision.state)
-            lines[chosen + 1] = f"0:{cost:.6f}:{decision.propensity:.6f} {lines[chosen + 1]}"
-            self._vw.learn(lines)
+            self._vw.learn(labelled(self._lines(self._scores, decision.state), chosen, cost, decision.propensity))
         rewards = revealed(self.catalogue, self._contract, experience).rewards
         self._scores.learn(features, experience.correct, rewards)
         self._learned += 1
 
     def _lines(self, scores: PlanScores, state: State) -> list[str]:
-        """VW's multi-line example: the shared line, then one a plan. Tags go in as checksums, never as text."""
-        buckets = np.searchsorted(EDGES, scores.standard(state.features))
-        features = "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
-        tags = "".join(f" t{zlib.crc32(tag.encode()):08x}" for tag in state.tags)
-        return [f"shared |s b{features}{tags}", *self._plan_lines]
+        return [shared_line(scores.standard, state), *self._plan_lines]
 
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
@@ -158,25 +154,3 @@ class _Dump(msgspec.Struct, frozen=True):
     learned: int
     scores: tuple[bytes, bytes, bytes] | None
     vw: bytes
-
-
-def prior_rewards(catalogue: Catalogue, contract: Contract, profile: Figures) -> FloatArray:
-    """What each plan (P,) may earn before anything was seen: right every other time, its whole price paid."""
-    spent = spend(catalogue, catalogue.stages[None], profile, np.ones(len(catalogue.ensemble.names)))
-    half = np.array([CHANCE])
-    raw = {"accuracy": half, "confidence": half, **{name: values[0] for name, values in spent.items()}}
-    # A figure that no profile declares is unknown until it has been measured: no plan is to gain by that.
-    return np.nan_to_num(np.broadcast_to(contract.rewards(raw), (len(catalogue),)), nan=0.5)
-
-
-def _prices(prior: FloatArray) -> list[int]:
-    """Each plan's price in tenths of the catalogue, from 0 for those whose prior promises most."""
-    rank = np.argsort(np.argsort(-prior, kind="stable"))
-    return [int(r) * 10 // len(prior) for r in rank]
-
-
-def _plan_line(catalogue: Catalogue, k: int, price: int) -> str:
-    """What VW knows of a plan: which it is; its members, how many they are, in how many stages, at which price."""
-    plan = catalogue.plans[k]
-    members = " ".join(f"m{catalogue.ensemble.index(name)}" for name in plan.members)
-    return f"|p p{k} |m {members} n{len(plan.members)} t{len(plan.stages)} c{price}"

@@ -7,7 +7,7 @@ import numpy as np
 from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, MemberStatistics, State
 from bandmaster.counterfactual import spend
-from bandmaster.plans import Catalogue
+from bandmaster.plans import Catalogue, compiled
 
 
 class _Memoryless:
@@ -31,17 +31,16 @@ class _Memoryless:
 
 
 class ConstantPolicy(_Memoryless):
-    """Always the same plan: what a hand-written ensemble does."""
+    """Always the same plan, the only one that it offers: what a hand-written ensemble does."""
 
     name = "constant"
 
     def __init__(self, catalogue: Catalogue, plan: str) -> None:
-        super().__init__(catalogue)
-        self._p = np.zeros(len(catalogue))
-        self._p[catalogue.index(plan)] = 1.0
+        """Raises ``BandmasterError`` for a plan that is not in ``catalogue``, which nothing could be compared with."""
+        super().__init__(compiled((catalogue.names[catalogue.index(plan)],), catalogue.ensemble))
 
     def probabilities(self, state: State) -> FloatArray:
-        return self._p
+        return np.ones(1)
 
 
 class RandomPolicy(_Memoryless):
@@ -85,4 +84,4 @@ class ScoringPolicy(_Memoryless):
         spent = spend(self.catalogue, self.catalogue.stages[None], figures, np.ones(len(members.accuracy)))
         raw = {name: values[0] for name, values in spent.items()}
         raw |= {"accuracy": share @ members.accuracy, "confidence": share @ members.confidence}
-        return self._contract.rewards(raw)
+        return self._contract.foreseen(raw)

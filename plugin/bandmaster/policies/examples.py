@@ -1,0 +1,60 @@
+"""What Vowpal Wabbit is told of a request and of the plans, as its text examples."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from bandmaster.contract import Contract
+from bandmaster.core import Figures, FloatArray, State
+from bandmaster.counterfactual import spend
+from bandmaster.estimators import Standardiser
+from bandmaster.plans import Catalogue
+
+CHANCE = 0.5
+"""How often a member is taken to be right before anything was seen."""
+
+EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
+"""Bucket edges for shared features, in deviations. Bucketised features earn more than raw ones there."""
+
+
+def shared_line(standard: Standardiser, state: State) -> str:
+    """The request's line: its features in buckets, its tags as checksums, never as text."""
+    buckets = np.searchsorted(EDGES, standard(state.features))
+    features = "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
+    tags = "".join(f" t{zlib.crc32(tag.encode()):08x}" for tag in state.tags)
+    return f"shared |s b{features}{tags}"
+
+
+def plan_lines(catalogue: Catalogue, prior: FloatArray) -> list[str]:
+    """A line a plan: which it is; its members, how many they are, in how many stages, at which price."""
+    return [_plan_line(catalogue, k, price) for k, price in enumerate(_prices(prior))]
+
+
+def labelled(lines: list[str], chosen: int, cost: float, propensity: float) -> list[str]:
+    """The example's lines, with what the ``chosen`` plan cost and the probability with which it was chosen."""
+    lines = lines.copy()
+    lines[chosen + 1] = f"0:{cost:.6f}:{propensity:.6f} {lines[chosen + 1]}"
+    return lines
+
+
+def prior_rewards(catalogue: Catalogue, contract: Contract, profile: Figures) -> FloatArray:
+    """What each plan (P,) may earn before anything was seen: right every other time, its whole price paid."""
+    spent = spend(catalogue, catalogue.stages[None], profile, np.ones(len(catalogue.ensemble.names)))
+    half = np.array([CHANCE])
+    raw = {"accuracy": half, "confidence": half, **{name: values[0] for name, values in spent.items()}}
+    # A figure that no profile declares is unknown until it has been measured: no plan is to gain by that.
+    return np.nan_to_num(np.broadcast_to(contract.foreseen(raw), (len(catalogue),)), nan=0.5)
+
+
+def _prices(prior: FloatArray) -> list[int]:
+    """Each plan's price in tenths of the catalogue, from 0 for those whose prior promises most."""
+    rank = np.argsort(np.argsort(-prior, kind="stable"))
+    return [int(r) * 10 // len(prior) for r in rank]
+
+
+def _plan_line(catalogue: Catalogue, k: int, price: int) -> str:
+    plan = catalogue.plans[k]
+    members = " ".join(f"m{catalogue.ensemble.index(name)}" for name in plan.members)
+    return f"|p p{k} |m {members} n{len(plan.members)} t{len(plan.stages)} c{price}"

@@ -1,0 +1,105 @@
+"""Exp4: exponential weights over policies that advise, as in Clipper's selection layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from bandmaster.core import BandmasterError, Experience, FloatArray, Policy, State
+from bandmaster.plans import Catalogue, compiled
+from bandmaster.policies.context_free import exp3_gamma
+
+
+class Exp4Policy:
+    """Mixes the distributions of ``experts`` by how well their advice has paid (Auer et al. 2002, "The nonstochastic
+    multiarmed bandit problem", figure 3; Crankshaw et al. 2017, "Clipper", section 5).
+
+    It offers every plan that an expert offers. Experts learn too. The advice that a reward is credited to is what the
+    experts would give now for the state of then: the same for those that never learn, and nearly so for others unless
+    feedback is very late.
+    """
+
+    name = "exp4"
+
+    def __init__(self, experts: Sequence[Policy], catalogue: Catalogue) -> None:
+        """``catalogue`` tells the ensemble; the plans are the experts' own. Raises ``BandmasterError`` for less than
+        two experts.
+        """
+        if len(experts) < 2:
+            raise BandmasterError(f"exp4 weighs experts against each other, but has {len(experts)}; name at least two")
+        self._experts, self._ensemble = tuple(experts), catalogue.ensemble
+        self.probes = any(expert.probes for expert in experts)
+        self._log_weights = np.zeros(len(experts))
+        self._learned = 0
+        self._offer()
+
+    def _offer(self) -> None:
+        """Take up the experts' plans."""
+        self._offered = [expert.catalogue.names for expert in self._experts]
+        every = dict.fromkeys(name for names in self._offered for name in names)
+        self.catalogue = compiled(tuple(every), self._ensemble)
+        place = {name: k for k, name in enumerate(self.catalogue.names)}
+        self._places = [np.array([place[name] for name in names]) for names in self._offered]
+        self._gamma = exp3_gamma(len(self.catalogue), len(self._experts))
+
+    @property
+    def version(self) -> str:
+        """How many outcomes have been learned."""
+        return str(self._learned)
+
+    def probabilities(self, state: State) -> FloatArray:
+        weights = np.exp(self._log_weights - self._log_weights.max())
+        size = len(self.catalogue)
+        return np.asarray((1.0 - self._gamma) * (weights / weights.sum()) @ self._advice(state) + self._gamma / size)
+
+    def _advice(self, state: State) -> FloatArray:
+        """Each expert's distribution over all plans on offer, (experts, P)."""
+        advice = np.zeros((len(self._experts), len(self.catalogue)))
+        for row, places, expert in zip(advice, self._places, self._experts, strict=True):
+            row[places] = expert.probabilities(state)
+        return advice
+
+    def learn(self, experience: Experience) -> None:
+        decision = experience.joined.decision
+        if decision.plan in self.catalogue.names:
+            floor = self._gamma / len(self.catalogue)
+            advice = self._advice(decision.state)[:, self.catalogue.index(decision.plan)]
+            self._log_weights += floor * advice * experience.own / max(decision.propensity, floor)
+            self._log_weights -= self._log_weights.max()
+        for expert in self._experts:
+            expert.learn(experience)
+        if self._offered != [expert.catalogue.names for expert in self._experts]:
+            self._offer()
+        self._learned += 1
+
+    def dump(self) -> bytes:
+        experts = [expert.dump() for expert in self._experts]
+        return msgspec.msgpack.encode(_Dump(self._learned, self._log_weights.tolist(), experts))
+
+    def load(self, snapshot: bytes) -> None:
+        """Restore what ``dump`` gave, all of it or nothing. Raises ``BandmasterError`` on anything else."""
+        try:
+            dumped = msgspec.msgpack.decode(snapshot, type=_Dump)
+        except msgspec.DecodeError as problem:
+            raise BandmasterError(f"no snapshot of exp4: {problem}") from None
+        weights = np.array(dumped.log_weights)
+        if not len(weights) == len(dumped.experts) == len(self._experts) or not np.isfinite(weights).all():
+            raise BandmasterError(f"no snapshot of exp4 over {len(self._experts)} experts")
+        before = [expert.dump() for expert in self._experts]
+        try:
+            for expert, state in zip(self._experts, dumped.experts, strict=True):
+                expert.load(state)
+        except BandmasterError:
+            for expert, state in zip(self._experts, before, strict=True):
+                expert.load(state)
+            raise
+        self._log_weights, self._learned = weights, dumped.learned
+        self._offer()
+
+
+class _Dump(msgspec.Struct, frozen=True):
+    learned: int
+    log_weights: list[float]
+    experts: list[bytes]
