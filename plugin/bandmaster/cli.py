@@ -343,6 +343,7 @@ def replay_command(
     if must_win is not None and must_win not in names:
         raise BandmasterError(f"--must-win {must_win}: is none of the policies played: {', '.join(names)}")
     read = config.load(file)
+    build.require_functions(read)
     recorded = build.recorded_logs(read, logs, cache, lambda line: click.echo(line, err=True))
     for path, log in zip(logs, recorded, strict=True):
         build.require_known_terms(read.contract, log)

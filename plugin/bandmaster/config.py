@@ -370,6 +370,8 @@ def _config(at: At, source: Source) -> Config:
     metrics = _metrics(get("contract"), root)
     members = _members(get("members"), root)
     _check_declared(at, metrics, members)
+    probes = ProbesConfig(_number(_fields(get("probes"), ("share",)).get("share"), ProbesConfig().share, 0, 1))
+    _check_consensus(at, metrics, members, probes)
     names = tuple(m.name for m in members)
     seed = get("seed")
     default = Config(contract=Contract(()), members=(), source=source, root=root)
@@ -382,7 +384,7 @@ def _config(at: At, source: Source) -> Config:
         classes=_classes(get("classes")),
         plans=_plans(get("plans"), names),
         policy=_policy(get("policy"), names),
-        probes=ProbesConfig(_number(_fields(get("probes"), ("share",)).get("share"), default.probes.share, 0, 1)),
+        probes=probes,
         drift=_drift(get("drift")),
         feedback=_feedback(get("feedback")),
         journal=_text(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
@@ -534,6 +536,17 @@ def _check_declared(at: At, metrics: Sequence[Metric], members: Sequence[MemberC
                     f"has no profile.{metric.name}, which the contract counts; "
                     f"add profile: {{{metric.name}: {_FIGURE[metric.name]}}}, or {other}",
                 )
+
+
+def _check_consensus(at: At, metrics: Sequence[Metric], members: Sequence[MemberConfig], probes: ProbesConfig) -> None:
+    """Consensus needs others to agree with, and requests that all members answer."""
+    if not any(m.name == "accuracy" and m.source == "consensus" for m in metrics):
+        return
+    place = (*at.path, "contract", "accuracy", "from")
+    if 0 < len(members) < 3:
+        at.book.refuse(place, "consensus needs at least 3 members to agree; add members, or take from: consensus out")
+    if probes.share == 0.0:
+        at.book.refuse(place, "consensus learns from probes alone, and probes.share is 0; write probes: {share: 0.02}")
 
 
 def _classes(at: At | None) -> tuple[int | str, ...] | None:

@@ -181,15 +181,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the caller reports: ``labels``, one class index a row, or a ``reward`` in [0, 1]. Exactly one."""
+    """What the caller reports: ``labels``, one class index a row, or a ``reward`` in [0, 1]. Or, where the contract
+    takes accuracy from ``consensus``, that nobody reports anything and the other members judge. Exactly one.
+    """
 
     at: float
     labels: tuple[int, ...] | None = None
     reward: float | None = None
+    consensus: bool = False
 
     def __post_init__(self) -> None:
-        if (self.labels is None) == (self.reward is None):
-            raise ValueError("an outcome has either labels or a reward, exactly one of them")
+        if (self.labels is not None) + (self.reward is not None) + self.consensus != 1:
+            raise ValueError("an outcome has either labels or a reward or is left to consensus, exactly one of them")
         if self.reward is not None and not 0.0 <= self.reward <= 1.0:
             raise ValueError(f"a reward lies in [0, 1], not {self.reward!r}")
 
@@ -257,8 +260,8 @@ class Experience:
     ``reward`` is what the request earned, a probe charged; ``own`` the chosen plan's reward, in [0, 1], without that
     charge. ``scores`` (n, M, C) is what the members said (zeros where one abstained, failed or is unknown), ``known``
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
-    ``None`` where only a reward was reported. ``correct`` (M,) is each member's accuracy on this request, NaN where it
-    is unknown. ``alarms`` were raised by this very outcome.
+    ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
+    the others where consensus judges, NaN where it is unknown. ``alarms`` were raised by this very outcome.
     """
 
     joined: Joined

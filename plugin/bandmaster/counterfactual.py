@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bandmaster.combine import verdict
+from bandmaster.consensus import plan_agreement
 from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, Experience, Figures, FloatArray, IntArray
 from bandmaster.metrics import plan_figures
@@ -138,19 +139,22 @@ def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -
     """
     decision = experience.joined.decision
     rewards, observed_p = np.full(len(catalogue), np.nan), np.full(len(catalogue), np.nan)
-    if experience.truth is not None:
+    by_consensus = experience.joined.outcome.consensus
+    if experience.truth is not None or by_consensus:
         now = _walk(catalogue, contract, experience)
         same = decision.plans == catalogue.names
         then = now if same else _walk(compiled(decision.plans, catalogue.ensemble), contract, experience)
         rewards = now.rewards
         covers = (now.needs @ (1.0 - then.needs).T) == 0.0  # (of plan, by plan)
         sampled = covers @ np.where(np.isnan(then.rewards), 0.0, decision.probabilities)
-        p = decision.probe_p + (1.0 - decision.probe_p) * sampled
+        # Consensus knows nothing of a request that was not probed.
+        p = decision.probe_p + (0.0 if by_consensus else 1.0 - decision.probe_p) * sampled
         observed_p = np.where(np.isnan(rewards), np.nan, np.minimum(p, 1.0))
     if decision.plan in catalogue.names:
         chosen = catalogue.index(decision.plan)
         rewards[chosen] = experience.own
-        observed_p[chosen] = np.fmax(observed_p[chosen], decision.propensity)
+        own_p = decision.probe_p if by_consensus else decision.propensity
+        observed_p[chosen] = np.fmax(observed_p[chosen], own_p)
     return Revealed(rewards, observed_p)
 
 
@@ -165,12 +169,14 @@ class _Walked:
 
 
 def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _Walked:
-    assert experience.truth is not None  # only labels tell what another plan would have earned
     joined, weights = experience.joined, experience.joined.answer.weights
     seen = evaluate(catalogue, experience.scores, experience.known, weights)
-    accuracy = (seen.labels == experience.truth[:, None]).mean(axis=0)
-    own = plan_figures(contract, catalogue, joined, seen, experience.scores)
-    rewards = plan_rewards(catalogue, contract, seen, accuracy, experience.figures, weights, own)
     until = np.arange(catalogue.stage_members.shape[1]) <= seen.stop[..., None]  # (n, P, S)
     needs = np.asarray((catalogue.stage_members & until[..., None]).any(axis=2))  # (n, P, M)
+    if experience.truth is None:
+        accuracy = plan_agreement(experience.scores, seen.labels, needs)
+    else:
+        accuracy = (seen.labels == experience.truth[:, None]).mean(axis=0)
+    own = plan_figures(contract, catalogue, joined, seen, experience.scores)
+    rewards = plan_rewards(catalogue, contract, seen, accuracy, experience.figures, weights, own)
     return _Walked(rewards, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bandmaster.consensus import member_agreement, plan_agreement
 from bandmaster.contract import Contract
 from bandmaster.core import (
     Answer,
@@ -71,6 +72,11 @@ class Learner:
             return f"decision {decision.id} was made with {len(joined.answer.weights)} members, not today's"
         if joined.answer.scores.shape[1] != len(self.ensemble.classes):
             return f"decision {decision.id} was answered with other classes than today's models do"
+        if self.contract.by_consensus != outcome.consensus:
+            source = "consensus" if self.contract.by_consensus else "labels"
+            return f"decision {decision.id}: the contract takes accuracy from {source}, and never from both"
+        if outcome.consensus and not self.outputs(joined.answer)[1].all():
+            return f"decision {decision.id} was not probed, so that there are no others' answers to agree with"
         if outcome.labels is not None and len(outcome.labels) != len(joined.answer.labels):
             return f"decision {decision.id} has {len(joined.answer.labels)} rows, but {len(outcome.labels)} labels came"
         return None
@@ -97,7 +103,8 @@ class Learner:
         scores, known = self.outputs(answer)
         truth = None if labels is None else np.asarray(labels)
         figures = self._figures((*answer.ran, *answer.probes))
-        return Experience(joined, reward, own.value, scores, known, figures, truth, _correct(scores, known, truth))
+        correct = member_agreement(scores) if joined.outcome.consensus else _correct(scores, known, truth)
+        return Experience(joined, reward, own.value, scores, known, figures, truth, correct)
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
@@ -124,14 +131,25 @@ class Learner:
         answer, outcome = joined.answer, joined.outcome
         raw = self._spent(joined, charge_probe)
         raw["confidence"] = float(answer.confidence.mean())
-        if outcome.labels is not None:
-            raw["accuracy"] = float((answer.labels == np.asarray(outcome.labels)).mean())
-            seen = answer if charge_probe else replace(answer, probes=())
-            raw |= own_figures(self.contract, joined.decision, seen, outcome)
-            return self.contract.reward(raw)
-        assert outcome.reward is not None  # Outcome's own rule: a label or a reward
-        terms = {m.name: float(m.normalise(raw[m.name])) for m in self.contract.metrics if m.name in raw}
-        return Reward(outcome.reward, raw, terms)
+        if outcome.reward is not None:
+            terms = {m.name: float(m.normalise(raw[m.name])) for m in self.contract.metrics if m.name in raw}
+            return Reward(outcome.reward, raw, terms)
+        raw["accuracy"] = self._accuracy(joined)
+        seen = answer if charge_probe else replace(answer, probes=())
+        raw |= own_figures(self.contract, joined.decision, seen, outcome)
+        return self.contract.reward(raw)
+
+    def _accuracy(self, joined: Joined) -> float:
+        """The answer's accuracy over the rows, or by consensus its agreement with the other members."""
+        answer, labels = joined.answer, joined.outcome.labels
+        if labels is not None:
+            return float((answer.labels == np.asarray(labels)).mean())
+        heard = self.outputs(replace(answer, probes=()))[1]
+        scores, _ = self.outputs(answer)
+        (agreement,) = plan_agreement(scores, answer.labels[:, None], heard[:, None, :])
+        if np.isnan(agreement):
+            raise NoFigureError("contract.accuracy: no other member answered, so that there is no consensus")
+        return float(agreement)
 
     def _spent(self, joined: Joined, charge_probe: bool) -> dict[str, float]:
         plan = parse_plan(joined.decision.plan, self.ensemble)

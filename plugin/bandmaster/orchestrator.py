@@ -158,7 +158,8 @@ def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcom
 def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience | None:
     """Learn from one joined decision, and keep its reward and the alarms it raised; ``None`` if it cannot teach."""
     if (why := learner.refuses(joined)) is not None:
-        _log.warning("not learned: %s", why)
+        # Where consensus judges, every label that is reported comes here.
+        _log.log(logging.DEBUG if learner.contract.by_consensus else logging.WARNING, "not learned: %s", why)
         return None
     try:
         experience = learner.learn(joined)

@@ -27,16 +27,18 @@ from bandmaster.core import (
     Figures,
     FloatArray,
     IntArray,
+    Joined,
     Journal,
     Outcome,
 )
-from bandmaster.counterfactual import evaluate, spend
+from bandmaster.counterfactual import Evaluation, evaluate, spend
 from bandmaster.learner import Learner, profile_figures
+from bandmaster.metrics import NoFigureError, own_figures, plan_figures
 from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.plans import Catalogue, all_members, compiled, parse_plan
-from bandmaster.recorded import RecordedLog
+from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter
 from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
-from bandmaster.state import RecentAccuracy, Tracking
+from bandmaster.state import RecentAccuracy, StateManager, Tracking
 from bandmaster.table import NO_LABEL
 
 CHUNK = 1 << 22
@@ -165,7 +167,7 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
     """Drive one policy over one seed's traffic, labels arriving as late as they did."""
     log = drawn.log
     parts = make(policy, log, seed)
-    tally = _Tally(log)
+    tally = _Tally(log, parts.learner.contract)
     ids: list[str] = []
     for i, arriving in enumerate(drawn.arrivals):
         request = log.request(i)
@@ -174,16 +176,20 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
             answer = parts.orchestrator.probe(decision, answer, request)
         ids.append(decision.id)
         tally.add(i, decision, answer)
+        if decision.probed and parts.learner.contract.by_consensus:
+            settle(parts.journal, parts.learner, decision.id, Outcome(at=request.at, consensus=True))
         for j in arriving:
             settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=(int(log.truth[j]),)))
-    return tally.trace(drawn, parts.learner.contract, len(parts.journal.events()))
+    return tally.trace(drawn, len(parts.journal.events()))
 
 
 class _Tally:
     """Notes what each request did; what that earned is computed for all at once when the run is over."""
 
-    def __init__(self, log: RecordedLog) -> None:
+    def __init__(self, log: RecordedLog, contract: Contract) -> None:
         n = len(log)
+        self._truth, self._contract = log.truth, contract
+        self._own = {m.name: np.full(n, np.nan) for m in contract.own}
         self._plans: dict[str, int] = {}
         self._plan, self._stages, self._label = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self._propensity, self._confidence = np.zeros(n), np.zeros(n)
@@ -196,17 +202,28 @@ class _Tally:
         self._propensity[i], self._confidence[i] = decision.propensity, answer.confidence[0]
         self._probed[i] = decision.probed
         self._weights[i] = answer.weights
+        if self._own and self._truth[i] != NO_LABEL:
+            for name, figure in self._judged(decision, answer, int(self._truth[i])).items():
+                self._own[name][i] = figure
 
-    def trace(self, drawn: Drawn, contract: Contract, drift_events: int) -> Trace:
-        log = drawn.log
+    def _judged(self, decision: Decision, answer: Answer, truth: int) -> Mapping[str, float]:
+        """The user's own metrics; none where one of them has no figure, so that the request has no reward."""
+        try:
+            return own_figures(self._contract, decision, answer, Outcome(decision.at, labels=(truth,)))
+        except NoFigureError:
+            return {}
+
+    def trace(self, drawn: Drawn, drift_events: int) -> Trace:
+        log, contract = drawn.log, self._contract
         played = compiled(tuple(self._plans), log.ensemble)
         known = log.truth != NO_LABEL
         raw = {
             "accuracy": np.where(known, self._label == log.truth, np.nan),
             "confidence": self._confidence,
             **self._spent(played, figures_of(log, contract)),
+            **self._own,
         }
-        terms = {m.name: m.normalise(raw[m.name]) for m in contract.metrics}
+        terms = {m.name: m.normalise(raw[m.name]) for m in contract.metrics if m.name in raw}
         return Trace(
             row=log.rows,
             plans=played.names,
@@ -318,6 +335,8 @@ def fixed_plans(
     and the members that the plan ran, before ``first`` too; nobody probes. A test holds this equal to driving
     ``answer`` and ``settle`` with the constant policy.
     """
+    if contract.by_consensus:  # which speaks on probes alone
+        drawn = replace(drawn, arrivals=((),) * len(drawn.log))
     log, figures = drawn.log, figures_of(drawn.log, contract)
     rewards = np.empty((len(log), len(catalogue)))
     total = {name: np.zeros(len(catalogue)) for name in (*_MEASURED, "explainability")}
@@ -326,9 +345,10 @@ def fixed_plans(
         step = max(1, CHUNK // (len(group.prefix_members) * len(log.ensemble.classes)))
         for start in range(first, len(log), step):
             part = slice(start, start + step)
-            raw = _evaluate(group, log, figures, weights, part)
+            raw = _evaluate(group, contract, log, figures, weights, part)
             rewards[part, which] = contract.rewards(raw)
-            for name, values in raw.items():
+            for name in total:
+                values = raw[name]
                 total[name][which] += (np.nan_to_num(values) if name == "accuracy" else values).sum(axis=0)
     rewards, labelled = rewards[first:], log.truth[first:] != NO_LABEL
     rewards[~labelled] = np.nan
@@ -357,7 +377,7 @@ def _by_history(catalogue: Catalogue) -> list[tuple[Catalogue, IntArray]]:
 
 
 def _evaluate(
-    catalogue: Catalogue, log: RecordedLog, figures: Figures, weights: FloatArray, part: slice
+    catalogue: Catalogue, contract: Contract, log: RecordedLog, figures: Figures, weights: FloatArray, part: slice
 ) -> dict[str, FloatArray]:
     """Each metric of every plan on the requests in ``part``, (B, P)."""
     scores = log.scores[log.rows[part]].astype(np.float64)
@@ -370,7 +390,36 @@ def _evaluate(
         "confidence": seen.confidence,
         "members_per_request": members[np.arange(len(catalogue)), seen.stop].astype(np.float64),
         **spend(catalogue, seen.stop + 1, own, weights[part]),
+        **_own(catalogue, contract, log, seen, weights, part),
     }
+
+
+def _own(
+    catalogue: Catalogue, contract: Contract, log: RecordedLog, seen: Evaluation, weights: FloatArray, part: slice
+) -> dict[str, FloatArray]:
+    """The user's own metrics of every plan on the requests in ``part``, (B, P). In the states that their functions see,
+    members' statistics are the priors: each plan had a history of its own.
+    """
+    figures = {m.name: np.full(seen.labels.shape, np.nan) for m in contract.own}
+    if not figures:
+        return figures
+    states, meter = StateManager(log.ensemble), RecordedMeter(log)
+    members = [RecordedMember(name, log.scores[:, m]) for m, name in enumerate(log.ensemble.names)]
+    p, only = np.full(len(catalogue), 1.0 / len(catalogue)), np.zeros(1, dtype=np.int64)
+    for b, i in enumerate(range(*part.indices(len(log)))):
+        if log.truth[i] == NO_LABEL:
+            continue
+        request = log.request(i)
+        said = tuple(meter.run(member, request.rows, only) for member in members)
+        scores = np.stack([np.zeros_like(said[0].scores) if s.scores is None else s.scores for s in said], axis=1)
+        one = Evaluation(seen.labels[[b]], seen.confidence[[b]], seen.stop[[b]], seen.determined[[b]])
+        state = states.get_state(request)
+        decision = Decision(str(i), request.at, catalogue.names, p, 0, "constant", "0", state)
+        answer = Answer(scores[:, 0], one.labels[:, 0], one.confidence[:, 0], said, 1, weights[i])
+        joined = Joined(0, decision, answer, Outcome(request.at, labels=(int(log.truth[i]),)))
+        for name, values in plan_figures(contract, catalogue, joined, one, scores).items():
+            figures[name][b] = values
+    return figures
 
 
 def _prequential_weights(drawn: Drawn, tracking: Tracking, catalogue: Catalogue) -> FloatArray:

@@ -120,7 +120,7 @@ def test_a_metric_of_the_users_own_and_accuracy_by_consensus_are_read(tmp_path: 
         'fairness: {weight: 1, use: "my_metrics:fairness", range: [-1, 2], goal: min}'
     )
     profile = "{profile: {accuracy: 0.9, calibration: 0.05}}"
-    path.write_text(f"orchestration: {{contract: {{{contract}}}, members: {{a: {profile}}}}}")
+    path.write_text(f"orchestration: {{contract: {{{contract}}}, members: {{a: {profile}, b: {{}}, c: {{}}}}}}")
     config = load(path)
     assert config.contract == Contract(
         (

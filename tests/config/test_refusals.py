@@ -360,3 +360,10 @@ def test_a_parsed_block_is_refused_with_its_source_and_path() -> None:
         f"{at}members.a.onnx: x.onnx is no file; put the model there or correct the path",
         f"{at}classes[0]: 2001-01-01 is no label; write a whole number, or a text in quotes",
     }
+
+
+def test_consensus_needs_three_members_and_probes(tmp_path: Path) -> None:
+    text = changed("accuracy: {weight: 0.6}", "accuracy: {weight: 0.6, from: consensus}") + "    probes: {share: 0}\n"
+    few, unprobed = problems(tmp_path, text)
+    assert few.startswith(f"bentofile.yaml:4: {O}.contract.accuracy.from: consensus needs at least 3 members")
+    assert unprobed.startswith(f"bentofile.yaml:4: {O}.contract.accuracy.from: consensus learns from probes alone")

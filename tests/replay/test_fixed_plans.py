@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bandmaster import build
+from bandmaster.contract import Contract, Metric
 from bandmaster.core import Joined, Outcome
 from bandmaster.replay import Traffic, _measures, draw, fixed_plans, run
 from bandmaster.state import Tracking
@@ -82,3 +83,43 @@ def test_a_run_is_accounted_as_the_learner_accounts_each_request_probes_charged(
         assert {n: trace.raw[n][i] for n in reward.raw} == pytest.approx(dict(reward.raw))
         assert {n: trace.terms[n][i] for n in reward.terms} == pytest.approx(dict(reward.terms))
     assert len(kept) > 200
+
+
+def uses_few(decision, answer, outcome):
+    """A metric of the user's own that looks at all it is given; it has no figure for the surest answers."""
+    right = float(np.mean(answer.labels == np.asarray(outcome.labels)))
+    weekend = 0.1 * (decision.state.tags == ("country=IT",))
+    return float("nan") if answer.confidence[0] > 0.9 else 0.2 * len(answer.ran) + 0.3 * right + weekend
+
+
+def test_every_plan_earns_by_a_metric_of_the_users_own_what_the_constant_policy_earns(lab):
+    own = Contract.of(Metric("accuracy", 0.5), Metric("few", 0.5, goal="min", use=uses_few))
+    settings = replace(lab.config, contract=own)
+    drawn = draw(lab.logs[0], Traffic(delay=3), seed=0)
+    fixed = fixed_plans(drawn, lab.catalogue, own, build.tracking(settings))
+    assert 0.0 < np.isnan(fixed.rewards[drawn.log.truth != NO_LABEL]).mean() < 0.5
+    for k in range(0, len(lab.catalogue), 5):
+        trace = run(drawn, build.ReplayFactory(settings), f"constant:{lab.catalogue.names[k]}", seed=0)
+        if "recent" not in lab.catalogue.names[k]:  # whose weights wait for rewards that some requests never have
+            np.testing.assert_allclose(trace.reward, fixed.rewards[:, k], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("policy", ["bandit", "scoring"])
+def test_by_consensus_a_replay_learns_from_its_probes_alone_and_is_judged_by_the_labels(lab, policy):
+    contract = Contract.of(Metric("accuracy", 1.0, source="consensus"))
+    settings = replace(lab.config, contract=contract)
+    drawn = draw(lab.logs[0], Traffic(delay=0), seed=0)
+    made = []
+
+    def make(*arguments):
+        made.append(build.ReplayFactory(settings)(*arguments))
+        return made[-1]
+
+    trace = run(drawn, make, policy, seed=0)
+    assert made[0].learner.state.version == trace.probed.sum() > 0
+    known = drawn.log.truth != NO_LABEL
+    assert trace.reward[known].tolist() == (trace.label == drawn.log.truth)[known].tolist()
+    fixed = fixed_plans(drawn, lab.catalogue, contract, build.tracking(settings))
+    last = len(lab.catalogue) - 1
+    alone = run(drawn, build.ReplayFactory(settings), f"constant:{lab.catalogue.names[last]}", seed=0)
+    np.testing.assert_allclose(alone.reward, fixed.rewards[:, last], rtol=0, atol=1e-12)

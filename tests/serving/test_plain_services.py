@@ -202,3 +202,17 @@ def test_in_one_process_feedback_is_learned_from_as_in_many(start: Any) -> None:
     first = client.post("/classify", json={"input_series": [ROWS[0].tolist()]})
     receipt = client.post("/feedback", json={"decision_id": first.headers[DECISION_HEADER], "label": int(LABELS[0])})
     assert (receipt.status_code, receipt.json()["status"]) == (200, "joined")
+
+
+def test_by_consensus_the_service_learns_from_its_probes_and_nobody_reports_anything(start):
+    contract = {"accuracy": {"weight": 1, "from": "consensus"}}
+    client = start(IRIS, contract=contract, probes={"share": 1.0}, seed=1)
+    for row in ROWS[::15]:
+        client.post("/classify", json={"input_series": [row.tolist()]}).raise_for_status()
+    for _ in range(2000):  # the probes come after the replies; a learner's tick takes them in
+        state = client.get("/orchestration/state").json()
+        if state["counts"]["joined"] == 10:
+            break
+    assert (state["counts"]["joined"], state["without_reward"]) == (10, 0)
+    assert state["contract"]["accuracy"]["proxy"] is True
+    assert sum(m["labelled"] for m in state["members"]) == 40

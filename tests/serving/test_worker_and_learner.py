@@ -204,3 +204,44 @@ def test_snapshots_outnumber_those_that_another_key_sealed(config: Config, hoste
         return worker.snapshot
 
     assert asyncio.run(follow()) > 3000
+
+
+def test_by_consensus_a_probe_is_learned_from_and_a_label_only_recorded(tmp_path: Path) -> None:
+    by_consensus = {"accuracy": {"weight": 1, "from": "consensus"}}
+    config = load(project(tmp_path, seed=3, probes={"share": 0.5}, contract=by_consensus) / "bentofile.yaml")
+    hosted = build.host(config)
+    answers = ask(config, hosted, ROWS[:20])
+    loop = make_loop(config, hosted)
+    probed = [d for d, _ in answers if d.probed]
+    left = loop.settle([Report(decision_id=d.id, at=d.at, consensus=True) for d in probed])
+    assert all(r.status == "joined" and r.reward is not None for r in left)
+    told = loop.settle([report(d, 0) for d, _ in answers])
+    assert {r.status for r in told} == {"joined", "duplicate"}
+    assert all(r.reward is None for r in told)
+    assert loop.state().counts["joined"] == 20
+    assert int(loop._learner.state.version) == len(probed) > 0
+    loop.close()
+
+
+def test_an_outcome_without_a_figure_is_counted_on_the_state_page(tmp_path: Path) -> None:
+    own = {"accuracy": {"weight": 1}, "own": {"weight": 1, "use": "figures_for_serving:own"}}
+    folder = project(tmp_path, seed=3, contract=own)
+    (folder / "figures_for_serving.py").write_text(
+        "def own(decision, answer, outcome):\n    return answer.confidence[0] if outcome.labels == (0,) else None\n"
+    )
+    config = load(folder / "bentofile.yaml")
+    hosted = build.host(config)
+    answers = ask(config, hosted, ROWS[:10])
+    loop = make_loop(config, hosted)
+    receipts = loop.settle([report(d, k % 2) for k, (d, _) in enumerate(answers)])
+    assert [r.reward is not None for r in receipts] == [True, False] * 5
+    page = loop.state()
+    assert (page.counts["joined"], page.without_reward) == (10, 5)
+    loop.close()
+
+
+def test_a_metric_that_cannot_be_imported_is_refused_before_anything_is_served(tmp_path: Path) -> None:
+    own = {"accuracy": {"weight": 1}, "own": {"weight": 1, "use": "nowhere_to_be_found:own"}}
+    config = load(project(tmp_path, contract=own) / "bentofile.yaml")
+    with pytest.raises(BandmasterError, match=r"contract\.own\.use: nowhere_to_be_found:own cannot be imported"):
+        build.host(config)

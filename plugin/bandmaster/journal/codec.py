@@ -58,7 +58,7 @@ def _nones(record: Record) -> int:
     if isinstance(record, Answer):
         said = (*record.ran, *record.probes)
         return sum((v is None) for a in said for v in (a.scores, a.error, a.cost, a.explainability))
-    return 1 if isinstance(record, Outcome) else 0
+    return (record.labels is None) + (record.reward is None) if isinstance(record, Outcome) else 0
 
 
 def _to_json(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -25,6 +26,8 @@ from bandmaster.serving.door import feedback_refusal
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S, Receipt, Report, StatePage
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_number
+
+_log = logging.getLogger("bandmaster.front")
 
 DECISION_HEADER = "x-orchestration-decision"
 MOST_REPORTS = 500
@@ -92,6 +95,7 @@ class Front:
         self._learner: Any = None
         self._in_process_learner: Any = None
         self._following: asyncio.Task[None] | None = None
+        self._judged: set[asyncio.Task[None]] = set()
 
     @property
     def worker(self) -> Worker:
@@ -142,6 +146,10 @@ class Front:
         rows = self._to_rows(service, args, kwargs)
         request = Request(rows=rows, features=self._features(rows), at=time.time())
         decision, answer = await self.worker.answer(request)
+        if decision.probed and self._config.contract.by_consensus:
+            judged = asyncio.create_task(self._leave_to_consensus(decision.id, request.at))
+            self._judged.add(judged)  # held, or the loop might drop it half way
+            judged.add_done_callback(self._judged.discard)
         if context is not None:
             context.response.headers[DECISION_HEADER] = decision.id
         if self._reply is None:
@@ -150,6 +158,13 @@ class Front:
             return self._reply(answer)
         except BandmasterError as problem:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(problem)) from None
+
+    async def _leave_to_consensus(self, decision_id: str, at: float) -> None:
+        """Nobody will report anything: the learner is told so, and waits for the probe's answers."""
+        try:
+            await self._ask_learner("settle", [Report(decision_id=decision_id, at=at, consensus=True)])
+        except Refusal as refusal:
+            _log.warning("a probe is not learned from: %s", refusal)
 
     def _features(self, rows: Array) -> FloatArray:
         # A model that takes rows of any width gets a summary of them: the policy's features must keep theirs.

@@ -44,6 +44,7 @@ class Report(pydantic.BaseModel):
     at: float
     labels: tuple[int, ...] | None = None
     reward: float | None = None
+    consensus: bool = False
 
 
 class Receipt(pydantic.BaseModel):
@@ -84,6 +85,7 @@ class StatePage(pydantic.BaseModel):
     contract: dict[str, dict[str, object]]
     energy_from: str
     counts: dict[str, int]
+    without_reward: int
     drift: list[EventPage]
 
 
@@ -156,7 +158,7 @@ class LearningLoop:
         )
 
     def _settle(self, report: Report) -> Receipt:
-        outcome = Outcome(report.at, report.labels, report.reward)
+        outcome = Outcome(report.at, report.labels, report.reward, report.consensus)
         settlement = self._journal.settle(report.decision_id, outcome)
         experience = self._learn(settlement.joined) if settlement.joined else None
         reward = experience.reward.value if experience else None
@@ -192,6 +194,7 @@ class LearningLoop:
             contract=self._config.contract.describe(),
             energy_from="estimated: CPU time of a member's thread × 10 W",
             counts={name: getattr(counts, name) for name in counts.__slots__},
+            without_reward=self._learner.without_reward,
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
         )
 
