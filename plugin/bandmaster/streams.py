@@ -82,7 +82,7 @@ def models() -> dict[str, Any]:
         "tree": DecisionTreeClassifier(max_depth=8, random_state=0),
         "forest": RandomForestClassifier(n_estimators=50, random_state=0),
         "boosting": HistGradientBoostingClassifier(early_stopping=False, random_state=0),
-        "mlp": make_pipeline(StandardScaler(), MLPClassifier((32,), max_iter=50, random_state=0)),
+        "mlp": make_pipeline(StandardScaler(), MLPClassifier((32,), random_state=0)),
     }
 
 

@@ -214,7 +214,45 @@ orchestration:
     assert shown.exit_code == 0, shown.output
 
 
+def test_a_mix_of_classes_and_the_last_share_are_played_and_written(folder, tmp_path):
+    mix = ("--order", "mixed", "--mix-classes", 1, "--mix-every", 40, "--requests", 120)
+    shown = replay(folder, "--seeds", 2, "--policies", "random", *mix, "--last", 0.5, "--out", tmp_path / "r.json")
+    assert shown.exit_code == 0, shown.output
+    assert "Figures are of the last 50% of each run." in shown.stdout
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written["traffic"]["mix"] == {"classes": 1, "every": 40, "requests": 120}
+    assert written["last"] == 0.5
+    phases = written["policies"]["random"]["by_phase"]
+    assert [(p["phase"], p["rows"]) for p in phases] == [("mix 2", 20), ("mix 3", 40)]
+
+
+def test_a_stream_is_told_by_its_columns_and_its_members_trained_once(tmp_path):
+    x = np.random.default_rng(0).normal(size=(150, 2))
+    stream = pl.DataFrame({"x0": x[:, 0], "x1": x[:, 1], "y": (x[:, 0] > 0).astype(int)})
+    stream.write_parquet(tmp_path / "stream.parquet")
+    config = next(p for p in CONFIGS if p.name == "streams.yaml")
+    options = ("--config", config, "--policies", "constant:tree", "--seeds", 1, "--jobs", 1, "--json")
+    first, second = (
+        call("replay", tmp_path / "stream.parquet", *options, "--cache", tmp_path / "cache") for _ in range(2)
+    )
+    assert first.exit_code == second.exit_code == 0, first.output
+    assert "12 members learn its first 30 rows" in first.stderr
+    assert "learn" not in second.stderr
+    assert first.stdout == second.stdout
+    found = json.loads(first.stdout)
+    assert found["log"]["rows"] == 120
+    assert found["policies"]["constant:tree"]["latency_s"] == pytest.approx(75.4e-6)
+
+
 REFUSED = {
+    "a mix without a mixed order": (("--mix-every", 10), "log.csv", "--mix-every: goes with --order mixed"),
+    "a mixed order without a mix": (("--order", "mixed"), "log.csv", "needs --mix-classes and --mix-every"),
+    "more classes than there are": (
+        ("--order", "mixed", "--mix-classes", 3, "--mix-every", 9),
+        "log.csv",
+        "3 classes cannot be drawn from the 2",
+    ),
+    "a last share of nothing": (("--last", 0), "log.csv", "--last"),
     "a log that is not there": (("--delay", 0), "none.csv", "no such file"),
     "an unknown policy": (("--policies", "oracle"), "log.csv", "no policy 'oracle'"),
     "no policy at all": (("--policies", ","), "log.csv", "at least one"),

@@ -70,7 +70,7 @@ class Lab:
     logs: tuple[RecordedLog, RecordedLog]
     catalogue: Catalogue
 
-    def replay(self, *policies: str, logs: int = 1, order="kept", delay=None, label_share=1.0, **options) -> Results:
+    def replay(self, *policies: str, logs=1, order="kept", delay=None, label_share=1.0, mix=None, **options) -> Results:
         return replay(
             self.logs[:logs],
             build.ReplayFactory(self.config),
@@ -78,7 +78,7 @@ class Lab:
             self.config.contract,
             build.tracking(self.config),
             policies=policies,
-            traffic=Traffic(order, delay, label_share),
+            traffic=Traffic(order, delay, label_share, mix),
             **({"jobs": 1} | options),
         )
 

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bandmaster.core import BandmasterError, Profile
-from bandmaster.recorded import read_log
+from bandmaster.features import MAX_COLUMNS, features_of
+from bandmaster.recorded import read_log, read_logs
 from bandmaster.table import NO_LABEL
 
 GOOD = pl.DataFrame(
@@ -171,3 +174,137 @@ def test_files_that_are_no_log_are_refused(tmp_path):
         read_log(tmp_path / "none.parquet", None, {}, None)
     with pytest.raises(BandmasterError, match=r"ends in \.parquet"):
         read_log(tmp_path / "log.xlsx", None, {}, None)
+
+
+# ---- Answers that are never true -----------------------------------------------------------------------------
+
+STRANGE = pl.DataFrame(
+    {
+        "label": ["cat", "dog", None, "cat"],
+        "a__pred": ["cow", "dog", "cat", None],
+        "a__conf": [0.7, 0.4, 0.1, 0.9],
+        "b__pred": ["cat", "cat", "ant", "dog"],
+    }
+)
+
+
+def test_answers_that_are_never_true_are_one_class(tmp_path):
+    log = read(STRANGE, tmp_path / "log.parquet")
+    assert log.ensemble.classes == ("cat", "dog", "other")
+    assert log.truth.tolist() == [0, 1, NO_LABEL, 0]
+    low = 1 / 3 + 1e-3  # a confidence that would let another class outweigh the answer
+    expected = [[0.15, 0.15, 0.7], [0.3, 0.4, 0.3], [low, (1 - low) / 2, (1 - low) / 2], [0, 0, 0]]
+    np.testing.assert_allclose(log.scores[:, 0], expected, atol=1e-6)
+    np.testing.assert_array_equal(log.scores[:, 1], [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "arrow", "parquet"])
+def test_numbers_collapse_like_texts_in_every_format(suffix, tmp_path):
+    frame = pl.DataFrame({"label": [1, 2, None, 1], "a__pred": [7, 2, None, -3]})
+    path = tmp_path / f"log.{suffix}"
+    {"csv": frame.write_csv, "arrow": frame.write_ipc, "parquet": frame.write_parquet}[suffix](path)
+    log = read_log(path, None, {}, None)
+    assert log.ensemble.classes == (1, 2, "other")
+    assert log.scores[:, 0].argmax(axis=1).tolist() == [2, 1, 0, 2]
+    assert log.scores[2, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("by", ["config", "metadata"])
+def test_classes_that_are_named_stay_and_what_is_beyond_them_is_other(by, tmp_path):
+    path, named = tmp_path / "log.parquet", ["dog", "cat", "emu"]
+    STRANGE.write_parquet(path, metadata={"classes": json.dumps(named)} if by == "metadata" else None)
+    log = read_log(path, None, {}, named if by == "config" else None)
+    assert log.ensemble.classes == ("dog", "cat", "emu", "other")
+    assert log.scores[:, 1].argmax(axis=1).tolist() == [1, 1, 3, 0]
+
+
+def test_a_true_class_may_be_called_other(tmp_path):
+    frame = pl.DataFrame({"label": ["other", "dog"], "a__pred": ["other", "cow"]})
+    log = read(frame, tmp_path / "log.parquet")
+    assert log.ensemble.classes == ("dog", "other", "(other)")
+    assert log.scores[:, 0].argmax(axis=1).tolist() == [1, 2]
+
+
+def test_where_members_give_all_figures_every_class_that_occurs_has_its_own(tmp_path):
+    proba = [[0.4, 0.3, 0.3], [0.1, 0.2, 0.7]]
+    frame = pl.DataFrame({"label": ["a", "a"], "m__pred": ["a", "c"], "n__pred": ["a", "b"], "m__proba": proba})
+    log = read(frame, tmp_path / "log.parquet")
+    assert log.ensemble.classes == ("a", "b", "c")
+    np.testing.assert_allclose(log.scores[:, 0], proba, atol=1e-6)
+
+
+def test_an_answer_beyond_the_figures_is_taken_at_its_word(tmp_path):
+    frame = pl.DataFrame({"label": ["cat", "dog"], "m__pred": ["cat", "cow"], "m__conf": [0.9, 0.6]})
+    frame = frame.with_columns(m__proba=pl.Series([[0.9, 0.1], [0.6, 0.4]]))
+    frame.write_parquet(tmp_path / "log.parquet")
+    log = read_log(tmp_path / "log.parquet", None, {}, ["cat", "dog"])
+    np.testing.assert_allclose(log.scores[:, 0], [[0.9, 0.1, 0.0], [0.2, 0.2, 0.6]], atol=1e-6)
+
+
+def test_redraws_of_one_traffic_have_one_ensemble(tmp_path):
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    STRANGE.write_parquet(paths[0])
+    STRANGE.filter(pl.col("label") == "dog").write_parquet(paths[1])
+    first, second = read_logs(paths, None, {}, None)
+    assert first.ensemble == second.ensemble
+    assert second.truth.tolist() == [1]
+    GOOD.write_parquet(paths[1], metadata={"classes": '["dog", "cat"]'})
+    with pytest.raises(BandmasterError, match=r"a\.parquet.*b\.parquet.*list other 'classes'"):
+        read_logs(paths, ["a", "b"], {}, None)
+
+
+answers = st.lists(
+    st.tuples(st.sampled_from("abcxyz") | st.none(), st.floats(0, 1) | st.none(), st.sampled_from("abc")),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(answers)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_answer_is_a_distribution_that_puts_what_was_said_first(tmp_path, rows):
+    said, conf, truth = zip(*rows, strict=True)
+    types = {"m__pred": pl.String, "m__conf": pl.Float64}
+    log = read(pl.DataFrame({"label": truth, "m__pred": said, "m__conf": conf}, types | {"label": pl.String}),
+               tmp_path / "log.parquet")  # fmt: skip
+    classes = log.ensemble.classes
+    assert set(truth) <= set(classes) <= {*truth, "other"}
+    for name, scores in zip(said, log.scores[:, 0], strict=True):
+        if name is None:
+            assert not scores.any()
+        else:
+            assert scores.sum() == pytest.approx(1.0, abs=1e-5)
+            assert classes[scores.argmax()] == (name if name in truth else "other")
+
+
+# ---- Other details -------------------------------------------------------------------------------------------
+
+
+def test_all_rows_of_a_csv_file_say_what_a_column_holds(tmp_path):
+    frame = pl.DataFrame({"label": [1] * 300, "a__pred": [None] * 299 + [1], "a__conf": [1.0] * 299 + [0.75]})
+    text = frame.write_csv().replace(",1.0\n", ",1\n")
+    (tmp_path / "log.csv").write_text(text)
+    log = read_log(tmp_path / "log.csv", None, {}, None)
+    assert log.scores[-1, 0].tolist() == [1.0]
+    assert not log.scores[:-1].any()
+
+
+def test_many_features_are_summarised_row_by_row_as_a_request_s_are(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(20, MAX_COLUMNS + 8))
+    frame = pl.DataFrame({f"x{i}": column for i, column in enumerate(rows.T)})
+    log = read(frame.with_columns(label=pl.lit(0), a__pred=pl.lit(0)), tmp_path / "log.parquet")
+    np.testing.assert_array_equal(log.features, [features_of(row[None]) for row in rows])
+
+
+def test_the_window_is_that_of_the_last_label_that_comes(tmp_path):
+    frame = pl.DataFrame({"label": [0] * 5, "a__pred": [0] * 5, "ts": [0.0, 10.0, 5.0, 30.0, 31.0]})
+    for delays, expected in (([0] * 5, 5.0), ([2, 1, 1, 9, 9], 25.0), ([9] * 5, 0.0)):
+        log = read(frame.with_columns(label_delay=pl.Series(delays)), tmp_path / "log.parquet")
+        assert log.window_s == expected
+
+
+def test_a_log_may_be_played_longer_than_it_is(tmp_path):
+    log = read(GOOD, tmp_path / "log.parquet").redrawn(np.array([3, 0, 1, 2, 2, 1]))
+    assert log.at.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert log.truth.tolist() == [0, 0, 1, NO_LABEL, NO_LABEL, 1]
+    assert log.request(4).rows.item() == 2
