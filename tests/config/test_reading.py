@@ -244,7 +244,7 @@ def test_a_text_that_is_no_time_is_refused(text: str, why: str) -> None:
     ("policy", "wanted"),
     [
         ("{explore: {squarecb: {gamma: 50}}}", PolicyConfig("bandit", Exploration("squarecb", 50.0))),
-        ("{explore: {softmax: {}}}", PolicyConfig("bandit", Exploration("softmax", 20.0))),
+        ("{explore: {softmax: {}}}", PolicyConfig("bandit", Exploration("softmax", 60.0))),
         ("{use: vw, explore: {bag: 7}}", PolicyConfig("vw", Exploration("bag", 7.0))),
         ("{use: vw, explore: {rnd: 2}}", PolicyConfig("vw", Exploration("rnd", 2.0))),
         ("{use: thompson}", PolicyConfig("thompson")),

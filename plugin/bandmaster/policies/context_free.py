@@ -95,7 +95,7 @@ class ThompsonPolicy(_RiverPolicy):
     """
 
     name = "thompson"
-    DRAWS = 200
+    DRAWS = 100
 
     def __init__(self, catalogue: Catalogue, *, seed: int = 0) -> None:
         super().__init__(catalogue, bandit.ThompsonSampling(reward_obj=proba.Beta(), seed=seed))
