@@ -8,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandmaster.core import BandmasterError
+from bandmaster.learner import profile_figures
 from bandmaster.policies.exploration import Exploration, spread
 from bandmaster.policies.vw import VowpalWabbit
+from bandmaster.policies.vw_alone import VowpalWabbitPolicy
+from bandmaster.testing import sample_log
+from bandmaster.testing.policies import CONTRACT, sample_catalogue
 
 VALUES = st.lists(st.floats(-1, 2), min_size=1, max_size=40).map(np.array)
 WAYS = st.one_of(
@@ -53,3 +57,12 @@ def test_any_values_give_a_distribution_that_no_plan_beats_the_best_in(values, w
 def test_what_needs_models_of_its_own_is_refused_with_the_fix(by):
     with pytest.raises(BandmasterError, match=r"only policy\.use: vw has"):
         spread(np.zeros(3), Exploration(by, 3), 0)
+
+
+@pytest.mark.parametrize("other", [Exploration("squarecb", 20), Exploration("epsilon", 0.1)])
+def test_a_model_that_explored_otherwise_is_refused_because_it_would_go_on_so(other):
+    log = sample_log(1)
+    catalogue, figures = sample_catalogue(log), profile_figures(log.ensemble)
+    kept = VowpalWabbitPolicy(catalogue, CONTRACT, figures, explore=Exploration("squarecb", 10)).dump()
+    with pytest.raises(BandmasterError, match="explores by --squarecb --gamma_scale 10, not"):
+        VowpalWabbitPolicy(catalogue, CONTRACT, figures, explore=other).load(kept)

@@ -39,7 +39,8 @@ class VowpalWabbitPolicy:
         seed: int = 0,
     ) -> None:
         self.catalogue = catalogue
-        self._vw = VowpalWabbit(f"{OPTIONS} {(explore or Exploration()).vw_options} --random_seed {seed}")
+        self._explores = (explore or Exploration()).vw_options
+        self._vw = VowpalWabbit(f"{OPTIONS} {self._explores} --random_seed {seed}")
         self._plan_lines = plan_lines(catalogue, prior_rewards(catalogue, contract, profile))
         self._standard = Standardiser(0)  # the first outcome tells how many features there are
         self._learned = 0
@@ -69,7 +70,7 @@ class VowpalWabbitPolicy:
         return [shared_line(self._standard if fits else Standardiser(len(state.features)), state), *self._plan_lines]
 
     def dump(self) -> bytes:
-        return msgspec.msgpack.encode(_Dump(self._learned, self._standard.dump(), self._vw.dump()))
+        return msgspec.msgpack.encode(_Dump(self._learned, self._explores, self._standard.dump(), self._vw.dump()))
 
     def load(self, snapshot: bytes) -> None:
         """Restore what ``dump`` gave, all of it or nothing. Raises ``BandmasterError`` on anything else."""
@@ -78,11 +79,14 @@ class VowpalWabbitPolicy:
             standard = Standardiser.of(dumped.standard)
         except (msgspec.DecodeError, ValueError) as problem:
             raise BandmasterError(f"no snapshot of Vowpal Wabbit over {len(self.catalogue)} plans: {problem}") from None
+        if dumped.explores != self._explores:  # the model would bring its own options along, and keep them
+            raise BandmasterError(f"a snapshot of Vowpal Wabbit explores by {dumped.explores}, not {self._explores}")
         self._vw.load(dumped.vw)
         self._standard, self._learned = standard, dumped.learned
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
+    explores: str
     standard: bytes
     vw: bytes
