@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bandmaster.belief import Belief
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Ensemble, Member, Meter, Policy, Recorder
+from bandmaster.core import BandmasterError, Ensemble, Member, Meter, Plan, Policy, Recorder
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.members.onnx import OnnxMember
@@ -132,9 +133,6 @@ def _model_path(declared: MemberConfig) -> Path:
 
 def catalogue(config: Config, ensemble: Ensemble) -> Catalogue:
     plans = config.plans
-    included = [parse_plan(text, ensemble) for text in plans.include]
-    if config.policy.plan is not None:
-        included.append(parse_plan(config.policy.plan, ensemble))
     return Catalogue.of(
         ensemble,
         generate(
@@ -143,16 +141,22 @@ def catalogue(config: Config, ensemble: Ensemble) -> Catalogue:
             cascades=plans.cascades,
             stop_at=plans.stop_at,
             limit=plans.limit,
-            include=included,
+            include=_included(config, ensemble),
         ),
     )
+
+
+def _included(config: Config, ensemble: Ensemble) -> list[Plan]:
+    """The plans that the user names."""
+    named = [*config.plans.include, *([config.policy.plan] if config.policy.plan is not None else [])]
+    return list(dict.fromkeys(parse_plan(text, ensemble) for text in named))
 
 
 def tracking(config: Config) -> Tracking:
     return Tracking(delta=config.drift.delta, forget=config.drift.reaction == "forget")
 
 
-def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
+def policy(spec: str, config: Config, plans: Catalogue, belief: Belief) -> Policy:
     """A policy by its name. ``constant:PLAN`` names the plan, ``constant`` alone takes the config's or all members;
     ``bandit:squarecb`` and ``vw:bag`` name how to explore, without that they take the config's way.
     """
@@ -163,12 +167,14 @@ def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
         "constant": lambda: ConstantPolicy(plans, parse_plan(detail or config.policy.plan or "all", ensemble).name),
         "random": lambda: RandomPolicy(plans),
         "scoring": lambda: ScoringPolicy(plans, contract, figures),
-        "bandit": lambda: BanditPolicy(plans, contract, figures, explore=_exploration(detail, config), seed=seed),
+        "bandit": lambda: _bandit(detail, config, plans, belief),
         "vw": lambda: VowpalWabbitPolicy(plans, contract, figures, explore=_exploration(detail, config), seed=seed),
         "thompson": lambda: ThompsonPolicy(plans, seed=seed),
         "ucb": lambda: UcbPolicy(plans),
         "exp3": lambda: Exp3Policy(plans),
-        "exp4": lambda: Exp4Policy([policy(expert, config, plans) for expert in _experts(config, ensemble)], plans),
+        "exp4": lambda: Exp4Policy(
+            [policy(expert, config, plans, belief) for expert in _experts(config, ensemble)], plans
+        ),
         "blast": lambda: BlastPolicy(plans, contract),
         "knora-e": lambda: KnoraPolicy(plans),
     }
@@ -177,6 +183,18 @@ def policy(spec: str, config: Config, plans: Catalogue) -> Policy:
     if detail and name not in ("constant", "bandit", "vw"):
         raise BandmasterError(f"policy {spec!r}: only constant takes a plan, as in constant:all")
     return makers[name]()
+
+
+def _bandit(by: str, config: Config, plans: Catalogue, belief: Belief) -> BanditPolicy:
+    return BanditPolicy(
+        plans,
+        config.contract,
+        profile_figures(plans.ensemble),
+        belief,
+        keep=len(_included(config, plans.ensemble)),
+        explore=_exploration(by, config),
+        seed=config.seed or 0,
+    )
 
 
 def _exploration(by: str, config: Config) -> Exploration:
@@ -194,8 +212,9 @@ def _experts(config: Config, ensemble: Ensemble) -> tuple[str, ...]:
 
 def learner(config: Config, plans: Catalogue, rng: np.random.Generator, spec: str | None = None) -> Learner:
     """The learning half: state, contract, and the config's policy or that of ``spec``; nothing that others share."""
-    manager = RLManager(policy(spec or config.policy.use, config, plans), rng)
-    return Learner(plans.ensemble, config.contract, StateManager(plans.ensemble, tracking(config)), manager)
+    state = StateManager(plans.ensemble, tracking(config), config.probes)
+    manager = RLManager(policy(spec or config.policy.use, config, plans, state.belief), rng)
+    return Learner(plans.ensemble, config.contract, state, manager)
 
 
 def orchestrator(
@@ -218,7 +237,6 @@ def orchestrator(
         meter=meter,
         recorder=recorder,
         new_id=new_id,
-        probe_share=config.probes.share,
         executor=executor,
         slow=slow,
     )

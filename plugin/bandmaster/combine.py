@@ -1,10 +1,10 @@
-"""How several members' distributions become one: a weighted linear opinion pool."""
+"""How several members' distributions become one: a weighted linear opinion pool, or a log-linear one of evidence."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from bandmaster.core import NO_ANSWER, FloatArray, IntArray
+from bandmaster.core import NO_ANSWER, BoolArray, Evidence, FloatArray, IntArray
 
 MIN_WEIGHT = 1e-3
 """Members no better than chance keep this much weight, so that a pool of only such members still answers."""
@@ -20,6 +20,22 @@ def pool(scores: FloatArray, weights: FloatArray) -> FloatArray:
     total = (weights * answered).sum(axis=-1, keepdims=True)
     pooled = np.einsum("...m,...mc->...c", weights, scores)
     return np.asarray(np.divide(pooled, total, out=np.zeros_like(pooled), where=total > 0.0))
+
+
+def posterior(evidence: Evidence, members: BoolArray) -> FloatArray:
+    """The log-linear pool of what the ``members`` of each of U sets have said: (n, U, C), rows sum to 1.
+
+    ``members`` is (U, M), or (n, U, M) where the sets differ from row to row.
+
+    Genest & Zidek 1986, "Combining probability distributions", section 3: the product of the prior and of everyone's
+    likelihood raised to a weight, here the same ``s**-overlap`` for all s members of a set, as they err together.
+    """
+    size = members.sum(axis=-1)
+    weight = members * np.power(np.maximum(size, 1), -evidence.overlap)[..., None]
+    logits = np.matmul(weight, evidence.log_likelihood) + evidence.log_prior
+    logits -= logits.max(axis=-1, keepdims=True)
+    likely = np.exp(logits)
+    return np.asarray(likely / likely.sum(axis=-1, keepdims=True))
 
 
 def verdict(pooled: FloatArray) -> tuple[IntArray, FloatArray]:

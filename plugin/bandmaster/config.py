@@ -20,6 +20,7 @@ from bandmaster.core import BandmasterError, Ensemble, Profile
 from bandmaster.metrics import ImportedFunction
 from bandmaster.plans import ALL, parse_plan
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
+from bandmaster.probes import Probing
 from bandmaster.yaml_reader import (
     At,
     Book,
@@ -117,13 +118,6 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbesConfig:
-    """``share`` in [0, 1] of the requests runs every member after the reply."""
-
-    share: float = 0.02
-
-
-@dataclass(frozen=True, slots=True)
 class DriftConfig:
     """``delta`` in (0, 1] is the detector's tolerated rate of false alarms."""
 
@@ -154,7 +148,7 @@ class Config:
     classes: tuple[int | str, ...] | None = None
     plans: PlansConfig = field(default_factory=PlansConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    probes: Probing = field(default_factory=Probing)
     drift: DriftConfig = field(default_factory=DriftConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     journal: str = "sqlite:///orchestration.db"
@@ -293,6 +287,16 @@ def _as_number(text: str) -> str | None:
     return f"{Decimal(repr(value)):f}" if 1e-9 < abs(value) < 1e15 else None
 
 
+def _flag(at: At | None, default: bool) -> bool:
+    """True or false; the default where there is none."""
+    if at is None:
+        return default
+    if not isinstance(at.value, bool):
+        at.refuse("is neither true nor false; write one of them")
+        return default
+    return at.value
+
+
 def _integer(at: At | None, default: int, low: int, high: int) -> int:
     """A whole number in [low, high]; the default where there is none."""
     if at is None:
@@ -370,7 +374,8 @@ def _config(at: At, source: Source) -> Config:
     metrics = _metrics(get("contract"), root)
     members = _members(get("members"), root)
     _check_declared(at, metrics, members)
-    probes = ProbesConfig(_number(_fields(get("probes"), ("share",)).get("share"), ProbesConfig().share, 0, 1))
+    probing = _fields(get("probes"), ("share", "adapt"))
+    probes = Probing(_number(probing.get("share"), Probing().share, 0, 1), _flag(probing.get("adapt"), Probing().adapt))
     _check_consensus(at, metrics, members, probes)
     names = tuple(m.name for m in members)
     seed = get("seed")
@@ -538,7 +543,7 @@ def _check_declared(at: At, metrics: Sequence[Metric], members: Sequence[MemberC
                 )
 
 
-def _check_consensus(at: At, metrics: Sequence[Metric], members: Sequence[MemberConfig], probes: ProbesConfig) -> None:
+def _check_consensus(at: At, metrics: Sequence[Metric], members: Sequence[MemberConfig], probes: Probing) -> None:
     """Consensus needs others to agree with, and requests that all members answer."""
     if not any(m.name == "accuracy" and m.source == "consensus" for m in metrics):
         return

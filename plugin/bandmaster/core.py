@@ -23,7 +23,7 @@ BoolArray = NDArray[np.bool_]
 NO_ANSWER = -1
 """The class index of an answer that nobody gave (every member that ran failed or abstained)."""
 
-Weighting = Literal["uniform", "recent"]
+Weighting = Literal["uniform", "recent", "learned"]
 Provenance = Literal["measured", "estimated", "declared"]
 
 
@@ -52,12 +52,13 @@ class Plan:
     """The action: stages of members run one after the other until the combined confidence suffices.
 
     A single member is one stage of one; a subset is one stage of several; a cascade has several stages and a
-    ``stop_at`` in (0, 1]. ``weights`` says how the combiner weighs the members that have answered.
+    ``stop_at`` in (0, 1], one threshold a stage but the last. ``weights`` says how the combiner pools the members that
+    have answered: alike, by recent accuracy, or by what was learned of all that they say (``belief.Belief``).
     """
 
     stages: tuple[tuple[str, ...], ...]
     weights: Weighting = "uniform"
-    stop_at: float | None = None
+    stop_at: tuple[float, ...] = ()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -65,10 +66,16 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """``linear``, ``linear+forest``, ``linear>mlp+forest@0.9``; ``~recent`` marks weights by accuracy."""
+        """``linear``, ``linear+forest``, ``a>b+c@0.9``, ``a>b>c@0.9,0.6``; ``~recent``, ``~learned`` mark weights.
+
+        One threshold stands for all that equal it.
+        """
         text = ">".join("+".join(stage) for stage in self.stages)
-        text += f"@{self.stop_at:g}" if self.stop_at is not None else ""
-        return text + ("~recent" if self.weights == "recent" else "")
+        if self.stop_at:
+            text += "@" + ",".join(
+                f"{t:g}" for t in (self.stop_at[:1] if len(set(self.stop_at)) == 1 else self.stop_at)
+            )
+        return text + (f"~{self.weights}" if self.weights != "uniform" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,9 @@ class MemberStatistics:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1."""
+    """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1;
+    ``probe_share`` in [0, 1] is the probability with which a request is to be probed now.
+    """
 
     version: int
     features: FloatArray
@@ -111,6 +120,7 @@ class State:
     members: MemberStatistics
     label_mix: FloatArray
     reward: float
+    probe_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +264,18 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for each class: ``log_likelihood`` (n, M, C) of what each member said, and the ``log_prior`` (C,).
+
+    ``s`` members that err together count for ``s**(1 - overlap)``; 0 where they err independently, 1 for copies of one.
+    """
+
+    log_likelihood: FloatArray
+    log_prior: FloatArray
+    overlap: float
+
+
+@dataclass(frozen=True, slots=True)
 class Experience:
     """What a policy learns from; ``counterfactual.revealed`` tells from it what other plans would have earned.
 
@@ -261,7 +283,8 @@ class Experience:
     charge. ``scores`` (n, M, C) is what the members said (zeros where one abstained, failed or is unknown), ``known``
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
     ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
-    the others where consensus judges, NaN where it is unknown. ``alarms`` were raised by this very outcome.
+    the others where consensus judges, NaN where it is unknown. ``evidence`` is what the members' answers speak for, as
+    was believed before this outcome. ``alarms`` were raised by this very outcome.
     """
 
     joined: Joined
@@ -272,6 +295,7 @@ class Experience:
     figures: Figures
     truth: IntArray | None
     correct: FloatArray
+    evidence: Evidence
     alarms: tuple[DriftEvent, ...] = ()
 
 

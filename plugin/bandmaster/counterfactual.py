@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bandmaster.combine import verdict
+from bandmaster.combine import posterior, verdict
 from bandmaster.consensus import plan_agreement
 from bandmaster.contract import Contract
-from bandmaster.core import BoolArray, Experience, Figures, FloatArray, IntArray
+from bandmaster.core import BoolArray, Evidence, Experience, Figures, FloatArray, IntArray
 from bandmaster.metrics import plan_figures
 from bandmaster.plans import Catalogue, compiled
 
@@ -32,20 +32,22 @@ class Evaluation:
     determined: BoolArray
 
 
-def evaluate(catalogue: Catalogue, scores: FloatArray, known: BoolArray, weights: FloatArray) -> Evaluation:
+def evaluate(
+    catalogue: Catalogue, scores: FloatArray, known: BoolArray, weights: FloatArray, evidence: Evidence | None = None
+) -> Evaluation:
     """Walk every plan over the rows.
 
     ``scores`` (n, M, C) are the members' distributions (zeros where one abstained, failed or is unknown),
     ``known`` (n, M) says whose answer, abstention or failure is known, ``weights`` (M,) or (n, M) are the
-    weights by recent accuracy.
+    weights by recent accuracy. ``evidence`` is what the scores speak for; plans with learned weights need it.
     """
-    pooled, whole = _pool_prefixes(catalogue, scores, known, weights)
+    pooled, whole = _pool_prefixes(catalogue, scores, known, weights, evidence)
     labels, confidence = verdict(pooled)
     by_stage = confidence[:, catalogue.prefix]  # (n, P, S)
     seen = whole[:, catalogue.prefix]
     last = np.arange(catalogue.prefix.shape[1]) >= catalogue.stages[:, None] - 1
     # A walk ends where the plan says stop, or where an output is missing and nobody can say.
-    ends = (by_stage >= catalogue.stop_at[:, None]) | last | ~seen
+    ends = (by_stage >= catalogue.stop_at) | last | ~seen
     stop = ends.argmax(axis=-1)
     at_stop = np.take_along_axis(catalogue.prefix[None], stop[..., None], axis=-1)[..., 0]
     rows = np.arange(len(scores))[:, None]
@@ -53,7 +55,7 @@ def evaluate(catalogue: Catalogue, scores: FloatArray, known: BoolArray, weights
 
 
 def _pool_prefixes(
-    catalogue: Catalogue, scores: FloatArray, known: BoolArray, weights: FloatArray
+    catalogue: Catalogue, scores: FloatArray, known: BoolArray, weights: FloatArray, evidence: Evidence | None
 ) -> tuple[FloatArray, BoolArray]:
     """The pool of every prefix, (n, U, C), and whether all of its members are known, (n, U)."""
     members = catalogue.prefix_members
@@ -62,7 +64,13 @@ def _pool_prefixes(
     total = np.matmul(by_prefix, answered)[..., 0]
     pooled = np.matmul(by_prefix, scores)
     safe = np.where(total > 0.0, total, 1.0)[..., None]
-    return pooled / safe, ~np.any(members & ~known[:, None, :], axis=-1)
+    pooled = pooled / safe
+    learned = catalogue.prefix_learned
+    if learned.any():
+        if evidence is None:
+            raise ValueError("plans with learned weights need evidence")
+        pooled[:, learned] = posterior(evidence, members[learned])
+    return pooled, ~np.any(members & ~known[:, None, :], axis=-1)
 
 
 def spend(
@@ -170,7 +178,7 @@ class _Walked:
 
 def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _Walked:
     joined, weights = experience.joined, experience.joined.answer.weights
-    seen = evaluate(catalogue, experience.scores, experience.known, weights)
+    seen = evaluate(catalogue, experience.scores, experience.known, weights, experience.evidence)
     until = np.arange(catalogue.stage_members.shape[1]) <= seen.stop[..., None]  # (n, P, S)
     needs = np.asarray((catalogue.stage_members & until[..., None]).any(axis=2))  # (n, P, M)
     if experience.truth is None:

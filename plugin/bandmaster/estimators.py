@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandmaster.core import BoolArray, FloatArray
+from bandmaster.core import BoolArray, FloatArray, IntArray
 
 
 class WindowedMean:
@@ -55,6 +55,67 @@ class WindowedMean:
         if len(arrays) != 3 or any(a.shape != self._sum.shape or not np.isfinite(a).all() for a in arrays):
             raise ValueError(f"expected 3 lists of {len(self._sum)} finite figures")
         self._sum, self._weight, self.seen = arrays
+
+
+class LabelMix:
+    """The classes' shares at present, however fast they change.
+
+    Several exponentially discounted counts, each with a memory of its own, weighted by how well each foresaw the last
+    hundred or so labels: a mixture of experts (Vovk 1990, "Aggregating strategies"), whose weights are themselves
+    discounted (Raftery et al. 2010, "Online prediction under model uncertainty", section 2.3).
+
+    >>> mix = LabelMix(2)
+    >>> for _ in range(50):
+    ...     mix.learn(np.array([0.0, 1.0]))
+    >>> mix.value.round(2).tolist()
+    [0.01, 0.99]
+    """
+
+    MEMORIES = np.array([5.0, 60.0, 250.0, 1000.0, 8000.0])
+    PRIOR = 0.25
+    """What each class counts for before anything was seen."""
+
+    KEEP = 0.99
+
+    def __init__(self, classes: int) -> None:
+        self._counts = np.zeros((len(self.MEMORIES), classes))
+        self._merit = np.zeros(len(self.MEMORIES))
+
+    @property
+    def value(self) -> FloatArray:
+        """The shares (C,), all above 0, summing to 1."""
+        weight = np.exp(self._merit - self._merit.max())
+        return np.asarray(weight @ self._shares() / weight.sum())
+
+    @property
+    def steady(self) -> FloatArray:
+        """The shares (C,) over the longest memory."""
+        return np.asarray(self._shares()[-1])
+
+    def _shares(self) -> FloatArray:
+        counts = self._counts + self.PRIOR
+        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+    def learn(self, label: FloatArray) -> None:
+        """Learn one more label as a distribution (C,): how likely it is each class."""
+        self._merit = self.KEEP * self._merit + np.log(self._shares() @ label + 1e-9)
+        self._counts *= (1.0 - 1.0 / self.MEMORIES)[:, None]
+        self._counts += label
+
+    def correct(self, label: FloatArray) -> None:
+        """Put right, by (C,) summing to 0, what was learned of an earlier label."""
+        self._counts = np.maximum(self._counts + label, 0.0)
+
+    def dump(self) -> list[list[float]]:
+        return [*self._counts.tolist(), self._merit.tolist()]
+
+    def load(self, state: list[list[float]]) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` when the size differs or a figure is not finite."""
+        arrays = [np.asarray(a, dtype=np.float64) for a in state]
+        shapes = [*(self._counts.shape[1:] for _ in self.MEMORIES), self._merit.shape]
+        if [a.shape for a in arrays] != shapes or not all(np.isfinite(a).all() for a in arrays):
+            raise ValueError(f"expected {len(shapes)} lists of finite figures")
+        self._counts, self._merit = np.stack(arrays[:-1]), arrays[-1]
 
 
 class Standardiser:
@@ -146,26 +207,35 @@ class ForgettingRegression:
         self._forgetting = 1.0 - min((size + 1) / memory, 0.5)
         self._weights = np.zeros((len(prior), size + 1))
         held = np.r_[self.BIAS_RIDGE, np.full(size, ridge)]
-        self._covariance = np.repeat(np.diag(1.0 / held)[None], len(prior), axis=0)
+        self._unseen = np.diag(1.0 / held)
+        self._covariance = np.repeat(self._unseen[None], len(prior), axis=0)
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Every target's expected value (K,) at inputs ``x`` (size,)."""
         return np.asarray(self._prior + self._weights[:, 0] + self._weights[:, 1:] @ x)
 
-    def learn(self, x: FloatArray, values: FloatArray) -> None:
-        """Learn the targets' ``values`` (K,) at ``x``; NaN where unknown."""
+    def learn(self, x: FloatArray, values: FloatArray, weights: FloatArray | None = None) -> None:
+        """Learn the targets' ``values`` (K,) at ``x``, each as ``weights`` (K,) observations (1); NaN where unknown."""
         known = np.flatnonzero(~np.isnan(values))
         inputs = np.r_[1.0, x]
+        root = np.ones(len(known)) if weights is None else np.sqrt(weights[known])
         covariance = self._covariance[known]
-        spread = covariance @ inputs
-        r = np.maximum(spread @ inputs, 1e-12)
-        error = values[known] - self._prior[known] - self._weights[known] @ inputs
+        spread = (covariance @ inputs) * root[:, None]
+        r = np.maximum((spread @ inputs) * root, 1e-12)
+        error = root * (values[known] - self._prior[known] - self._weights[known] @ inputs)
         self._weights[known] += spread * (error / (1.0 + r))[:, None]
         forgotten = self._forgetting - (1.0 - self._forgetting) / r
         step = forgotten / (1.0 + forgotten * r)
         covariance = covariance - spread[:, :, None] * spread[:, None, :] * step[:, None, None]
         # Rounding leaves an antisymmetric part, which would grow until the matrix is no covariance any more.
         self._covariance[known] = (covariance + covariance.transpose(0, 2, 1)) / 2.0
+
+    def rearrange(self, source: IntArray, prior: FloatArray) -> None:
+        """Have other targets: the k-th goes on as the ``source[k]``-th of today, or starts at ``prior[k]`` where -1."""
+        new = source < 0
+        weights, covariance = self._weights[source], self._covariance[source]
+        weights[new], covariance[new] = 0.0, self._unseen
+        self._prior, self._weights, self._covariance = prior, weights, covariance
 
     def dump(self) -> bytes:
         return np.concatenate([self._weights.ravel(), self._covariance.ravel()]).tobytes()

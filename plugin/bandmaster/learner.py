@@ -16,6 +16,7 @@ from bandmaster.core import (
     Answer,
     BandmasterError,
     BoolArray,
+    Decision,
     Ensemble,
     Experience,
     Figures,
@@ -104,7 +105,13 @@ class Learner:
         truth = None if labels is None else np.asarray(labels)
         figures = self._figures((*answer.ran, *answer.probes))
         correct = member_agreement(scores) if joined.outcome.consensus else _correct(scores, known, truth)
-        return Experience(joined, reward, own.value, scores, known, figures, truth, correct)
+        evidence = self.state.evidence(scores)
+        return Experience(joined, reward, own.value, scores, known, figures, truth, correct, evidence)
+
+    def notice(self, decision: Decision, answer: Answer) -> None:
+        """Learn what a request tells before its outcome is known; to be called once for each, with its probe."""
+        scores, known = self.outputs(answer)
+        self.state.notice(scores, known, decision.probed)
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bandmaster.combine import pool, recent_weights, verdict
+from bandmaster.combine import pool, posterior, recent_weights, verdict
 from bandmaster.core import (
     Answer,
     Decision,
@@ -51,8 +51,8 @@ class Settled:
 class Orchestrator:
     """Decides, runs and records; settles and hands on to the learner.
 
-    ``probe_share`` is the probability with which a request is probed: after the reply all its other members
-    run too. A stage with two or more ``slow`` members runs in the threads of ``executor``, all of it side by side.
+    A request that is probed has all its other members run too, after the reply. A stage with two or more ``slow``
+    members runs in the threads of ``executor``, all of it side by side.
     """
 
     def __init__(
@@ -65,13 +65,11 @@ class Orchestrator:
         meter: Meter,
         recorder: Recorder,
         new_id: Callable[[float], str],
-        probe_share: float = 0.0,
         executor: Executor | None = None,
         slow: frozenset[str] = frozenset(),
     ) -> None:
         self.ensemble, self.state, self.manager = ensemble, state, manager
         self._members, self._meter, self._recorder, self._new_id = members, meter, recorder, new_id
-        self._probe_share = probe_share if manager.policy.probes else 0.0
         self._executor, self._slow = executor, slow
 
     def answer(self, request: Request) -> tuple[Decision, Answer]:
@@ -79,10 +77,11 @@ class Orchestrator:
         decision = self.decide(request)
         return decision, self.run(decision, request)
 
-    def decide(self, request: Request) -> Decision:
-        """Choose a plan; takes microseconds and runs no member."""
+    def decide(self, request: Request, *, busy: bool = False) -> Decision:
+        """Choose a plan; takes microseconds and runs no member. A ``busy`` caller is spared probes."""
         state = self.state.get_state(request)
         offer, probabilities, chosen = self.manager.choose(state)
+        probe_p = state.probe_share if self.manager.policy.probes and not busy else 0.0
         return Decision(
             id=self._new_id(request.at),
             at=request.at,
@@ -92,8 +91,8 @@ class Orchestrator:
             policy=self.manager.policy.name,
             policy_version=self.manager.policy.version,
             state=state,
-            probe_p=self._probe_share,
-            probed=self.manager.flip(self._probe_share),
+            probe_p=probe_p,
+            probed=self.manager.flip(probe_p),
         )
 
     def run(self, decision: Decision, request: Request) -> Answer:
@@ -101,7 +100,7 @@ class Orchestrator:
         # By its name: the policy may offer other plans by now.
         plan = parse_plan(decision.plan, self.ensemble)
         weights = recent_weights(decision.state.members.accuracy, len(self.ensemble.classes))
-        answer = self._walk(plan, request, weights)
+        answer = self._walk(plan, request, weights, decision.state.label_mix)
         self._recorder.record(decision, answer)
         return answer
 
@@ -114,27 +113,31 @@ class Orchestrator:
         self._recorder.record(decision, probed)
         return probed
 
-    def _walk(self, plan: Plan, request: Request, weights: FloatArray) -> Answer:
+    def _walk(self, plan: Plan, request: Request, weights: FloatArray, mix: FloatArray) -> Answer:
         ensemble = self.ensemble
         n, classes = len(request.rows), len(ensemble.classes)
         said: list[MemberAnswer] = []
         heard = np.zeros((n, len(ensemble.names), classes))
         combined = np.zeros((n, classes))
         pending: IntArray = np.arange(n)
-        weigh = np.zeros(len(ensemble.names))
+        ran = np.zeros(len(ensemble.names), dtype=np.bool_)
         stages_run = 0
         for stage in plan.stages:
             stages_run += 1
             for reply in self._run_stage(stage, request, pending):
                 said.append(reply)
                 i = ensemble.index(reply.name)
-                weigh[i] = weights[i] if plan.weights == "recent" else 1.0
+                ran[i] = True
                 if reply.scores is not None:
                     heard[pending, i] = reply.scores
-            combined[pending] = pool(heard[pending], weigh)
-            if plan.stop_at is None:
-                break
-            pending = pending[combined[pending].max(axis=1) < plan.stop_at]
+            if plan.weights == "learned":
+                combined[pending] = posterior(self.state.evidence(heard[pending], mix), ran[None])[:, 0]
+            else:
+                combined[pending] = pool(
+                    heard[pending], np.where(ran, weights if plan.weights == "recent" else 1.0, 0.0)
+                )
+            if stages_run < len(plan.stages):
+                pending = pending[combined[pending].max(axis=1) < plan.stop_at[stages_run - 1]]
             if not len(pending):
                 break
         labels, confidence = verdict(combined)

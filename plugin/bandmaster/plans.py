@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from bandmaster.core import BandmasterError, BoolArray, Ensemble, IntArray, Plan, Profile
+from bandmaster.core import BandmasterError, BoolArray, Ensemble, FloatArray, IntArray, Plan, Profile, Weighting
 
 ALL = "all"
 """The short name of the plan that runs every member at once with uniform weights."""
@@ -21,36 +21,45 @@ def all_members(ensemble: Ensemble) -> Plan:
 
 @lru_cache(maxsize=1 << 14)
 def parse_plan(text: str, ensemble: Ensemble) -> Plan:
-    """Read a plan's name back: ``linear``, ``linear+forest~recent``, ``linear>mlp+forest@0.9``, ``all``.
+    """Read a plan's name back: ``linear``, ``linear+forest~recent``, ``a>b+c@0.9``, ``a>b>c@0.9,0.6~learned``, ``all``.
+
+    One threshold holds for every stage.
 
     Raises ``BandmasterError`` naming what is wrong with it.
     """
     if text == ALL:
         return all_members(ensemble)
     body, mark, weights = text.partition("~")
-    if mark and weights != "recent":
-        raise BandmasterError(f"plan {text!r}: weights {weights!r} are unknown; write ~recent or nothing")
+    if mark and weights not in _WEIGHTINGS:
+        raise BandmasterError(f"plan {text!r}: weights {weights!r} are unknown; write ~recent, ~learned or nothing")
     body, at, threshold = body.partition("@")
     stages = tuple(tuple(stage.split("+")) for stage in body.split(">"))
-    plan = Plan(stages, "recent" if mark else "uniform", _threshold(text, threshold) if at else None)
+    plan = Plan(stages, _WEIGHTINGS[weights], _thresholds(text, threshold, len(stages) - 1) if at else ())
     for name in plan.members:
         if name not in ensemble.names:
             raise BandmasterError(f"plan {text!r}: no member {name!r}; members are {', '.join(ensemble.names)}")
     if len(set(plan.members)) != len(plan.members):
         raise BandmasterError(f"plan {text!r}: a member stands twice; let each run once")
-    if (len(stages) > 1) != (plan.stop_at is not None):
+    if (len(stages) > 1) != bool(at):
         raise BandmasterError(f"plan {text!r}: a cascade needs a threshold and only a cascade has one, as a>b@0.9")
     return plan
 
 
-def _threshold(text: str, threshold: str) -> float:
+_WEIGHTINGS: dict[str, Weighting] = {"": "uniform", "recent": "recent", "learned": "learned"}
+
+
+def _thresholds(text: str, thresholds: str, stages: int) -> tuple[float, ...]:
     try:
-        value = float(threshold)
+        values = tuple(float(t) for t in thresholds.split(","))
     except ValueError:
-        value = float("nan")
-    if not 0.0 < value <= 1.0:
-        raise BandmasterError(f"plan {text!r}: threshold {threshold!r} must lie in (0, 1], as in a>b@0.9")
-    return value
+        values = ()
+    if not values or not all(0.0 < v <= 1.0 for v in values):
+        raise BandmasterError(f"plan {text!r}: threshold {thresholds!r} must lie in (0, 1], as in a>b@0.9")
+    if len(values) not in (1, stages) and stages:
+        raise BandmasterError(
+            f"plan {text!r}: {len(values)} thresholds for {stages} stages that can be the last; give one each, or one"
+        )
+    return values if len(values) == stages else values * stages
 
 
 def cheapest_first(ensemble: Ensemble) -> list[str]:
@@ -89,7 +98,7 @@ def generate(
     smaller = range(2, min(subsets, len(names) - 1) + 1)
     sets = [p for k in smaller for c in combinations(names, k) for p in _weighted(c)]
     chains = [
-        Plan(tuple((n,) for n in chain), stop_at=t)
+        Plan(tuple((n,) for n in chain), stop_at=(t,) * (k - 1))
         for k in range(2, min(cascades, len(names)) + 1)
         for chain in combinations(names, k)
         for t in stop_at
@@ -116,9 +125,9 @@ class Catalogue:
     """Plans over an ensemble as arrays. ``S`` is the greatest number of stages, ``U`` that of different prefixes.
 
     A prefix is the set of members that have run after a stage, with its weighting: many plans share theirs, so
-    each is pooled once. ``prefix`` (P, S) indexes into ``prefix_members`` (U, M) and ``prefix_recent`` (U,);
-    ``stages`` (P,) counts a plan's stages, ``stop_at`` (P,) is above 1 where a plan never stops early, and
-    ``stage_members`` (P, S, M) says who runs in which stage.
+    each is pooled once. ``prefix`` (P, S) indexes into ``prefix_members`` (U, M), ``prefix_recent`` (U,) and
+    ``prefix_learned`` (U,); ``stages`` (P,) counts a plan's stages, ``stop_at`` (P, S) is above 1 where a plan never
+    stops early, and ``stage_members`` (P, S, M) says who runs in which stage.
     """
 
     ensemble: Ensemble
@@ -127,8 +136,9 @@ class Catalogue:
     prefix: IntArray
     prefix_members: BoolArray
     prefix_recent: BoolArray
+    prefix_learned: BoolArray
     stages: IntArray
-    stop_at: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    stop_at: FloatArray
     stage_members: BoolArray
 
     @classmethod
@@ -144,11 +154,11 @@ class Catalogue:
             for s, stage in enumerate(plan.stages):
                 stage_members[i, s, [ensemble.index(n) for n in stage]] = True
         reached = np.logical_or.accumulate(stage_members, axis=1)
-        index: dict[tuple[bytes, bool], int] = {}
+        index: dict[tuple[bytes, Weighting], int] = {}
         prefix = np.zeros(reached.shape[:2], dtype=np.int64)
         for i, plan in enumerate(plans):
             for s in range(depth):
-                key = (reached[i, s].tobytes(), plan.weights == "recent")
+                key = (reached[i, s].tobytes(), plan.weights)
                 prefix[i, s] = index.setdefault(key, len(index))
         return cls(
             ensemble=ensemble,
@@ -156,9 +166,10 @@ class Catalogue:
             names=names,
             prefix=prefix,
             prefix_members=np.stack([np.frombuffer(members, dtype=np.bool_) for members, _ in index]),
-            prefix_recent=np.array([recent for _, recent in index]),
+            prefix_recent=np.array([weights == "recent" for _, weights in index]),
+            prefix_learned=np.array([weights == "learned" for _, weights in index]),
             stages=np.array([len(p.stages) for p in plans]),
-            stop_at=np.array([p.stop_at if p.stop_at is not None else np.inf for p in plans]),
+            stop_at=np.array([[*p.stop_at, *(depth - len(p.stop_at)) * [np.inf]] for p in plans]),
             stage_members=stage_members,
         )
 

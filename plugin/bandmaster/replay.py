@@ -176,6 +176,7 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
             answer = parts.orchestrator.probe(decision, answer, request)
         ids.append(decision.id)
         tally.add(i, decision, answer)
+        parts.learner.notice(decision, answer)
         if decision.probed and parts.learner.contract.by_consensus:
             settle(parts.journal, parts.learner, decision.id, Outcome(at=request.at, consensus=True))
         for j in arriving:

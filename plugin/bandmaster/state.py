@@ -7,9 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from bandmaster.core import DriftEvent, Ensemble, Experience, FloatArray, MemberStatistics, Profile, Request, State
+from bandmaster.belief import Belief, Said
+from bandmaster.combine import posterior
+from bandmaster.core import (
+    BoolArray,
+    DriftEvent,
+    Ensemble,
+    Evidence,
+    Experience,
+    FloatArray,
+    IntArray,
+    MemberStatistics,
+    Profile,
+    Request,
+    State,
+)
 from bandmaster.drift import DriftMonitor
-from bandmaster.estimators import WindowedMean
+from bandmaster.estimators import LabelMix, WindowedMean
+from bandmaster.probes import ProbeShare, Probing
 
 PRIOR_WEIGHT = 4.0
 """How many observations a prior counts for."""
@@ -31,8 +46,12 @@ def prior_share(classes: int) -> float:
     return (1.0 + 1.0 / max(classes, 1)) / 2.0
 
 
+KEEP = 12.0
+"""For how many outcomes all that was seen of a member before its drift alarm still counts."""
+
+
 class RecentAccuracy:
-    """Every member's recent accuracy, forgotten when its drift alarm rings."""
+    """Every member's recent accuracy, over a window that shrinks where the accuracy has changed."""
 
     def __init__(self, ensemble: Ensemble, tracking: Tracking) -> None:
         names = [f"accuracy:{n}" for n in ensemble.names]
@@ -51,15 +70,13 @@ class RecentAccuracy:
     def labelled(self) -> FloatArray:
         return self._mean.seen.copy()
 
-    def update(self, correct: FloatArray, at: float) -> tuple[DriftEvent, ...]:
-        """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown; return the alarms it raised."""
+    def update(self, correct: FloatArray, at: float) -> None:
+        """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown."""
         self._mean.update(correct)
-        alarms = self._monitor.update(correct, at) if self._monitor else ()
-        if alarms and self._forget:
-            rang = {a.name for a in alarms}
+        changed = {a.name for a in self._monitor.update(correct, at)} if self._monitor and self._forget else ()
+        if changed:
             # What was seen before speaks of another world: from here on the next few outcomes decide.
-            self._mean.shrink(np.array([n in rang for n in self._names]), PRIOR_WEIGHT)
-        return alarms
+            self._mean.shrink(np.array([n in changed for n in self._names]), PRIOR_WEIGHT)
 
     def dump(self) -> list[list[float]]:
         return self._mean.dump()
@@ -69,12 +86,13 @@ class RecentAccuracy:
 
 
 class StateManager:
-    """Keeps windowed statistics of every member, the label mix and drift alarms; gives the current state.
+    """Keeps what is believed of the members, windowed statistics, the label mix and alarms; gives the current state.
 
-    Configured from the block by ``build``. ``observe`` belongs to the learner alone; ``get_state`` only reads.
+    Configured from the block by ``build``. ``notice`` and ``observe`` belong to the learner alone; ``get_state`` only
+    reads.
     """
 
-    def __init__(self, ensemble: Ensemble, tracking: Tracking | None = None) -> None:
+    def __init__(self, ensemble: Ensemble, tracking: Tracking | None = None, probing: Probing | None = None) -> None:
         tracking = tracking or Tracking()
         size, classes, window = len(ensemble.names), len(ensemble.classes), tracking.window
         profiles = [ensemble.profiles.get(n) for n in ensemble.names]
@@ -86,9 +104,13 @@ class StateManager:
         self._agreement = WindowedMean(size, window=window, prior=share, prior_weight=PRIOR_WEIGHT)
         self._latency = WindowedMean(size, window=window, prior=latency)
         self._energy = WindowedMean(size, window=window, prior=energy)
-        self._label_mix = WindowedMean(classes, window=window, prior=1.0 / classes, prior_weight=PRIOR_WEIGHT)
+        self._label_mix = LabelMix(classes)
         self._reward = WindowedMean(1, window=window, prior=0.5)
-        self._drift = DriftMonitor(["reward"], delta=tracking.delta) if tracking.delta > 0.0 else None
+        self._probes = ProbeShare(probing or Probing(0.0), size)
+        self.belief = Belief(size, classes)
+        names = [*(f"accuracy:{n}" for n in ensemble.names), "reward"]
+        self._drift = DriftMonitor(names, delta=tracking.delta) if tracking.delta > 0.0 else None
+        self._forget = tracking.forget
         self._ensemble = ensemble
         self.version = 0
         self._members = self._statistics()
@@ -102,6 +124,7 @@ class StateManager:
             members=self._members,
             label_mix=self.label_mix,
             reward=self.recent_reward,
+            probe_share=self._probes.value,
         )
 
     def statistics(self) -> MemberStatistics:
@@ -116,6 +139,21 @@ class StateManager:
     def recent_reward(self) -> float:
         """The windowed mean reward, in [0, 1]."""
         return float(self._reward.value[0])
+
+    def evidence(self, scores: FloatArray, mix: FloatArray | None = None) -> Evidence:
+        """What distributions (n, M, C) speak for, where the classes' shares are ``mix`` (C,), or as they are now."""
+        return self.belief.evidence(scores, self.label_mix if mix is None else mix)
+
+    def notice(self, scores: FloatArray, known: BoolArray, probed: bool) -> None:
+        """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be."""
+        self._label_mix.learn(self._guess(scores, known).mean(axis=0))
+        if probed:
+            self._probes.learn()
+
+    def _guess(self, scores: FloatArray, known: BoolArray) -> FloatArray:
+        """Each row's class as the members see it, (n, C). Under the steady mix, or the mix would confirm itself."""
+        evidence = self.belief.evidence(scores, self._label_mix.steady)
+        return np.asarray(posterior(evidence, known[:, None])[:, 0])
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
@@ -132,16 +170,44 @@ class StateManager:
         self._agreement.update(agreement)
         self._latency.update(latency)
         self._energy.update(energy)
-        for label in outcome.labels or ():
-            self._label_mix.update(np.eye(1, len(self._ensemble.classes), label)[0])
-        alarms = self._accuracy.update(experience.correct, outcome.at)
-        reward = np.array([experience.reward.value])
-        self._reward.update(reward)
-        if self._drift:
-            alarms += self._drift.update(reward, outcome.at)
+        self._accuracy.update(experience.correct, outcome.at)
+        self._reward.update(np.array([experience.reward.value]))
+        alarms = self._drift.update(self._surprise(experience), outcome.at) if self._drift else ()
+        if experience.truth is not None:
+            self._learn_classes(experience, experience.truth)
+        if alarms:
+            self._probes.doubt()
+            if self._forget:
+                rang = {a.name for a in alarms}
+                self.belief.forget(np.array([f"accuracy:{n}" in rang for n in self._ensemble.names]), KEEP)
         self._members = self._statistics()
         self.version += 1
         return alarms
+
+    def _learn_classes(self, experience: Experience, truth: IntArray) -> None:
+        scores, known = experience.scores, experience.known
+        guessed = self._guess(scores, known).mean(axis=0)
+        self._label_mix.correct(np.eye(len(guessed))[truth].mean(axis=0) - guessed)
+        self.belief.learn(Said.of(scores), known, truth)
+
+    def _surprise(self, experience: Experience) -> FloatArray:
+        """By how much each member (M,) and then the answer did better or worse than believed; 0.5 for as expected.
+
+        Accuracy itself would not do: it also changes with the mix of classes, and with when the policy has a member
+        run; neither says that the member has changed. NaN where nothing is known.
+        """
+        if experience.truth is None:
+            return np.append(experience.correct, experience.reward.value)
+        scores, known, answer = experience.scores, experience.known, experience.joined.answer
+        rows = np.arange(len(known))
+        likely = posterior(experience.evidence, known[:, None])[:, 0]
+        said = scores.argmax(axis=-1)
+        expected = np.where(scores.max(axis=-1) > 0.0, likely[rows[:, None], said], 0.0)
+        seen = known.sum(axis=0)
+        mean = np.where(seen > 0, (expected * known).sum(axis=0) / np.maximum(seen, 1), np.nan)
+        answered = np.where(answer.labels >= 0, likely[rows, answer.labels], 0.0).mean()
+        right = (answer.labels == experience.truth).mean()
+        return np.append((1.0 + experience.correct - mean) / 2.0, (1.0 + right - answered) / 2.0)
 
     def _statistics(self) -> MemberStatistics:
         return MemberStatistics(
@@ -155,11 +221,14 @@ class StateManager:
 
     def dump(self) -> dict[str, Any]:
         """Everything but the drift detectors, which start anew with a new learner."""
-        return {name: getattr(self, f"_{name}").dump() for name in _PARTS} | {"version": self.version}
+        parts = {name: getattr(self, f"_{name}").dump() for name in _PARTS}
+        return parts | {"belief": self.belief.dump(), "probes": self._probes.made, "version": self.version}
 
     def load(self, state: dict[str, Any]) -> None:
         for name in _PARTS:
             getattr(self, f"_{name}").load(state[name])
+        self.belief.load(state["belief"])
+        self._probes.made = float(state["probes"])
         self.version = int(state["version"])
         self._members = self._statistics()
 

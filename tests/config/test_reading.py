@@ -16,12 +16,12 @@ from bandmaster.config import (
     MemberConfig,
     PlansConfig,
     PolicyConfig,
-    ProbesConfig,
     Source,
     load,
     parse,
     quantity,
 )
+from bandmaster.probes import Probing
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import BandmasterError, Profile
 from bandmaster.metrics import ImportedFunction
@@ -103,7 +103,7 @@ def test_every_key_of_the_block_is_read(full: Path) -> None:
         classes=(0, 1, "two"),
         plans=PlansConfig(3, 1, (0.5, 1.0), 100, ("linear>forest@0.9", "linear+logged~recent", "all")),
         policy=PolicyConfig("constant", Exploration("epsilon", 0.1), "linear+forest"),
-        probes=ProbesConfig(0.0),
+        probes=Probing(0.0),
         drift=DriftConfig("adwin", 0.01, "none"),
         feedback=FeedbackConfig(600.0),
         journal="sqlite:///data/j.db",

@@ -12,6 +12,7 @@ from bandmaster.counterfactual import evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.orchestrator import Orchestrator, settle
+from bandmaster.probes import Probing
 from bandmaster.plans import Catalogue, compiled, generate
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
 from bandmaster.recorded import RecordedMember
@@ -41,7 +42,7 @@ def parts(plan, *, broken=frozenset(), probe_share=0.0):
     policy = ConstantPolicy(PLANS, plan) if isinstance(plan, str) else plan
     policy.probes = probe_share > 0.0
     manager = RLManager(policy, np.random.default_rng(0))
-    learner = Learner(LOG.ensemble, CONTRACT, StateManager(LOG.ensemble), manager)
+    learner = Learner(LOG.ensemble, CONTRACT, StateManager(LOG.ensemble, probing=Probing(probe_share, adapt=False)), manager)
     journal, count = MemoryJournal(), itertools.count()
     orchestrator = Orchestrator(
         ensemble=LOG.ensemble,
@@ -51,7 +52,6 @@ def parts(plan, *, broken=frozenset(), probe_share=0.0):
         meter=ProfileMeter(broken),
         recorder=journal,
         new_id=lambda at: str(next(count)),
-        probe_share=probe_share,
     )
     return orchestrator, learner, journal
 

@@ -16,8 +16,8 @@ def plans(draw):
     members = draw(st.permutations(NAMES))[: draw(st.integers(1, 5))]
     cuts = sorted(draw(st.sets(st.integers(1, len(members) - 1)))) if len(members) > 1 else []
     stages = tuple(tuple(members[a:b]) for a, b in zip([0, *cuts], [*cuts, len(members)], strict=True))
-    stop_at = draw(st.sampled_from([0.5, 0.75, 0.9, 1.0])) if len(stages) > 1 else None
-    return Plan(stages, draw(st.sampled_from(["uniform", "recent"])), stop_at)
+    stop_at = tuple(draw(st.sampled_from([0.5, 0.75, 0.9, 1.0])) for _ in stages[1:])
+    return Plan(stages, draw(st.sampled_from(["uniform", "recent", "learned"])), stop_at)
 
 
 @given(plans())
@@ -52,9 +52,9 @@ def test_a_catalogue_keeps_its_limit_and_has_every_member_and_all_of_them(subset
     made = generate(ENSEMBLE, subsets=subsets, cascades=cascades, stop_at=(0.7, 0.9), limit=limit)
     assert len(made) <= limit
     assert len({p.name for p in made}) == len(made)
-    assert {(n,) for n in NAMES} <= {p.stages[0] for p in made if p.stop_at is None}
+    assert {(n,) for n in NAMES} <= {p.stages[0] for p in made if not p.stop_at}
     assert all_members(ENSEMBLE) in made
-    assert all(len(p.members) <= max(subsets, 1) for p in made if p.stop_at is None and len(p.members) < len(NAMES))
+    assert all(len(p.members) <= max(subsets, 1) for p in made if not p.stop_at and len(p.members) < len(NAMES))
     assert all(len(p.stages) <= max(cascades, 1) for p in made)
 
 
@@ -68,7 +68,7 @@ def test_a_cascade_goes_from_cheap_to_dear():
     made = generate(ENSEMBLE, subsets=0, cascades=3, stop_at=(0.9,), limit=50)
     order = {n: i for i, n in enumerate(sorted(NAMES, key=lambda n: ENSEMBLE.profiles[n].energy_j))}
     for plan in made:
-        if plan.stop_at is not None:
+        if plan.stop_at:
             assert list(plan.members) == sorted(plan.members, key=order.__getitem__)
 
 

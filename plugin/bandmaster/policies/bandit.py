@@ -1,17 +1,19 @@
-"""The bandit: models of members and plans that score every plan, and Vowpal Wabbit that corrects them."""
+"""The bandit: a planner that finds plans worth offering, scores for each, and Vowpal Wabbit that corrects them."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 
+from bandmaster.belief import Belief, Said
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, State
+from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, Plan, State
 from bandmaster.counterfactual import revealed
-from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser
-from bandmaster.plans import Catalogue
-from bandmaster.policies.examples import CHANCE, labelled, plan_lines, prior_rewards, shared_line
+from bandmaster.planner import Chain, Planner, Proposal
+from bandmaster.plans import Catalogue, compiled
+from bandmaster.policies.examples import labelled, plan_lines, prior_rewards, shared_line
 from bandmaster.policies.exploration import Exploration, spread
+from bandmaster.policies.scores import PlanScores
 from bandmaster.policies.vw import VowpalWabbit
 
 VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.1 -q sp -q sm"
@@ -21,82 +23,50 @@ VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.1 -q sp -q sm"
 """
 
 
-class PlanScores:
-    """What every plan may be expected to earn: its members' expected accuracy, and what else it earns beside that.
-
-    Members' accuracies are regressed on the features and random Fourier features of them, with a long memory: where
-    a member is good changes slowly. What a plan earns beyond α·(its members' mean accuracy), by combining them, by
-    stopping early, by its price, is regressed on the features with a short memory. Both learn from every reward that
-    an experience reveals, chosen or not.
-    """
-
-    MEMORY = 2000.0
-    PLAN_MEMORY = 500.0
-    FOURIER = 40
-
-    def __init__(self, catalogue: Catalogue, contract: Contract, prior: FloatArray, features: int) -> None:
-        ran = catalogue.stage_members.any(axis=1).astype(np.float64)
-        self._share = ran / ran.sum(axis=1, keepdims=True) * contract.weight("accuracy")
-        self.standard = Standardiser(features)
-        self._fourier = RandomFourierFeatures(features, self.FOURIER if features else 0)
-        chance = np.full(ran.shape[1], CHANCE)
-        self._members = ForgettingRegression(chance, features + self._fourier.size, memory=self.MEMORY, ridge=3.0)
-        rest = prior - self._share @ chance
-        self._plans = ForgettingRegression(rest, features, memory=self.PLAN_MEMORY, ridge=10.0)
-
-    def __call__(self, features: FloatArray) -> FloatArray:
-        """Expected rewards (P,) of a request with these features (d,)."""
-        z = self.standard(features)
-        return self._by_members(z) + self._plans.predict(z)
-
-    def _by_members(self, z: FloatArray) -> FloatArray:
-        return np.asarray(self._share @ np.clip(self._members.predict(self._fourier(z)), 0.0, 1.0))
-
-    def learn(self, features: FloatArray, correct: FloatArray, rewards: FloatArray) -> None:
-        """Learn members' accuracies (M,) and plans' rewards (P,), NaN where unknown."""
-        z = self.standard(features)
-        self._plans.learn(z, rewards - self._by_members(z))
-        self._members.learn(self._fourier(z), correct)
-        self.standard.learn(features)
-
-    def dump(self) -> tuple[bytes, bytes, bytes]:
-        return self.standard.dump(), self._members.dump(), self._plans.dump()
-
-    def load(self, dumped: tuple[bytes, bytes, bytes]) -> None:
-        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
-        self.standard = Standardiser.of(dumped[0])
-        self._members.load(dumped[1])
-        self._plans.load(dumped[2])
-
-
 class BanditPolicy:
-    """Exploration around plan scores that Vowpal Wabbit corrects.
+    """Exploration around plan scores that Vowpal Wabbit corrects, over plans that the planner renews.
 
-    VW learns, from the chosen plan alone, by how much its score was wrong in this context; it starts with no
-    correction at all, so that the first decisions are the scores' own.
+    It starts with the catalogue that it is given. Once enough requests have been probed, it offers what the planner
+    finds instead, besides the ``keep`` first plans of that catalogue. VW learns, from the chosen plan alone, by how
+    much its score was wrong in this context; it starts with no correction at all, so that the first decisions are the
+    scores' own.
     """
 
     name = "bandit"
     probes = True
+
+    REPLAN = 200
+    """Outcomes between two searches for better plans, once there are many; at first they come closer together."""
+
+    TRIES = 80
+    """Plans tried in a search, about."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         contract: Contract,
         profile: Figures,
+        belief: Belief,
         *,
+        keep: int = 0,
         explore: Exploration | None = None,
         seed: int = 0,
     ) -> None:
-        """``explore`` is one of epsilon (default), squarecb and softmax, over the corrected scores.
+        """``belief`` is the learner's, which it only reads; ``explore`` is one of epsilon (default), squarecb and
+        softmax, over the corrected scores.
 
         Raises ``BandmasterError`` for the others.
         """
         self.catalogue, self._contract, self._explore = catalogue, contract, explore or Exploration()
+        self._first, self._profile, self._belief = catalogue, profile, belief
+        self._kept = catalogue.plans[:keep]
         self._prior = prior_rewards(catalogue, contract, profile)
         spread(self._prior, self._explore, 0)  # refuses here what it would refuse at the first request
-        self._learned = 0
+        self._learned, self._searched = 0, 0
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
+        self._planner = Planner(belief.members, belief.classes)
+        self._incumbent: Chain | None = None
+        self._seed = seed
         self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
         self._plan_lines = plan_lines(catalogue, self._prior)
 
@@ -112,45 +82,102 @@ class BanditPolicy:
         """Every plan's expected reward (P,): its score as VW corrects it."""
         if self._scores is None or self._scores.standard.size != len(state.features):
             return self._prior
-        return self._scores(state.features) - self._vw.predict(self._lines(self._scores, state))
+        return self._scores(state) - self._vw.predict(self._lines(self._scores, state))
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
-        features = decision.state.features
-        if self._scores is None or self._scores.standard.size != len(features):  # other models than before
-            self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(features))
+        state = decision.state
+        if self._scores is None or self._scores.standard.size != len(state.features):  # other models than before
+            self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
         if decision.plan in self.catalogue.names:
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
-            cost = self._scores(features)[chosen] - experience.own
-            self._vw.learn(labelled(self._lines(self._scores, decision.state), chosen, cost, decision.propensity))
-        rewards = revealed(self.catalogue, self._contract, experience).rewards
-        self._scores.learn(features, experience.correct, rewards)
+            cost = self._scores(state)[chosen] - experience.own
+            self._vw.learn(labelled(self._lines(self._scores, state), chosen, cost, decision.propensity))
+        seen = revealed(self.catalogue, self._contract, experience)
+        self._scores.learn(state, experience.correct, seen.rewards, seen.observed_p)
         self._learned += 1
+        self._plan(experience, self._scores)
+
+    def _plan(self, experience: Experience, scores: PlanScores) -> None:
+        """Let the planner see a probed request, and search where it is time to."""
+        if experience.truth is not None and experience.known.all():
+            self._planner.learn(Said.of(experience.scores), experience.truth, experience.figures)
+        rang = {a.name for a in experience.alarms}
+        changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
+        self._planner.forget(changed)
+        if changed.any() or self._learned - self._searched >= min(self.REPLAN, 20 + self._searched // 8):
+            self._searched = self._learned
+            mix = np.exp(experience.evidence.log_prior)
+            proposal = self._planner.propose(
+                self._belief, mix, self._contract, self._chains(), self._standing(),
+                limit=max(len(self._first) - len(self._kept), 1), tries=self.TRIES,
+                rng=np.random.default_rng([self._seed, self._searched]),
+            )  # fmt: skip
+            if proposal is not None:
+                self._offer(proposal, scores, mix)
+
+    def _standing(self) -> list[Chain]:
+        """What is always on offer: the best plan of the last search, which others must beat, and every member alone."""
+        alone: list[Chain] = [((m,),) for m in range(self._belief.members)]
+        return alone if self._incumbent is None else [self._incumbent, *alone]
+
+    def _chains(self) -> list[Chain]:
+        """What the planner starts from: the plans on offer."""
+        index = self._first.ensemble.index
+        return [tuple(tuple(index(n) for n in s) for s in p.stages) for p in self.catalogue.plans]
+
+    def _offer(self, proposal: Proposal, scores: PlanScores, mix: FloatArray) -> None:
+        names = self._first.ensemble.names
+        found = [Plan(tuple(tuple(names[m] for m in s) for s in v.chain), "learned", v.stop_at) for v in proposal.plans]
+        before = {_structure(p): k for k, p in enumerate(self.catalogue.plans)}
+        plans = (*self._kept, *found)
+        source = np.array([before.get(_structure(p), -1) for p in plans])
+        kept = np.repeat(self._prior[: len(self._kept), None], proposal.by_class.shape[1], axis=1)
+        self.catalogue = compiled(tuple(p.name for p in plans), self._first.ensemble)
+        self._plan_lines = plan_lines(self.catalogue, prior_rewards(self.catalogue, self._contract, self._profile))
+        doubt = np.r_[np.zeros(len(self._kept)), proposal.doubt]
+        scores.offer(self.catalogue, np.concatenate([kept, proposal.by_class]), doubt, source)
+        self._incumbent = proposal.plans[int((proposal.by_class @ mix - proposal.doubt).argmax())].chain
 
     def _lines(self, scores: PlanScores, state: State) -> list[str]:
         return [shared_line(scores.standard, state), *self._plan_lines]
 
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
-        return msgspec.msgpack.encode(_Dump(self._learned, scores, self._vw.dump()))
+        return msgspec.msgpack.encode(
+            _Dump(self._learned, self._searched, self.catalogue.names, self._incumbent, self._planner.dump(), scores,
+                  self._vw.dump())
+        )  # fmt: skip
 
     def load(self, snapshot: bytes) -> None:
         """Restore what ``dump`` gave, all of it or nothing. Raises ``BandmasterError`` on anything else."""
-        scores = None
         try:
             dumped = msgspec.msgpack.decode(snapshot, type=_Dump)
-            if dumped.scores is not None:
-                size = Standardiser.of(dumped.scores[0]).size
-                scores = PlanScores(self.catalogue, self._contract, self._prior, size)
-                scores.load(dumped.scores)
+            catalogue = compiled(dumped.plans, self._first.ensemble)
+            scores = PlanScores.of(dumped.scores, catalogue, self._contract) if dumped.scores is not None else None
+            planner = Planner(self._belief.members, self._belief.classes)
+            planner.load(dumped.planner)
         except (msgspec.DecodeError, ValueError) as problem:
-            raise BandmasterError(f"no snapshot of a bandit over {len(self._prior)} plans: {problem}") from None
+            raise BandmasterError(
+                f"no snapshot of a bandit over {len(self._first.ensemble.names)} members: {problem}"
+            ) from None
         self._vw.load(dumped.vw)
-        self._scores, self._learned = scores, dumped.learned
+        self.catalogue, self._scores, self._planner = catalogue, scores, planner
+        self._plan_lines = plan_lines(catalogue, prior_rewards(catalogue, self._contract, self._profile))
+        self._learned, self._searched, self._incumbent = dumped.learned, dumped.searched, dumped.incumbent
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
-    scores: tuple[bytes, bytes, bytes] | None
+    searched: int
+    plans: tuple[str, ...]
+    incumbent: Chain | None
+    planner: bytes
+    scores: bytes | None
     vw: bytes
+
+
+def _structure(plan: Plan) -> tuple[object, ...]:
+    """What stays of a plan when its thresholds move."""
+    return plan.stages, plan.weights

@@ -28,7 +28,7 @@ def shared_line(standard: Standardiser, state: State) -> str:
 
 
 def plan_lines(catalogue: Catalogue, prior: FloatArray) -> list[str]:
-    """A line a plan: which it is; its members, how many they are, in how many stages, at which price."""
+    """A line a plan: which members in which order, when it stops; how many in how many stages, at which price."""
     return [_plan_line(catalogue, k, price) for k, price in enumerate(_prices(prior))]
 
 
@@ -57,4 +57,6 @@ def _prices(prior: FloatArray) -> list[int]:
 def _plan_line(catalogue: Catalogue, k: int, price: int) -> str:
     plan = catalogue.plans[k]
     members = " ".join(f"m{catalogue.ensemble.index(name)}" for name in plan.members)
-    return f"|p p{k} |m {members} n{len(plan.members)} t{len(plan.stages)} c{price}"
+    which = zlib.crc32(">".join("+".join(stage) for stage in plan.stages).encode())
+    stop = "".join(f" s{t:g}" for t in plan.stop_at[:1])
+    return f"|p p{which:08x}{stop} |m {members} n{len(plan.members)} t{len(plan.stages)} c{price}"

@@ -15,6 +15,7 @@ from bandmaster.learner import Learner
 from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.plans import Catalogue, generate, parse_plan
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter
+from bandmaster.probes import Probing
 from bandmaster.rl_manager import RLManager, checked_distribution
 from bandmaster.state import StateManager
 
@@ -75,7 +76,7 @@ def sample_experiences(
 ) -> Iterator[Experience]:
     """Let ``policy`` choose over ``log`` and learn; give each experience once it has been learned from."""
     manager = RLManager(policy, np.random.default_rng(seed))
-    learner = Learner(log.ensemble, CONTRACT, StateManager(log.ensemble), manager)
+    learner = Learner(log.ensemble, CONTRACT, StateManager(log.ensemble, probing=Probing(probe_share, adapt=False)), manager)
     journal, count = MemoryJournal(), itertools.count()
     orchestrator = Orchestrator(
         ensemble=log.ensemble,
@@ -85,7 +86,6 @@ def sample_experiences(
         meter=RecordedMeter(log),
         recorder=journal,
         new_id=lambda at: str(next(count)),
-        probe_share=probe_share,
     )
     for i in range(len(log)):
         request = log.request(i)

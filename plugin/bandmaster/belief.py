@@ -1,0 +1,258 @@
+"""What the members' answers say about the true class: likelihoods learned online, combined into a posterior.
+
+Naive Bayes over what each member says (which class, how sure), with two departures. Counts are shrunk towards what
+the member does in general, so that a hundred outcomes suffice. And as members err together, ``s`` of them count for
+``s**(1 - overlap)`` independent ones (``combine.posterior``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from bandmaster.core import BoolArray, Evidence, FloatArray, IntArray
+
+EDGES = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97, 0.99, 0.999])
+"""Where one bucket of confidence ends and the next begins: finer where members are usually sure."""
+
+BUCKETS = len(EDGES) + 1
+
+OVERLAPS = np.array([0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0])
+"""Candidates for a belief's overlap."""
+
+DENSE = 128
+"""Up to so many classes, which class is taken for which is learned for every pair; beyond, for each class alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What members said to rows, both (n, M): the class index, C for an abstention; and the bucket of confidence."""
+
+    label: IntArray
+    bucket: IntArray
+
+    @classmethod
+    def of(cls, scores: FloatArray) -> Said:
+        """From distributions (n, M, C); a row of zeros is an abstention."""
+        confidence = scores.max(axis=-1)
+        label = np.where(confidence > 0.0, scores.argmax(axis=-1), scores.shape[-1])
+        return cls(label, np.searchsorted(EDGES, confidence, side="right"))
+
+
+class Belief:
+    """P(what a member says | the true class) for each of M members and C classes, from labelled outcomes.
+
+    Every count is shrunk towards the member's general habits, its *pools*: how often it is right, which classes it
+    says when it is wrong, how sure it is then. The pools themselves are renewed now and then, not at every outcome.
+    """
+
+    SHRINK, SHRINK_BUCKETS = 3.0, 5.0
+    """How many outcomes of a class the general habits count for."""
+
+    PRIOR_HABITS = np.array([2.0, 0.8, 0.2])
+    """Right, wrong, abstaining: what a member is taken to have done before it was seen."""
+
+    RENEW = 25
+    """Outcomes between two renewals of the pools, once there are many."""
+
+    def __init__(self, members: int, classes: int) -> None:
+        self.members, self.classes = members, classes
+        self._d = np.arange(classes)
+        self._said = np.zeros((members, classes + 1, classes if classes <= DENSE else 2))
+        self._sure = np.zeros((2, members, BUCKETS, classes))  # right: by true class; wrong: by what was said
+        self._seen = np.zeros((members, classes))
+        self.overlap = 0.5
+        self.learned = 0
+        self._renewed = -1
+        self._renew()
+
+    # ---- Reading ---------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, said: Said) -> FloatArray:
+        """log P(said | class), (n, M, C)."""
+        every = np.arange(self.members)
+        label, bucket = said.label, said.bucket
+        out = self._log_said(every, label)
+        answered = label < self.classes
+        shown = np.minimum(label, self.classes - 1)
+        doubt = np.where(answered, self._log_sure[1][every, bucket, shown], 0.0)
+        out += doubt[..., None]
+        row, member = np.nonzero(answered)
+        own, b = label[row, member], bucket[row, member]
+        out[row, member, own] += self._log_sure[0][member, b, own] - doubt[row, member]
+        return out
+
+    def evidence(self, scores: FloatArray, mix: FloatArray) -> Evidence:
+        """For distributions (n, M, C), where the classes' shares are ``mix`` (C,) at present."""
+        return Evidence(self.log_likelihood(Said.of(scores)), np.log(mix), self.overlap)
+
+    def _log_said(self, member: IntArray, label: IntArray) -> FloatArray:
+        """log P(label | class) without how sure it was, (n, M, C)."""
+        if self.classes <= DENSE:
+            return self._log_table[member, label]
+        out = self._log_table[member, label, 0][..., None] + self._log_wrong[member]
+        row, m = np.nonzero(label < self.classes)
+        out[row, m, label[row, m]] = self._log_table[m, label[row, m], 1]
+        return np.asarray(out)
+
+    # ---- Learning --------------------------------------------------------------------------------------------
+
+    def learn(self, said: Said, known: BoolArray, truth: IntArray) -> None:
+        """Learn one request's rows: what was said (n, M), by whom it is known (n, M), and the labels (n,)."""
+        row, member = np.nonzero(known)
+        label, bucket, true = said.label[row, member], said.bucket[row, member], truth[row]
+        right, wrong = label == true, (label != true) & (label < self.classes)
+        np.add.at(self._seen, (member, true), 1.0)
+        np.add.at(self._said, (member, label, true if self.classes <= DENSE else right.astype(np.int64)), 1.0)
+        np.add.at(self._sure[0], (member[right], bucket[right], true[right]), 1.0)
+        np.add.at(self._sure[1], (member[wrong], bucket[wrong], label[wrong]), 1.0)
+        self.learned += len(truth)
+        if self.learned - self._renewed >= min(self.RENEW, 1 + self.learned // 20):
+            self._renew()
+        else:
+            self._refresh(member, true, label)
+
+    def forget(self, which: BoolArray, keep: float) -> None:
+        """Trust what ``which`` members (M,) were seen to do only as much as ``keep`` outcomes in all."""
+        total = self._seen.sum(axis=1)
+        factor = np.where(which & (total > keep), keep / np.maximum(total, 1.0), 1.0)
+        self._seen *= factor[:, None]
+        self._said *= factor[:, None, None]
+        self._sure *= factor[None, :, None, None]
+        self._renew()
+
+    def _renew(self) -> None:
+        """Renew the pools, and every table from them."""
+        self._renewed = self.learned
+        dense = self.classes <= DENSE
+        hits = self._said[:, self._d, self._d] if dense else self._said[:, : self.classes, 1]
+        said = self._said.sum(axis=2)
+        misses = np.maximum(said[:, : self.classes] - hits, 0.0)
+        habits = np.stack([hits.sum(axis=1), misses.sum(axis=1), said[:, self.classes]], axis=1) + self.PRIOR_HABITS
+        self._habits = habits / habits.sum(axis=1, keepdims=True)
+        instead = misses + 0.3
+        self._instead = instead / instead.sum(axis=1, keepdims=True)
+        sure = self._sure.sum(axis=3) + 0.5
+        self._usual = sure / sure.sum(axis=2, keepdims=True)
+        self._tables()
+
+    def _tables(self) -> None:
+        """Every table, from counts and pools."""
+        self._log_sure = np.log(self._shrunk_sure(slice(None), slice(None)))
+        if self.classes <= DENSE:
+            self._base = self._general()
+            self._log_table = np.log(self._shrunk(slice(None), slice(None)))
+        else:
+            self._refresh_sparse()
+
+    def _refresh(self, member: IntArray, true: IntArray, label: IntArray) -> None:
+        """Renew only the entries of the tables that one outcome has touched."""
+        if self.classes > DENSE:
+            self._refresh_sparse()
+        else:
+            self._log_table[member, :, true] = np.log(self._shrunk(member, true))
+        for of in (true, np.minimum(label, self.classes - 1)):
+            self._log_sure[:, member, :, of] = np.moveaxis(np.log(self._shrunk_sure(member, of)), 0, 1)
+
+    def _general(self) -> FloatArray:
+        """P(label | class) of a member that treats all classes alike, (M, C + 1, C)."""
+        wrong = self._instead * self._habits[:, 1:2]
+        by_label = np.concatenate([wrong, self._habits[:, 2:]], axis=1)
+        base = np.repeat(by_label[:, :, None], self.classes, axis=2)
+        base[:, self._d, self._d] = self._habits[:, :1]
+        return np.asarray(base / base.sum(axis=1, keepdims=True))
+
+    def _shrunk(self, member: slice | IntArray, true: slice | IntArray) -> FloatArray:
+        count, base = self._said[member, :, true], self._base[member, :, true]
+        seen = self._seen[member, true]
+        seen = seen[:, None, :] if isinstance(member, slice) else seen[:, None]
+        return np.asarray((count + self.SHRINK * base) / (seen + self.SHRINK))
+
+    def _shrunk_sure(self, member: slice | IntArray, of: slice | IntArray) -> FloatArray:
+        """P(bucket | right, class) and P(bucket | wrong, what was said): (2, M, B, C), or (2, k, B) for k pairs."""
+        count, usual = self._sure[:, member, :, of], self._usual[:, member]
+        if isinstance(member, slice):
+            return np.asarray(
+                (count + self.SHRINK_BUCKETS * usual[..., None])
+                / (count.sum(axis=2, keepdims=True) + self.SHRINK_BUCKETS)
+            )
+        count = np.moveaxis(count, 0, 1)  # numpy puts the axis of indices that stand apart first
+        total = count.sum(axis=2, keepdims=True)
+        return np.asarray((count + self.SHRINK_BUCKETS * usual) / (total + self.SHRINK_BUCKETS))
+
+    def _refresh_sparse(self) -> None:
+        """With very many classes: how often each is recognised, and how often each is said instead of another."""
+        right = self._said[:, : self.classes, 1]
+        recall = (right + self.SHRINK * self._habits[:, :1]) / (self._seen + self.SHRINK)
+        wrong = np.concatenate([self._instead * self._habits[:, 1:2], self._habits[:, 2:]], axis=1)
+        self._log_table = np.log(
+            np.stack([wrong, np.concatenate([recall, np.ones((self.members, 1))], axis=1)], axis=2)
+        )
+        self._log_wrong = np.log1p(-np.minimum(recall, 0.999)) - np.log1p(-np.minimum(self._habits[:, :1], 0.999))
+
+    # ---- Without its own outcome -----------------------------------------------------------------------------
+
+    def leave_out(self, likelihood: FloatArray, said: Said, truth: IntArray) -> FloatArray:
+        """``likelihood`` (n, M, C) as it would be had each row's own outcome not been learned, where that counts most:
+        in the confusion with its own class.
+        """
+        if self.classes > DENSE:
+            return likelihood
+        every, true = np.arange(self.members), truth[:, None]
+        count, base = self._said[every, said.label, true], self._base[every, said.label, true]
+        seen = self._seen[every, true]
+        without = (np.maximum(count - 1.0, 0.0) + self.SHRINK * base) / (np.maximum(seen - 1.0, 0.0) + self.SHRINK)
+        out = likelihood.copy()
+        out[np.arange(len(truth))[:, None], every, true] += np.log(without) - self._log_table[every, said.label, true]
+        return out
+
+    def resample(self, member: int, truth: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Draw what ``member`` would say to rows of these classes: labels and buckets (n,)."""
+        if self.classes <= DENSE:
+            of = np.exp(self._log_table[member])[:, truth]
+        else:
+            of = np.repeat(np.exp(self._log_table[member, :, 0])[:, None], len(truth), axis=1)
+            of[truth, np.arange(len(truth))] = np.exp(self._log_table[member, truth, 1])
+        label = _draw(of, rng)
+        right, shown = label == truth, np.minimum(label, self.classes - 1)
+        sure = np.where(right, np.exp(self._log_sure[0][member][:, truth]), np.exp(self._log_sure[1][member][:, shown]))
+        return label, np.where(label < self.classes, _draw(sure, rng), 0)
+
+    # ---- Keeping ---------------------------------------------------------------------------------------------
+
+    def dump(self) -> bytes:
+        kept = (self._said, self._sure, self._seen, self._habits, self._instead, self._usual)
+        arrays = [a.astype(np.float64).tobytes() for a in kept]
+        return msgspec.msgpack.encode(_Dump(self.learned, self._renewed, self.overlap, arrays))
+
+    def load(self, dumped: bytes) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        try:
+            found = msgspec.msgpack.decode(dumped, type=_Dump)
+        except msgspec.DecodeError as problem:
+            raise ValueError(f"no belief: {problem}") from None
+        kept = (self._said, self._sure, self._seen, self._habits, self._instead, self._usual)
+        if len(found.arrays) != len(kept) or any(len(b) != a.nbytes for a, b in zip(kept, found.arrays, strict=True)):
+            raise ValueError("a belief of other members or classes")
+        arrays = [np.frombuffer(b).reshape(a.shape).copy() for a, b in zip(kept, found.arrays, strict=True)]
+        if not all(np.isfinite(a).all() and (a >= 0.0).all() for a in arrays):
+            raise ValueError("a belief's counts are finite and not negative")
+        self._said, self._sure, self._seen = arrays[:3]
+        self._habits, self._instead, self._usual = arrays[3:]
+        self.learned, self._renewed, self.overlap = found.learned, found.renewed, found.overlap
+        self._tables()
+
+
+class _Dump(msgspec.Struct, frozen=True):
+    learned: int
+    renewed: int
+    overlap: float
+    arrays: list[bytes]
+
+
+def _draw(probabilities: FloatArray, rng: np.random.Generator) -> IntArray:
+    """One index a column of ``probabilities`` (K, n), which need not sum to 1."""
+    upto = probabilities.cumsum(axis=0)
+    return np.asarray((upto < rng.random(probabilities.shape[1]) * upto[-1]).sum(axis=0))

@@ -1,0 +1,299 @@
+"""The planner: from requests on which every member's answer is known, it finds the plans worth offering.
+
+It searches the space of cascades around the best it knows (a stage more or less, another member, another order),
+sets each stage's threshold, and values every plan exactly on the probed requests it keeps: under today's belief, for
+every class of request apart, so that a change of the classes' mix changes the plans' values at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from bandmaster.belief import OVERLAPS, Belief, Said
+from bandmaster.combine import posterior
+from bandmaster.contract import Contract
+from bandmaster.core import BoolArray, Evidence, Figures, FloatArray, IntArray
+
+Chain = tuple[tuple[int, ...], ...]
+"""A plan's stages, as members' indices."""
+
+THRESHOLDS = np.array([0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995])
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One row on which every member's answer is known: what each said, the label, what each took."""
+
+    label: IntArray
+    bucket: IntArray
+    truth: int
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """A plan and its worth: ``rewards`` (n,) on the rows it was valued on, ``mean`` of them under today's mix."""
+
+    chain: Chain
+    stop_at: tuple[float, ...]
+    mean: float
+    rewards: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The plans to offer, best first, and what each is worth for every class: ``by_class`` (P, C) in [0, 1].
+
+    ``doubt`` (P,) ≥ 0 is the standard error of a plan's difference to the one to beat.
+    """
+
+    plans: tuple[Valued, ...]
+    by_class: FloatArray
+    doubt: FloatArray
+
+
+class Planner:
+    """Keeps the last ``KEEP`` rows of probes, and proposes plans from them."""
+
+    KEEP = 1500
+    ENOUGH = 10
+    """Rows without which nothing is proposed."""
+
+    STAGES, TOGETHER = 4, 3
+    """The most stages of a proposed plan, and the most members in one of them."""
+
+    AROUND, AT_ONCE = 8, 40
+    """How many of the best plans are varied in a round, and how many variations are tried."""
+
+    def __init__(self, members: int, classes: int) -> None:
+        self.members, self.classes = members, classes
+        self.rows: deque[Known] = deque(maxlen=self.KEEP)
+        self._before = np.zeros(members)  # rows, from the oldest, in which the member was another
+
+    def learn(self, said: Said, truth: IntArray, figures: Figures) -> None:
+        """Keep one probed request: what all members said (n, M), the labels (n,), what each member took."""
+        for i, true in enumerate(truth.tolist()):
+            if len(self.rows) == self.KEEP:
+                self._before = np.maximum(self._before - 1, 0)
+            self.rows.append(Known(said.label[i], said.bucket[i], true, figures))
+
+    def forget(self, which: BoolArray) -> None:
+        """What ``which`` members (M,) said until now tells no more what they will say."""
+        self._before = np.where(which, len(self.rows), self._before)
+
+    def propose(
+        self,
+        belief: Belief,
+        mix: FloatArray,
+        contract: Contract,
+        known: Sequence[Chain],
+        standing: Sequence[Chain],
+        *,
+        limit: int,
+        tries: int,
+        rng: np.random.Generator,
+    ) -> Proposal | None:
+        """The ``limit`` best plans found among ``known`` and up to about ``tries`` variations of the best of them.
+
+        Those ``standing`` are always among them; others' doubt is against the first. ``None`` while there are too few
+        rows.
+        """
+        if len(self.rows) < self.ENOUGH:
+            return None
+        bench = self._bench(belief, mix, contract, rng)
+        found = {chain: bench.value(chain) for chain in dict.fromkeys([*standing, *known])}
+        tried = 0
+        while tried < tries:
+            best = sorted(found.values(), key=lambda v: -v.mean)[: self.AROUND]
+            new = list(dict.fromkeys(d for v in best for d in self._varied(v.chain) if d not in found))
+            if not new:
+                break
+            picked = rng.choice(len(new), size=min(self.AT_ONCE, len(new)), replace=False)
+            for i in picked:
+                found[new[i]] = bench.value(new[i])
+            tried += len(picked)
+        plans = sorted(found.values(), key=lambda v: (v.chain not in standing, -v.mean))[:limit]
+        plans.sort(key=lambda v: -v.mean)
+        doubt = [bench.error(v, found[standing[0]]) for v in plans]
+        return Proposal(tuple(plans), bench.by_class(plans), np.array(doubt))
+
+    def fit(self, belief: Belief, mix: FloatArray, chains: Sequence[Chain]) -> float:
+        """The overlap under which the posteriors of these plans' members would have been most likely right."""
+        bench = self._bench(belief, mix, None, np.random.default_rng(0))
+        sets = np.zeros((len(chains), self.members), dtype=np.bool_)
+        for row, chain in zip(sets, chains, strict=True):
+            row[[m for stage in chain for m in stage]] = True
+        scored = []
+        for overlap in OVERLAPS:
+            evidence = Evidence(bench.evidence.log_likelihood, bench.evidence.log_prior, float(overlap))
+            right = np.take_along_axis(posterior(evidence, sets), bench.truth[:, None, None], axis=-1)[..., 0]
+            scored.append(float(bench.weight @ np.log(np.maximum(right, 1e-9)).mean(axis=1)))
+        return float(OVERLAPS[int(np.argmax(scored))])
+
+    def dump(self) -> bytes:
+        rows = self.rows
+        figures = [getattr(r.figures, f) for r in rows for f in _FIGURES]
+        return msgspec.msgpack.encode(
+            _Dump(
+                _bytes([r.label for r in rows], np.int16),
+                _bytes([r.bucket for r in rows], np.int8),
+                [r.truth for r in rows],
+                _bytes(figures, np.float32),
+                self._before.tolist(),
+            )
+        )
+
+    def load(self, dumped: bytes) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        try:
+            found = msgspec.msgpack.decode(dumped, type=_Dump)
+        except msgspec.DecodeError as problem:
+            raise ValueError(f"no planner: {problem}") from None
+        n = len(found.truth)
+        label = np.frombuffer(found.label, np.int16).astype(np.int64).reshape(n, self.members)
+        bucket = np.frombuffer(found.bucket, np.int8).astype(np.int64).reshape(n, self.members)
+        figures = np.frombuffer(found.figures, np.float32).astype(np.float64).reshape(n, len(_FIGURES), self.members)
+        inside = n == 0 or (0 <= label.min() <= label.max() <= self.classes and max(found.truth) < self.classes)
+        if not inside or len(found.before) != self.members:
+            raise ValueError("a planner's rows of other members or classes")
+        rows = zip(label, bucket, found.truth, figures, strict=True)
+        self.rows = deque((Known(said, sure, true, Figures(*took)) for said, sure, true, took in rows), self.KEEP)
+        self._before = np.array(found.before)
+
+    def _bench(self, belief: Belief, mix: FloatArray, contract: Contract | None, rng: np.random.Generator) -> _Bench:
+        label = np.stack([r.label for r in self.rows])
+        bucket = np.stack([r.bucket for r in self.rows])
+        truth = np.array([r.truth for r in self.rows])
+        for m in np.flatnonzero(self._before):
+            old = slice(0, int(self._before[m]))
+            label[old, m], bucket[old, m] = belief.resample(int(m), truth[old], rng)
+        said = Said(label, bucket)
+        evidence = Evidence(belief.leave_out(belief.log_likelihood(said), said, truth), np.log(mix), belief.overlap)
+        # Rows of classes that are rarer today than when they were kept count for less.
+        kept = np.bincount(truth, minlength=self.classes) + 1.0
+        weight = (mix / kept)[truth]
+        return _Bench(evidence, truth, weight / weight.sum(), _stacked([r.figures for r in self.rows]), contract)
+
+    def _varied(self, chain: Chain) -> Iterator[Chain]:
+        """Every plan one step away: a member more, less or another, stages swapped or joined."""
+        used = {m for stage in chain for m in stage}
+        for m in (m for m in range(self.members) if m not in used):
+            if len(chain) < self.STAGES:
+                yield from ((*chain[:i], (m,), *chain[i:]) for i in range(len(chain) + 1))
+            for i, stage in enumerate(chain):
+                if len(stage) < self.TOGETHER:
+                    yield _with(chain, i, (*stage, m))
+                yield from (_with(chain, i, (*(z for z in stage if z != x), m)) for x in stage)
+        for i, stage in enumerate(chain):
+            if len(used) > 1:
+                yield from (_with(chain, i, tuple(z for z in stage if z != x)) for x in stage)
+        for i in range(len(chain) - 1):
+            yield (*chain[:i], chain[i + 1], chain[i], *chain[i + 2 :])
+            if len(chain[i] + chain[i + 1]) <= self.TOGETHER:
+                yield (*chain[:i], tuple(sorted(chain[i] + chain[i + 1])), *chain[i + 2 :])
+
+
+_FIGURES = ("latency_s", "energy_j", "cost", "explainability")
+
+
+class _Dump(msgspec.Struct, frozen=True):
+    label: bytes
+    bucket: bytes
+    truth: list[int]
+    figures: bytes
+    before: list[float]
+
+
+def _bytes(arrays: Sequence[FloatArray | IntArray], dtype: type) -> bytes:
+    return np.array(arrays, dtype=dtype).tobytes()
+
+
+def _with(chain: Chain, i: int, stage: tuple[int, ...]) -> Chain:
+    return (*chain[:i], *((tuple(sorted(stage)),) if stage else ()), *chain[i + 1 :])
+
+
+def _stacked(figures: Sequence[Figures]) -> Figures:
+    return Figures(
+        latency_s=np.stack([f.latency_s for f in figures]),
+        energy_j=np.stack([f.energy_j for f in figures]),
+        cost=np.stack([f.cost for f in figures]),
+        explainability=np.stack([f.explainability for f in figures]),
+    )
+
+
+class _Bench:
+    """Values plans on n rows, each set of members' posterior computed once."""
+
+    def __init__(
+        self, evidence: Evidence, truth: IntArray, weight: FloatArray, figures: Figures, contract: Contract | None
+    ) -> None:
+        self.evidence, self.truth, self.weight = evidence, truth, weight
+        self._figures, self._contract = figures, contract
+        self._posteriors: dict[tuple[int, ...], tuple[FloatArray, FloatArray]] = {}
+        self._terms: dict[Chain, FloatArray] = {}
+
+    def value(self, chain: Chain) -> Valued:
+        """The plan with the thresholds that earn most; each stage's given the others', from the last to the first."""
+        earned, sure = self._stages(chain)
+        stop_at = [1.0] * (len(chain) - 1)
+        for _ in range(2 if len(chain) > 2 else 1):
+            later = earned[-1]
+            for j in reversed(range(len(chain) - 1)):
+                reached = np.all([sure[i] < stop_at[i] for i in range(j)], axis=0) if j else True
+                gain = np.where(sure[j][:, None] >= THRESHOLDS, earned[j][:, None], later[:, None])
+                stop_at[j] = float(THRESHOLDS[int(((self.weight * reached) @ gain).argmax())])
+                later = np.where(sure[j] >= stop_at[j], earned[j], later)
+        rewards = earned[-1]
+        for j in reversed(range(len(chain) - 1)):
+            rewards = np.where(sure[j] >= stop_at[j], earned[j], rewards)
+        return Valued(chain, tuple(stop_at), float(self.weight @ rewards), rewards)
+
+    def by_class(self, plans: Sequence[Valued]) -> FloatArray:
+        """Mean rewards (P, C) on the rows of each class, drawn towards the plan's mean where there are few."""
+        rewards = np.stack([v.rewards for v in plans])
+        mean = np.array([v.mean for v in plans])[:, None]
+        classes = np.eye(self.evidence.log_prior.shape[0])[self.truth]
+        few = 3.0
+        return np.asarray((rewards @ classes + few * mean) / (classes.sum(axis=0) + few))
+
+    def error(self, one: Valued, other: Valued) -> float:
+        """The standard error of the difference of two plans' means."""
+        apart = one.rewards - other.rewards
+        return float(np.sqrt(self.weight**2 @ (apart - self.weight @ apart) ** 2))
+
+    def _stages(self, chain: Chain) -> tuple[list[FloatArray], list[FloatArray]]:
+        """What stopping after each stage would earn, and the posterior of the answer then, each (n,)."""
+        earned, sure = [], []
+        for j in range(1, len(chain) + 1):
+            confidence, right = self._posterior(tuple(sorted(m for stage in chain[:j] for m in stage)))
+            earned.append(self._reward(chain[:j], right, confidence))
+            sure.append(confidence)
+        return earned, sure
+
+    def _posterior(self, members: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+        if members not in self._posteriors:
+            ran = np.zeros((1, self.evidence.log_likelihood.shape[1]), dtype=np.bool_)
+            ran[0, list(members)] = True
+            likely = posterior(self.evidence, ran)[:, 0]
+            right = (likely.argmax(axis=1) == self.truth).astype(np.float64)
+            self._posteriors[members] = likely.max(axis=1), right
+        return self._posteriors[members]
+
+    def _reward(self, run: Chain, right: FloatArray, confidence: FloatArray) -> FloatArray:
+        figures, ran = self._figures, [m for stage in run for m in stage]
+        assert self._contract is not None  # only ``fit`` makes a bench without one, and it values no plan
+        return self._contract.rewards(
+            {
+                "accuracy": right,
+                "confidence": confidence,
+                "latency": sum((figures.latency_s[:, list(s)].max(axis=1) for s in run), start=np.zeros(len(right))),
+                "energy": figures.energy_j[:, ran].sum(axis=1),
+                "cost": figures.cost[:, ran].sum(axis=1),
+                "explainability": figures.explainability[:, ran].mean(axis=1),
+            }
+        )
