@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint bench clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -15,11 +15,15 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest
 
+bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
+	$(BIN)/python -m benchmarks $(BENCH)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy -p models
+	$(BIN)/mypy -p benchmarks
 
 clean:
 	rm -rf $(VENV) build

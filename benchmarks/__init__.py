@@ -1,0 +1,1 @@
+"""The benchmark suite: does the orchestrator choose better than anything else would? See docs/benchmarks.md."""

@@ -1,0 +1,149 @@
+"""What a decision takes: processor time, with its split, and memory. In process, probes excluded, on one core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest.mock import patch
+
+import psutil
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from bandmaster import build, rl_manager
+from bandmaster.config import Config
+from bandmaster.core import BandmasterError, Outcome
+from bandmaster.orchestrator import settle
+from bandmaster.policies.vw import VowpalWabbit
+from bandmaster.recorded import RecordedLog
+from bandmaster.replay import Parts
+from bandmaster.state import StateManager
+from benchmarks.scenario import DecisionCost
+
+MB = 1e6
+
+
+def measure_apart(scenario: DecisionCost, config: Config, log: RecordedLog) -> dict[str, float | None]:
+    """``measure`` in a process of its own, whose memory nobody else has used."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as alone:
+        return alone.submit(measure, scenario, config, log).result()
+
+
+def measure(scenario: DecisionCost, config: Config, log: RecordedLog) -> dict[str, float | None]:
+    """µs of processor time a request (``*_us``), and MB.
+
+    ``decide_us`` is choosing the plan; ``walk_us`` is walking it, stopping and combining and recording, with members
+    that answer from memory; ``learn_us`` is settling a label without a probe. The split of ``decide_us`` is timed
+    in a pass of its own, for timers take time too. ``state_mb`` is what a snapshot holds, ``memory_mb`` by how much
+    the process grew from before the parts were built to after the last request.
+
+    Raises ``BandmasterError`` when the log is too short.
+    """
+    if len(log) < scenario.warm_up + 2 * scenario.requests:
+        raise BandmasterError(f"{scenario.id}: needs warm_up + 2 × requests; the log has {len(log)}")
+    before = psutil.Process().memory_info().rss
+    parts = build.ReplayFactory(config)(scenario.policy, log, 0)
+    with threadpool_limits(1):
+        _pass(parts, log, 0, scenario.warm_up, probe=True)
+        middle = scenario.warm_up + scenario.requests
+        whole = _pass(parts, log, scenario.warm_up, middle, probe=False)
+        with _split(parts) as clocks:
+            _pass(parts, log, middle, middle + scenario.requests, probe=False, clocks=clocks)
+    n = scenario.requests
+    split = {name: seconds / n * 1e6 for name, seconds in clocks.seconds.items()}
+    return {
+        "members": float(len(log.ensemble.names)),
+        "plans": float(len(parts.orchestrator.manager.policy.catalogue)),
+        "decision_us": (whole.decide + whole.walk) / n * 1e6,
+        "decide_us": whole.decide / n * 1e6,
+        "walk_us": whole.walk / n * 1e6,
+        "learn_us": whole.learn / n * 1e6,
+        "split_state_us": split["state"],
+        "split_scores_us": split["policy"] - split["vw"],
+        "split_vw_us": split["vw"],
+        "split_sampling_us": split["check"] + split["sample"],
+        "state_mb": len(parts.learner.dump()) / MB,
+        "memory_mb": (psutil.Process().memory_info().rss - before) / MB,
+    }
+
+
+@dataclass(slots=True)
+class _Spent:
+    """Seconds of processor time."""
+
+    decide: float = 0.0
+    walk: float = 0.0
+    learn: float = 0.0
+
+
+def _pass(
+    parts: Parts, log: RecordedLog, start: int, end: int, *, probe: bool, clocks: _Clocks | None = None
+) -> _Spent:
+    """Answer and settle requests, each label at once. ``clocks`` run while a plan is chosen."""
+    spent, orchestrator, clocks = _Spent(), parts.orchestrator, clocks or _Clocks()
+    for i in range(start, end):
+        request = log.request(i)
+        clocks.running = True
+        began = time.process_time()
+        decision = orchestrator.decide(request)
+        decided = time.process_time()
+        clocks.running = False
+        if not probe:
+            decision = replace(decision, probed=False)
+        sent = time.process_time()
+        answer = orchestrator.run(decision, request)
+        walked = time.process_time()
+        if decision.probed:
+            orchestrator.probe(decision, answer, request)
+        outcome = Outcome(request.at, labels=(int(log.truth[i]),))
+        asked = time.process_time()
+        settle(parts.journal, parts.learner, decision.id, outcome)
+        spent.decide += decided - began
+        spent.walk += walked - sent
+        spent.learn += time.process_time() - asked
+    return spent
+
+
+@dataclass(slots=True)
+class _Clocks:
+    """Seconds by part, counted while ``running``: what learns may call the same functions."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    running: bool = False
+
+    def timing(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        self.seconds[part] = 0.0
+
+        def timed(*args: Any, **options: Any) -> Any:
+            if not self.running:
+                return call(*args, **options)
+            began = time.process_time()
+            try:
+                return call(*args, **options)
+            finally:
+                self.seconds[part] += time.process_time() - began
+
+        return timed
+
+
+@contextmanager
+def _split(parts: Parts) -> Iterator[_Clocks]:
+    """Clocks on what choosing a plan calls."""
+    places: dict[str, tuple[Any, str]] = {
+        "state": (StateManager, "get_state"),
+        "policy": (type(parts.orchestrator.manager.policy), "probabilities"),
+        "vw": (VowpalWabbit, "predict"),
+        "check": (rl_manager, "checked_distribution"),
+        "sample": (rl_manager, "sample"),
+    }
+    clocks = _Clocks()
+    with ExitStack() as stack:
+        for part, (owner, attribute) in places.items():
+            timed = clocks.timing(part, getattr(owner, attribute))
+            stack.enter_context(patch.object(owner, attribute, timed))
+        yield clocks

@@ -1,0 +1,234 @@
+"""Scenarios: one YAML each in ``scenarios/``, read into frozen records or refused with the file and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from bandmaster.config import POLICIES, Config, Source, parse
+from bandmaster.core import BandmasterError
+from bandmaster.replay import Mix, Order, Traffic
+from benchmarks.checks import AnyCheck
+
+ROOT = Path(__file__).parents[1]
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+PEERS = "peers"
+"""Stands, among policies, for every other one that the engine knows, and those that it lacks."""
+
+UNAVAILABLE = {
+    "meta-des": "META-DES is DESlib's, and DESlib 0.3.7 fails with today's scikit-learn",
+    "frugalml-offline": "a FrugalML-style offline strategy (base, add-on, per-label thresholds) is not built yet",
+    "dynamic-weighted-majority": "dynamic weighted majority is not built yet",
+    "knora-u": "KNORA-U is not built yet",
+}
+"""Peers that a comparison should have and this one has not, with the reason, unless the engine has learned them."""
+
+
+# ---- Where a log comes from ----------------------------------------------------------------------------------
+
+
+class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="from", tag="data"):
+    """A recorded log or stream in the data folder."""
+
+    file: str
+
+
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many rows of a generator made with these options."""
+
+    rows: int
+    options: dict[str, Any] = {}
+
+
+class Generated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="from", tag="river-generator"):
+    """A stream of one of River's synthetic generators, segment after segment, drawn with ``seed``."""
+
+    generator: str
+    segments: tuple[Segment, ...]
+    seed: int = 1
+
+
+class Bundled(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="from", tag="river-data"):
+    """A stream that River's package brings along."""
+
+    dataset: str
+
+
+class Digits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="from", tag="digits"):
+    """The demo's ten ONNX members on scikit-learn's digits: one redraw of its drifting traffic for every seed."""
+
+    requests: int
+
+
+class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="from", tag="made"):
+    """Answers of the config's members drawn from a model of ensembles; see ``sources.made``."""
+
+    rows: int
+    classes: int
+    features: int = 0
+    seed: int = 1
+
+
+AnySource = Recording | Generated | Bundled | Digits | Made
+
+
+# ---- Scenarios -----------------------------------------------------------------------------------------------
+
+
+class MixSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A class mix that is redrawn; see ``bandmaster.replay.Mix``."""
+
+    classes: int
+    every: int
+    requests: int
+
+
+class TrafficSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the log becomes traffic, and the ``last`` share of it that figures are taken over."""
+
+    order: Order = "kept"
+    delay: int | None = None
+    label_share: float = 1.0
+    mix: MixSpec | None = None
+    last: float = 1.0
+
+    def traffic(self) -> Traffic:
+        mix = None if self.mix is None else Mix(self.mix.classes, self.mix.every, self.mix.requests)
+        return Traffic(self.order, self.delay, self.label_share, mix)
+
+
+class Play(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One replay of a scenario, where it has several; what is absent is the scenario's own. ``at`` is what is swept."""
+
+    traffic: TrafficSpec | None = None
+    policies: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    at: float | None = None
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What every scenario has: a permanent ``id``, ``why`` it is there, and what it ``must_show``."""
+
+    id: str
+    why: str
+    must_show: tuple[AnyCheck, ...] = ()
+
+
+class Hosted(Common, frozen=True, kw_only=True):
+    """A scenario with an ensemble: the block of the ``config`` file, with ``settings`` in the place of its own."""
+
+    source: AnySource
+    config: str
+    settings: dict[str, Any] = {}
+    seeds: int = 10
+
+    def block(self, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The orchestration block, not yet validated."""
+        try:
+            document = yaml.safe_load((ROOT / self.config).read_text("utf-8"))
+        except (OSError, yaml.YAMLError) as problem:
+            raise BandmasterError(f"{self.id}: config {self.config}: cannot be read ({problem})") from None
+        block = (document.get("args") or document)["orchestration"]
+        return {**block, **self.settings, **(extra or {})}
+
+    def read_config(self, extra: Mapping[str, Any] | None = None) -> Config:
+        """Raises ``ConfigError`` where the block is refused."""
+        return parse(
+            self.block(extra), Source(f"{self.id}: {self.config}", "orchestration", (ROOT / self.config).parent)
+        )
+
+
+class Replayed(Hosted, frozen=True, kw_only=True, tag="replay"):
+    """Policies on recorded traffic: once, or in several ``plays``, or once for each weight of accuracy in ``sweep``
+    (the other weights share the rest as they did). ``over_time`` keeps the reward's course for a picture.
+    """
+
+    traffic: TrafficSpec = TrafficSpec()
+    policies: tuple[str, ...]
+    plays: dict[str, Play] = {}
+    sweep: tuple[float, ...] = ()
+    over_time: bool = False
+
+    def all_plays(self) -> dict[str, Play]:
+        """The plays by name, with the scenario's own traffic and policies where they have none."""
+        plays = self.plays or {"replay": Play()}
+        if self.sweep:
+            plays = {f"accuracy {w:g}": Play(settings={"contract": self._swept(w)}, at=w) for w in self.sweep}
+        return {
+            name: Play(play.traffic or self.traffic, expand(play.policies or self.policies), play.settings, play.at)
+            for name, play in plays.items()
+        }
+
+    def _swept(self, weight: float) -> dict[str, Any]:
+        contract: dict[str, dict[str, Any]] = self.block()["contract"]
+        rest = sum(m["weight"] for name, m in contract.items() if name != "accuracy")
+        return {
+            name: {**m, "weight": weight if name == "accuracy" else m["weight"] / rest * (1.0 - weight)}
+            for name, m in contract.items()
+        }
+
+
+class Degraded(Hosted, frozen=True, kw_only=True, tag="degraded"):
+    """The member that ``policy`` uses most after ``healthy`` requests has its outputs shuffled among the next
+    ``degraded``, and recovers for another ``recovered``. Requests are shuffled, their labels known at once.
+    """
+
+    policy: str
+    healthy: int
+    degraded: int
+    recovered: int
+
+
+class DecisionCost(Hosted, frozen=True, kw_only=True, tag="decision-cost"):
+    """What a decision takes of the processor and the memory: ``warm_up`` requests that count for nothing, then
+    ``requests`` without probes.
+    """
+
+    policy: str
+    warm_up: int
+    requests: int
+    seeds: int = 1
+
+
+class Summary(Common, frozen=True, kw_only=True, tag="summary"):
+    """Runs nothing; its checks are about other scenarios."""
+
+
+Scenario = Replayed | Degraded | DecisionCost | Summary
+
+
+def expand(policies: Sequence[str]) -> tuple[str, ...]:
+    """The policies by name, ``peers`` written out."""
+    if PEERS not in policies:
+        return tuple(policies)
+    named = [p for p in policies if p != PEERS]
+    lacking = [p for p in UNAVAILABLE if p not in POLICIES]
+    return (*named, *(p for p in (*POLICIES, *lacking) if p not in named))
+
+
+def load(path: Path) -> Scenario:
+    """Read one scenario. Raises ``BandmasterError`` naming the file, the place and what is wrong."""
+    try:
+        scenario: Scenario = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), type=Scenario)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as problem:
+        raise BandmasterError(f"{path}: is no scenario: {problem}") from None
+    if scenario.id != path.stem:
+        raise BandmasterError(f"{path}: its id is {scenario.id!r}; an id is its file's name, and stays for good")
+    names = [check.name for check in scenario.must_show]
+    if len(set(names)) != len(names):
+        raise BandmasterError(f"{path}: must_show has a name twice: {', '.join(names)}; name each check once")
+    if isinstance(scenario, Replayed) and scenario.plays and scenario.sweep:
+        raise BandmasterError(f"{path}: has plays and a sweep; keep one of them")
+    return scenario
+
+
+def load_all(folder: Path = SCENARIOS) -> dict[str, Scenario]:
+    """Every scenario of a folder by id, summaries last: they speak of the others."""
+    scenarios = [load(path) for path in sorted(folder.glob("*.yaml"))]
+    scenarios.sort(key=lambda s: isinstance(s, Summary))
+    return {s.id: s for s in scenarios}

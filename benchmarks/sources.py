@@ -1,0 +1,164 @@
+"""Where scenarios' logs come from: the data folder, River, scikit-learn's digits, or a model of ensembles."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from bandmaster import build, demo
+from bandmaster.config import Config
+from bandmaster.core import BandmasterError, FloatArray, Profile
+from bandmaster.recorded import RecordedLog
+from benchmarks.scenario import ROOT, AnySource, Bundled, Digits, Generated, Hosted, Made, Recording
+
+
+class UnavailableError(BandmasterError):
+    """A scenario cannot run here, and why; the others go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where data are: the folder of recordings, ``None`` where there is none; and where made ones are kept."""
+
+    data: Path | None
+    cache: Path
+
+
+def logs_of(
+    scenario: Hosted, config: Config, place: Place, seeds: int, told: Callable[[str], None]
+) -> list[RecordedLog]:
+    """The scenario's log, or several that are redraws of one traffic. Raises ``UnavailableError``."""
+    paths = _paths(scenario.source, config, place, seeds, told)
+    logs = build.recorded_logs(config, paths, place.cache / "answers", told)
+    for log in logs:
+        build.require_known_terms(config.contract, log)
+    return logs
+
+
+def _paths(source: AnySource, config: Config, place: Place, seeds: int, told: Callable[[str], None]) -> list[Path]:
+    if isinstance(source, Recording):
+        if place.data is None or not (place.data / source.file).is_file():
+            folder = place.data or "no data folder; name one with --data"
+            raise UnavailableError(f"{source.file} is absent ({folder})")
+        return [place.data / source.file]
+    if isinstance(source, Digits):
+        return _digits(source, place, seeds, told)
+    path = place.cache / "logs" / f"{_key(source, config)}.parquet"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame = (
+            made(source, [(m.name, m.profile) for m in config.members]) if isinstance(source, Made) else _stream(source)
+        )
+        temporary = path.with_suffix(".part")
+        frame.write_parquet(temporary)
+        temporary.replace(path)
+    return [path]
+
+
+def _key(source: Generated | Bundled | Made, config: Config) -> str:
+    """Names a made log by everything that it depends on."""
+    parts = [msgspec.json.encode(source), Path(__file__).read_bytes()]
+    if isinstance(source, Made):
+        parts.append(repr([(m.name, m.profile) for m in config.members]).encode())
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:32]
+
+
+# ---- Digits ----------------------------------------------------------------------------------------------------
+
+
+def _digits(source: Digits, place: Place, seeds: int, told: Callable[[str], None]) -> list[Path]:
+    for package in ("skl2onnx", "onnx"):
+        if importlib.util.find_spec(package) is None:
+            raise UnavailableError(f"{package} is not installed; the digits ensemble needs bandmaster[models]")
+    plan = demo.Demo(ROOT, place.cache / "digits", source.requests, 0, seeds)
+    told(f"digits: ten members are trained, and answer {seeds} redraws of {source.requests} requests")
+    plan.out.mkdir(parents=True, exist_ok=True)
+    demo.train(plan)
+    return demo.record(plan, lambda: None)
+
+
+# ---- River -----------------------------------------------------------------------------------------------------
+
+
+def _stream(source: Generated | Bundled) -> pl.DataFrame:
+    """A stream as a table: x0 … xn and y, classes as numbers in order of their names."""
+    rows = list(_bundled(source) if isinstance(source, Bundled) else _generated(source))
+    names = list(rows[0][0])
+    if strange := [n for n in names if not isinstance(rows[0][0][n], (int, float))]:
+        raise UnavailableError(f"{source}: feature {strange[0]!r} is no number, and members take numbers only")
+    classes = {c: i for i, c in enumerate(sorted({y for _, y in rows}))}
+    columns = {f"x{i}": np.array([x[name] for x, _ in rows], dtype=np.float64) for i, name in enumerate(names)}
+    return pl.DataFrame({**columns, "y": [classes[y] for _, y in rows]})
+
+
+def _generated(source: Generated) -> Iterable[tuple[Mapping[Any, Any], Any]]:
+    from river.datasets import synth  # here, so that nobody else pays for importing it
+
+    kind = getattr(synth, source.generator, None)
+    if kind is None:
+        raise UnavailableError(f"River has no generator {source.generator!r}")
+    for number, segment in enumerate(source.segments):
+        # Another seed for every segment: a generator begins with the same rows otherwise.
+        yield from kind(**{"seed": source.seed + number, **segment.options}).take(segment.rows)
+
+
+def _bundled(source: Bundled) -> Iterable[tuple[Mapping[Any, Any], Any]]:
+    from river import datasets
+
+    kind: Any = getattr(datasets, source.dataset, None)
+    bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
+    if datasets.base.FileDataset not in bases:
+        raise UnavailableError(f"River's package has no data set {source.dataset!r}")
+    if datasets.base.RemoteDataset in bases:
+        raise UnavailableError(f"River downloads {source.dataset!r}; benchmarks use no network")
+    rows: Iterable[tuple[Mapping[Any, Any], Any]] = iter(kind())
+    return rows
+
+
+# ---- A model of ensembles --------------------------------------------------------------------------------------
+
+
+def made(source: Made, members: Sequence[tuple[str, Profile]]) -> pl.DataFrame:
+    """Answers drawn from a model of ensembles: (rows, label, x0 …, and every member's __pred and __conf).
+
+    Every request is as hard as a standard normal deviate says, for all members alike, so that their errors are
+    correlated; dearer members (by latency) have more skill, each some more with some classes and some less with
+    others, and luck of its own. Who fails says half of the time what others who fail say. Confidence follows how
+    clear the case was to the member, and noise. The first feature tells of the hardness, the others nothing.
+    """
+    rng = np.random.default_rng(source.seed)
+    n, size, classes = source.rows, len(members), source.classes
+    truth, hardness = rng.integers(classes, size=n), rng.normal(size=n)
+    by_price = np.argsort(np.argsort([p.latency_s or 0.0 for _, p in members])) / max(size - 1, 1)
+    skill = 1.0 + 1.5 * by_price[:, None] + rng.normal(0.0, 0.5, (size, classes))
+    margin = skill[:, truth].T - 1.2 * hardness[:, None] + rng.normal(0.0, 0.8, (n, size))
+    common = (truth + rng.integers(1, classes, size=n)) % classes
+    own = (truth[:, None] + rng.integers(1, classes, size=(n, size))) % classes
+    wrong = np.where(rng.random((n, size)) < 0.5, common[:, None], own)
+    said = np.where(margin > 0.0, truth[:, None], wrong)
+    clear = 1.0 / (
+        1.0 + np.exp(-(0.5 + np.abs(margin) * np.where(margin > 0.0, 1.0, 0.4) + rng.normal(0, 0.5, (n, size))))
+    )
+    confidence = np.clip(clear, 1.0 / classes + 0.01, 0.999)
+    return pl.DataFrame(
+        {
+            "label": truth,
+            **_features(source.features, hardness, rng),
+            **{f"{name}__pred": said[:, m] for m, (name, _) in enumerate(members)},
+            **{f"{name}__conf": confidence[:, m] for m, (name, _) in enumerate(members)},
+        }
+    )
+
+
+def _features(count: int, hardness: FloatArray, rng: np.random.Generator) -> dict[str, FloatArray]:
+    noise = rng.normal(size=(count, len(hardness)))
+    return {f"x{i}": column + (hardness if i == 0 else 0.0) for i, column in enumerate(noise)}

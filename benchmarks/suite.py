@@ -1,0 +1,200 @@
+"""Runs a scenario through the engine that is under ``bandmaster replay``, and makes its record."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from bandmaster import build
+from bandmaster.config import Config
+from bandmaster.core import BandmasterError, FloatArray
+from bandmaster.plans import Catalogue
+from bandmaster.recorded import RecordedLog
+from bandmaster.replay import Drawn, Step, Traffic, draw, replay
+from bandmaster.table import NO_LABEL
+from benchmarks import decision_cost, degraded
+from benchmarks.record import Curve, MemberFigures, Played, Record
+from benchmarks.scenario import UNAVAILABLE, DecisionCost, Degraded, Hosted, Play, Replayed, Scenario, TrafficSpec
+from benchmarks.sources import Place, logs_of
+
+BINS = 50
+"""Points of a course over time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A scenario's record, and what each policy took: µs a request."""
+
+    record: Record
+    us_per_request: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who hears of progress: ``step`` of each replay's, ``line`` what is to be said."""
+
+    step: Callable[[Step], None]
+    line: Callable[[str], None]
+
+
+def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | None, jobs: int | None) -> Ran:
+    """Run a scenario, with other ``seeds`` than its own if given. Its record is not judged yet.
+
+    Raises ``UnavailableError`` where something is missing that it needs.
+    """
+    if isinstance(scenario, Replayed):
+        return _replayed(scenario, place, listener, seeds or scenario.seeds, jobs)
+    if isinstance(scenario, Degraded):
+        config = scenario.read_config()
+        (log, *_) = logs_of(scenario, config, place, seeds or scenario.seeds, listener.line)
+        figures = degraded.measure(scenario, config, log, seeds or scenario.seeds, jobs, listener.line)
+        return Ran(_record(scenario, seeds or scenario.seeds, members=_members(log), figures=figures), {})
+    if isinstance(scenario, DecisionCost):
+        config = scenario.read_config()
+        (log, *_) = logs_of(scenario, config, place, 1, listener.line)
+        return Ran(_record(scenario, 1, figures=decision_cost.measure_apart(scenario, config, log)), {})
+    return Ran(Record(id=scenario.id, why=scenario.why, seeds=0), {})
+
+
+def _record(
+    scenario: Hosted,
+    seeds: int,
+    *,
+    plays: dict[str, Played] | None = None,
+    members: tuple[MemberFigures, ...] = (),
+    figures: dict[str, float | None] | None = None,
+    missing: dict[str, str] | None = None,
+) -> Record:
+    return Record(
+        id=scenario.id,
+        why=scenario.why,
+        seeds=seeds,
+        plays=plays or {},
+        members=members,
+        figures=figures or {},
+        missing=missing or {},
+    )
+
+
+def _replayed(scenario: Replayed, place: Place, listener: Listener, seeds: int, jobs: int | None) -> Ran:
+    logs = logs_of(scenario, scenario.read_config(), place, seeds, listener.line)
+    plays: dict[str, Played] = {}
+    missing: dict[str, str] = {}
+    spent: dict[str, list[float]] = {}
+    for name, play in scenario.all_plays().items():
+        listener.line(f"{scenario.id}: {name}")
+        config = scenario.read_config(play.settings)
+        catalogue = build.catalogue(config, logs[0].ensemble)
+        available, lacking = _available(play.policies, config, logs[0])
+        missing |= lacking
+        bench = _Bench(config, catalogue, logs, seeds, jobs)
+        plays[name], times = _play(bench, play, available, scenario.over_time, listener)
+        for policy, us in times.items():
+            spent.setdefault(policy, []).append(us)
+    figures = {policy: float(np.mean(us)) for policy, us in spent.items()}
+    return Ran(_record(scenario, seeds, plays=plays, members=_members(logs[0]), missing=missing), figures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What a play is played on."""
+
+    config: Config
+    catalogue: Catalogue
+    logs: Sequence[RecordedLog]
+    seeds: int
+    jobs: int | None
+
+
+def _play(
+    bench: _Bench, play: Play, policies: Sequence[str], over_time: bool, listener: Listener
+) -> tuple[Played, dict[str, float]]:
+    """One replay, and each policy's µs a request."""
+    spec = play.traffic or TrafficSpec()
+    traffic = spec.traffic()
+    with tempfile.TemporaryDirectory(prefix="bandmaster-") as folder:
+        trace = Path(folder) / "trace.parquet" if over_time else None
+        results = replay(
+            bench.logs,
+            build.ReplayFactory(bench.config),
+            bench.catalogue,
+            bench.config.contract,
+            build.tracking(bench.config),
+            policies=policies,
+            seeds=bench.seeds,
+            traffic=traffic,
+            last=spec.last,
+            jobs=bench.jobs,
+            progress=listener.step,
+            trace=trace,
+        )
+        requests = traffic.length(bench.logs[0])
+        curves = () if trace is None else _curves(trace, requests)
+    previous = previous_label(bench.logs, traffic, bench.seeds, spec.last)
+    return Played(requests, results.as_json(), play.at, previous, curves), results.timing["us_per_request"]
+
+
+def _curves(trace: Path, requests: int) -> tuple[Curve, ...]:
+    """Each policy's mean reward in each of ``BINS`` equal parts of the run."""
+    part = (pl.col("position") * BINS // requests).alias("part")
+    means = pl.scan_parquet(trace).group_by("policy", part).agg(pl.col("reward").mean()).collect().sort("part")
+    policies = pl.scan_parquet(trace).select(pl.col("policy").unique(maintain_order=True)).collect()["policy"]
+    return tuple(Curve(p, tuple(means.filter(pl.col("policy") == p)["reward"])) for p in policies)
+
+
+# ---- Yardsticks that the engine has not ------------------------------------------------------------------------
+
+
+def previous_label(logs: Sequence[RecordedLog], traffic: Traffic, seeds: int, last: float) -> float:
+    """The accuracy of answering with the newest label that is known, over the ``last`` share; mean over seeds.
+
+    It costs nothing and looks at nothing: where it scores high, labels come in runs, and whatever follows them seems
+    good. Before the first label is known it is wrong.
+    """
+    return float(np.mean([_previous(draw(logs[seed % len(logs)], traffic, seed), last) for seed in range(seeds)]))
+
+
+def _previous(drawn: Drawn, last: float) -> float:
+    truth = drawn.log.truth
+    # What arrives at a request is settled after it was answered: it is known from the next one on.
+    newest = np.array([-1, *(max(arriving, default=-1) for arriving in drawn.arrivals[:-1])])
+    known = np.maximum.accumulate(newest)
+    right = (known >= 0) & (truth[known] == truth)
+    counts = np.arange(len(truth)) >= len(truth) - max(1, round(last * len(truth)))
+    return float(right[counts & (truth != NO_LABEL)].mean())
+
+
+def _members(log: RecordedLog) -> tuple[MemberFigures, ...]:
+    """Every member alone, over the whole log. An abstention is wrong."""
+    labelled = log.truth != NO_LABEL
+    said = np.where(log.scores.max(axis=-1) > 0.0, log.scores.argmax(axis=-1), NO_LABEL - 1)[log.rows]
+    accuracy = (said == log.truth[:, None])[labelled].mean(axis=0)
+
+    def figure(values: FloatArray, m: int) -> float | None:
+        found = float(values[:, m].mean())
+        return None if np.isnan(found) else found
+
+    return tuple(
+        MemberFigures(name, float(accuracy[m]), figure(log.latency_s, m), figure(log.energy_j, m), figure(log.cost, m))
+        for m, name in enumerate(log.ensemble.names)
+    )
+
+
+# ---- Policies that can be played -------------------------------------------------------------------------------
+
+
+def _available(policies: Sequence[str], config: Config, log: RecordedLog) -> tuple[list[str], dict[str, str]]:
+    """The policies that can be made here, and why the others cannot."""
+    make = build.ReplayFactory(config)
+    lacking: dict[str, str] = {}
+    for name in policies:
+        try:
+            make(name, log, 0)
+        except BandmasterError as problem:
+            lacking[name] = UNAVAILABLE.get(name, str(problem))
+    return [p for p in policies if p not in lacking], lacking

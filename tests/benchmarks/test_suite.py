@@ -1,0 +1,199 @@
+"""Scenarios run end to end on made logs, and the report says what their records say."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bandmaster.replay import Drawn
+from benchmarks import __main__ as command
+from benchmarks import decision_cost, degraded, record, report, scenario, suite
+from benchmarks.checks import Beats, Measure, judged
+from benchmarks.scenario import Bundled, DecisionCost, Degraded, Generated, Made, Play, Recording, Replayed, Segment
+from benchmarks.scenario import TrafficSpec as Spec
+from benchmarks.sources import Place, UnavailableError, logs_of, made
+
+
+def tiny(config_file, **fields):
+    given = {"source": Made(rows=300, classes=4, features=2), "policies": ("bandit", "random", "meta-des")}
+    checks = (Beats(name="beaten", policy="bandit"), Measure(name="accuracy", policy="bandit", measure="accuracy"))
+    return Replayed(id="tiny", why="because", config=str(config_file), must_show=checks, **(given | fields))
+
+
+@pytest.fixture(scope="module")
+def ran(config_file, place):
+    found = tiny(
+        config_file,
+        over_time=True,
+        plays={"replay": Play(), "late": Play(Spec("shuffled", delay=20, label_share=0.5, last=0.5), ("scoring",))},
+    )
+    listener = suite.Listener(lambda step: None, lambda line: None)
+    return found, suite.run(found, place, listener, seeds=2, jobs=1)
+
+
+def test_a_scenario_runs_every_play_through_the_engine(ran):
+    found = ran[1].record
+    assert list(found.plays) == ["replay", "late"]
+    assert list(found.plays["replay"].results["policies"]) == ["bandit", "random"]
+    assert found.plays["late"].results["traffic"] == {
+        "order": "shuffled", "mix": None, "delay": 20, "label_share": 0.5,
+    }  # fmt: skip
+    assert "DESlib" in found.missing["meta-des"]
+    assert [m.name for m in found.members] == ["cheap", "mid", "dear"]
+    assert ran[1].us_per_request["bandit"] > 0.0
+
+
+def test_a_course_over_time_averages_to_the_reward(ran):
+    played = ran[1].record.plays["replay"]
+    for curve in played.curves:
+        assert len(curve.rewards) == suite.BINS
+        reward = played.results["policies"][curve.policy]["reward"]
+        assert np.mean(curve.rewards) == pytest.approx(reward, abs=1e-5)
+
+
+def test_a_record_is_read_as_it_was_written_and_the_report_tells_it(ran, tmp_path):
+    found, run = ran
+    timing = record.Timing(date="2026-01-01", machine="a machine", versions={"numpy": "2"}, seconds=1.0)
+    record.write(tmp_path / "results", judged(run.record, found.must_show, {}), timing)
+    records = report.write(tmp_path, {"tiny": found}, {"other": "other.parquet is absent"})
+    text = (tmp_path / "RESULTS.md").read_text()
+    reward = records["tiny"].plays["replay"].results["policies"]["bandit"]["reward"]
+    assert f"| bandit | {reward:.4g} ±" in text
+    for said in ("because", "other.parquet is absent", "META-DES", "a machine", "Repeating the newest known label"):
+        assert said in text
+    for picture in ("tiny-replay.png", "tiny-replay-over-time.png"):
+        assert f"(results/{picture})" in text
+        assert (tmp_path / "results" / picture).read_bytes()[:4] == b"\x89PNG"
+    before = text, (tmp_path / "results" / "tiny.json").read_bytes()
+    report.write(tmp_path, {"tiny": found}, {"other": "other.parquet is absent"})
+    assert before == ((tmp_path / "RESULTS.md").read_text(), (tmp_path / "results" / "tiny.json").read_bytes())
+
+
+def test_a_sweep_plays_every_weight_and_draws_the_frontier(config_file, place, silent, tmp_path):
+    found = tiny(config_file, policies=("scoring",), sweep=(0.5, 0.9))
+    swept = suite.run(found, place, silent, seeds=1, jobs=1).record
+    assert [p.at for p in swept.plays.values()] == [0.5, 0.9]
+    record.write(tmp_path / "results", swept, record.Timing(date="d", machine="m", versions={}, seconds=0.0))
+    report.write(tmp_path, {"tiny": found}, {})
+    assert (tmp_path / "results" / "tiny-frontier.png").is_file()
+
+
+def test_what_is_missing_is_said_and_the_rest_runs(config_file, place, silent, tmp_path):
+    absent = tiny(config_file, source=Recording("absent.parquet"))
+    for where in (place, Place(tmp_path, place.cache)):
+        with pytest.raises(UnavailableError, match=r"absent\.parquet"):
+            suite.run(absent, where, silent, seeds=1, jobs=1)
+    for strange in (Bundled("Elec2"), Bundled("Nothing"), Generated("Nothing", (Segment(10),))):
+        with pytest.raises(UnavailableError, match="River"):
+            suite.run(tiny(config_file, source=strange), place, silent, seeds=1, jobs=1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [Bundled("Phishing"), Generated("SEA", (Segment(400, {"variant": 0}), Segment(200, {"variant": 3})))],
+    ids=["bundled", "generated"],
+)
+def test_rivers_streams_become_logs_of_the_twelve_members_without_a_network(source, place):
+    found = Replayed(id="x", why="x", source=source, config="configs/streams.yaml", policies=("random",))
+    (log,) = logs_of(found, found.read_config(), place, 1, lambda line: None)
+    assert len(log.ensemble.names) == 12
+    assert set(log.ensemble.classes) == {0, 1}
+    assert len(log) == {"Phishing": 1000}.get(getattr(source, "dataset", ""), 480)
+
+
+def test_the_command_writes_results_and_says_what_fails(config_file, tmp_path, monkeypatch):
+    hard = Measure(name="impossible", policy="random", measure="reward", at_least=2.0)
+    found = tiny(config_file)
+    files = {"tiny": found, "absent": tiny(config_file, source=Recording("absent.parquet"))}
+    files = {k: type(s)(**{f: getattr(s, f) for f in s.__struct_fields__} | {"id": k, "must_show": (hard,)})
+             for k, s in files.items()}  # fmt: skip
+    monkeypatch.setattr(command, "load_all", lambda: files)
+    (tmp_path / "data").mkdir()
+    args = ["--seeds", "1", "--jobs", "1", "--data", tmp_path / "data", "--cache", tmp_path, "--out", tmp_path / "out"]
+    done = CliRunner().invoke(command.main, list(map(str, args)))
+    assert done.exit_code == 1, done.output
+    assert "impossible" in done.output
+    assert "absent: left out" in done.output
+    assert json.loads((tmp_path / "out" / "results" / "tiny.json").read_text())["verdicts"][0]["passed"] is False
+    assert CliRunner().invoke(command.main, ["--only", "nothing"]).exit_code == 2
+
+
+# ---- Yardsticks and experiments --------------------------------------------------------------------------------
+
+
+def test_the_previous_label_is_the_newest_one_that_had_arrived(config_file, place):
+    found = tiny(config_file)
+    (log,) = logs_of(found, found.read_config(), place, 1, lambda line: None)
+    truth = np.array([0, 0, 1, 1, 1, 0])
+    log = log.redrawn(np.arange(6))
+    drawn = Drawn(replace(log, truth=truth), ((0,), (1,), (), (2, 3), (), (4, 5)))
+    # Before request 0 nothing is known; then labels 0, 1, 1, 3, 3 are the newest.
+    assert suite._previous(drawn, 1.0) == pytest.approx(np.mean([False, True, False, False, True, False]))
+    assert suite._previous(drawn, 0.5) == pytest.approx(np.mean([False, True, False]))
+
+
+def test_made_ensembles_repeat_themselves_and_dearer_members_are_better(config_file):
+    members = [(m.name, m.profile) for m in tiny(config_file).read_config().members]
+    frame = made(Made(rows=4000, classes=5, features=1), members)
+    assert frame.equals(made(Made(rows=4000, classes=5, features=1), members))
+    right = {n: (frame[f"{n}__pred"] == frame["label"]).mean() for n, _ in members}
+    assert right["cheap"] < right["dear"]
+    sure = frame.filter(frame["cheap__conf"] > frame["cheap__conf"].median())
+    assert (sure["cheap__pred"] == sure["label"]).mean() > right["cheap"]
+
+
+def test_degrading_deals_one_members_outputs_anew_and_touches_nothing_else(config_file, place):
+    found = tiny(config_file)
+    (log,) = logs_of(found, found.read_config(), place, 1, lambda line: None)
+    drawn = log.redrawn(np.random.default_rng(0).permutation(len(log)))
+    broken = degraded.shuffled(drawn, 1, 100, 200, np.random.default_rng(1))
+    before, after = (x.scores[x.rows] for x in (drawn, broken))
+    assert np.array_equal(np.delete(before, 1, axis=1), np.delete(after, 1, axis=1))
+    assert np.array_equal(before[:100], after[:100])
+    assert np.array_equal(before[200:], after[200:])
+    assert not np.array_equal(before[100:200, 1], after[100:200, 1])
+    assert np.array_equal(np.sort(before[100:200, 1], axis=0), np.sort(after[100:200, 1], axis=0))
+
+
+def test_a_member_is_out_and_back_where_windows_say_so():
+    undisturbed = np.ones(3000, dtype=bool)
+    ran = undisturbed.copy()
+    ran[1150:2200] = False
+    found = degraded.course(undisturbed, ran, 1000, 2000)
+    assert found.used_before == 1.0
+    assert found.out_after == 145  # five answers of the next hundred still have it
+    assert found.back_after == 150  # half of the next hundred have it again
+    assert found.out_share == 1.0
+    never = degraded.course(undisturbed, np.zeros(3000, dtype=bool), 1000, 2000)
+    assert (never.out_after, never.back_after) == (0, None)
+
+
+def test_a_degraded_scenario_runs(config_file, place, silent):
+    found = Degraded(
+        id="d", why="x", source=Made(rows=1000, classes=4), config=str(config_file), policy="scoring",
+        healthy=400, degraded=400, recovered=200,
+    )  # fmt: skip
+    figures = suite.run(found, place, silent, seeds=1, jobs=1).record.figures
+    assert figures["used_before"] > 0.5
+    assert figures["out_share"] > 0.5
+
+
+def test_the_price_of_a_decision_is_told_with_its_split(config_file, place):
+    found = DecisionCost(
+        id="c", why="x", source=Made(rows=200, classes=4, features=3), config=str(config_file), policy="bandit",
+        warm_up=40, requests=60,
+    )  # fmt: skip
+    config = found.read_config()
+    (log,) = logs_of(found, config, place, 1, lambda line: None)
+    figures = decision_cost.measure(found, config, log)
+    assert figures["members"] == 3
+    assert all(figures[name] > 0.0 for name in figures if name != "memory_mb")
+
+
+def test_scenarios_without_recordings_name_what_they_lack():
+    lacking = [s for s in scenario.load_all().values() if isinstance(getattr(s, "source", None), Recording)]
+    assert lacking
+    with pytest.raises(UnavailableError, match="--data"):
+        logs_of(lacking[0], lacking[0].read_config(), Place(None, scenario.ROOT), 1, lambda line: None)
