@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from bandmaster.core import Answer, BandmasterError, Decision, FloatArray, Outcome, Reward
+from bandmaster.core import DEFAULT_PROFILE, Answer, BandmasterError, Decision, FloatArray, Outcome, Reward
 
 Goal = Literal["max", "min"]
 Scale = Literal["linear", "log"]
@@ -77,26 +77,56 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The metrics with their weights normalised to sum to 1.
+    """The metrics with their weights normalised to sum to 1, and ``profiles``: the same under other weights, by name.
 
     >>> fast = Metric("latency", 1.0, goal="min", low=0.001, high=1.0, scale="log")
     >>> contract = Contract.of(Metric("accuracy", 3.0), fast)
     >>> contract.reward({"accuracy": 1.0, "latency": 1.0}).value
     0.75
+    >>> hasty = Contract.of(Metric("accuracy", 3.0), fast, profiles={"hasty": {"latency": 2.0}})
+    >>> hasty.under("hasty").reward({"accuracy": 1.0, "latency": 1.0}).value
+    0.0
     """
 
     metrics: tuple[Metric, ...]
+    profiles: Mapping[str, Contract] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def of(cls, *metrics: Metric) -> Contract:
-        """Normalise the weights. Raises ``BandmasterError`` when they sum to 0 or a metric is named twice."""
+    def of(cls, *metrics: Metric, profiles: Mapping[str, Mapping[str, float]] | None = None) -> Contract:
+        """Normalise the weights, those of each of the ``profiles`` apart; a metric that one does not name has none.
+
+        Raises ``BandmasterError`` when they sum to 0, a metric is named twice, or a profile weighs one that is none.
+        """
         names = [m.name for m in metrics]
         if len(set(names)) != len(names):
             raise BandmasterError(f"a metric is named twice: {', '.join(names)}; name each once")
         total = math.fsum(m.weight for m in metrics)
         if total <= 0.0:
             raise BandmasterError("the weights sum to 0; give at least one metric a weight above 0")
-        return cls(tuple(replace(m, weight=m.weight / total) for m in metrics))
+        normalised = tuple(replace(m, weight=m.weight / total) for m in metrics)
+        return cls(normalised, {name: cls._reweighed(name, metrics, w) for name, w in (profiles or {}).items()})
+
+    @classmethod
+    def _reweighed(cls, profile: str, metrics: tuple[Metric, ...], weights: Mapping[str, float]) -> Contract:
+        known = [m.name for m in metrics]
+        if profile == DEFAULT_PROFILE:
+            raise BandmasterError(f"profile {profile!r} is the contract itself; name it otherwise")
+        if unknown := sorted(set(weights) - set(known)):
+            raise BandmasterError(f"profile {profile!r} weighs {unknown[0]}; the contract has {', '.join(known)}")
+        try:
+            return cls.of(*(replace(m, weight=weights.get(m.name, 0.0)) for m in metrics))
+        except BandmasterError as problem:
+            raise BandmasterError(f"profile {profile!r}: {problem}") from None
+
+    def under(self, profile: str) -> Contract:
+        """The contract with a profile's weights. Raises ``BandmasterError`` for one that it does not have."""
+        if profile == DEFAULT_PROFILE:
+            return self
+        try:
+            return self.profiles[profile]
+        except KeyError:
+            known = ", ".join([DEFAULT_PROFILE, *self.profiles])
+            raise BandmasterError(f"there is no profile {profile[:64]!r}; use one of {known}") from None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,10 +139,14 @@ class Contract:
         found = self.metric(name)
         return found.weight if found else 0.0
 
+    def counts(self, name: str) -> bool:
+        """Whether a metric weighs anything, here or in one of the profiles."""
+        return any(contract.weight(name) > 0.0 for contract in (self, *self.profiles.values()))
+
     @property
     def own(self) -> tuple[Metric, ...]:
-        """The metrics of the user's own that weigh anything."""
-        return tuple(m for m in self.metrics if m.use is not None and m.weight > 0.0)
+        """The metrics of the user's own that weigh anything, here or in one of the profiles."""
+        return tuple(m for m in self.metrics if m.use is not None and self.counts(m.name))
 
     @property
     def by_consensus(self) -> bool:
@@ -131,6 +165,17 @@ class Contract:
         """Rewards of many cases at once. ``raw`` maps each metric to figures of shapes that broadcast."""
         return self._weighed({m.name: m.normalise(raw[m.name]) for m in self.metrics if m.weight})
 
+    def rewards_under(self, profiles: Sequence[str], raw: Mapping[str, FloatArray]) -> FloatArray:
+        """As ``rewards``, each case under its own of the ``profiles``; figures' first axis goes over the cases."""
+        if not self.profiles:
+            return self.rewards(raw)
+        named = np.array(profiles)
+        rewards = np.empty(next(iter(raw.values())).shape)
+        for profile in np.unique(named):
+            which = named == profile
+            rewards[which] = self.under(str(profile)).rewards({name: values[which] for name, values in raw.items()})
+        return rewards
+
     def _weighed(self, terms: Mapping[str, FloatArray]) -> FloatArray:
         return sum((self.weight(name) * term for name, term in terms.items()), start=np.zeros(()))
 
@@ -142,7 +187,7 @@ class Contract:
         return Reward(value=min(1.0, max(0.0, value)), raw=dict(raw), terms=terms)
 
     def describe(self) -> dict[str, Any]:
-        """The contract as normalised, for results and pages."""
+        """The contract as normalised, for results and pages; a metric's weights under the profiles beside its own."""
         return {
             m.name: {
                 "weight": m.weight,
@@ -150,6 +195,7 @@ class Contract:
                 "range": [m.low, m.high],
                 "scale": m.scale,
                 "from": m.source,
+                **({"profiles": {n: p.weight(m.name) for n, p in self.profiles.items()}} if self.profiles else {}),
                 **({"use": str(m.use)} if m.use is not None else {}),
                 **({"proxy": True} if m.source == "consensus" else {}),
             }

@@ -23,6 +23,9 @@ BoolArray = NDArray[np.bool_]
 NO_ANSWER = -1
 """The class index of an answer that nobody gave (every member that ran failed or abstained)."""
 
+DEFAULT_PROFILE = "default"
+"""The preference of a request that names none: the contract's own weights."""
+
 Weighting = Literal["uniform", "recent", "learned"]
 Provenance = Literal["measured", "estimated", "declared"]
 
@@ -83,13 +86,16 @@ class Request:
     """What arrives: ``rows`` for the members, and what a policy may look at before choosing.
 
     ``features`` (d,) are numeric, in the request's own units; ``tags`` are categorical, ``("country=NL",)``.
-    ``at`` is Unix time in seconds.
+    ``at`` is Unix time in seconds. ``profile`` names the weights by which its reward is to be judged, and ``deadline_s``
+    tightens the configured deadline for it alone.
     """
 
     rows: Array
     features: FloatArray
     at: float
     tags: tuple[str, ...] = ()
+    profile: str = DEFAULT_PROFILE
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,9 @@ class MemberStatistics:
 @dataclass(frozen=True, slots=True)
 class State:
     """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1;
-    ``probe_share`` in [0, 1] is the probability with which a request is to be probed now.
+    ``probe_share`` in [0, 1] is the probability with which a request is to be probed now. ``profile`` names the weights
+    that the request is judged by. ``fits`` says which plans of the policy's catalogue keep within the limits, at least
+    one of them; it is empty where all do.
     """
 
     version: int
@@ -121,6 +129,12 @@ class State:
     label_mix: FloatArray
     reward: float
     probe_share: float = 0.0
+    profile: str = DEFAULT_PROFILE
+    fits: tuple[bool, ...] = ()
+
+    def within(self, values: FloatArray) -> FloatArray:
+        """What the policy's plans are worth, (P,), and −∞ for those that break a limit."""
+        return np.where(self.fits, values, -np.inf) if self.fits else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,8 @@ class Decision:
     """What was offered, with which probabilities, what was sampled, and by whom.
 
     ``plans`` are the names of the policy's catalogue at that time, ``probabilities`` (P,) exactly those sampled from.
-    ``probe_p`` is the probability with which this request was to be probed, ``probed`` whether it was.
+    ``probe_p`` is the probability with which this request was to be probed, ``probed`` whether it was. ``over_limits``
+    is set where no plan on offer kept within the limits.
     """
 
     id: str
@@ -141,10 +156,15 @@ class Decision:
     state: State
     probe_p: float = 0.0
     probed: bool = False
+    over_limits: bool = False
 
     @property
     def plan(self) -> str:
         return self.plans[self.chosen]
+
+    @property
+    def profile(self) -> str:
+        return self.state.profile
 
     @property
     def propensity(self) -> float:

@@ -138,7 +138,7 @@ class Revealed:
 
 
 def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -> Revealed:
-    """What the plans of ``catalogue`` would have earned on a settled request, as far as what ran tells.
+    """What the plans of ``catalogue`` would have earned on a settled request, under its profile, as far as what ran tells.
 
     A reward becomes known by a probe, or because a plan was sampled, of those offered when the decision was made, that
     ran all that it needs. Which plans did is exact for plans that the recorded outputs determine; one that they do not
@@ -146,6 +146,7 @@ def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -
     plan keeps what really came of it, failures included; a probe is not its doing.
     """
     decision = experience.joined.decision
+    contract = contract.under(decision.profile)
     rewards, observed_p = np.full(len(catalogue), np.nan), np.full(len(catalogue), np.nan)
     by_consensus = experience.joined.outcome.consensus
     if experience.truth is not None or by_consensus:

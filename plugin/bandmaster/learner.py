@@ -71,6 +71,10 @@ class Learner:
             return f"decision {decision.id} was offered plans over other members than today's: {problem}"
         if len(joined.answer.weights) != len(self.ensemble.names):
             return f"decision {decision.id} was made with {len(joined.answer.weights)} members, not today's"
+        try:
+            self.contract.under(decision.profile)
+        except BandmasterError as problem:
+            return f"decision {decision.id} was made under other profiles than today's: {problem}"
         if joined.answer.scores.shape[1] != len(self.ensemble.classes):
             return f"decision {decision.id} was answered with other classes than today's models do"
         if self.contract.by_consensus != outcome.consensus:
@@ -136,15 +140,16 @@ class Learner:
 
     def _reward(self, joined: Joined, *, charge_probe: bool) -> Reward:
         answer, outcome = joined.answer, joined.outcome
+        contract = self.contract.under(joined.decision.profile)
         raw = self._spent(joined, charge_probe)
         raw["confidence"] = float(answer.confidence.mean())
         if outcome.reward is not None:
-            terms = {m.name: float(m.normalise(raw[m.name])) for m in self.contract.metrics if m.name in raw}
+            terms = {m.name: float(m.normalise(raw[m.name])) for m in contract.metrics if m.name in raw}
             return Reward(outcome.reward, raw, terms)
         raw["accuracy"] = self._accuracy(joined)
         seen = answer if charge_probe else replace(answer, probes=())
-        raw |= own_figures(self.contract, joined.decision, seen, outcome)
-        return self.contract.reward(raw)
+        raw |= own_figures(contract, joined.decision, seen, outcome)
+        return contract.reward(raw)
 
     def _accuracy(self, joined: Joined) -> float:
         """The answer's accuracy over the rows, or by consensus its agreement with the other members."""

@@ -125,6 +125,7 @@ class StateManager:
             label_mix=self.label_mix,
             reward=self.recent_reward,
             probe_share=self._probes.value,
+            profile=request.profile,
         )
 
     def statistics(self) -> MemberStatistics:
@@ -146,14 +147,14 @@ class StateManager:
 
     def notice(self, scores: FloatArray, known: BoolArray, probed: bool) -> None:
         """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be."""
-        self._label_mix.learn(self._guess(scores, known).mean(axis=0))
+        self._label_mix.learn(self._guess(self.belief.log_likelihood(Said.of(scores)), known))
         if probed:
             self._probes.learn()
 
-    def _guess(self, scores: FloatArray, known: BoolArray) -> FloatArray:
-        """Each row's class as the members see it, (n, C). Under the steady mix, or the mix would confirm itself."""
-        evidence = self.belief.evidence(scores, self._label_mix.steady)
-        return np.asarray(posterior(evidence, known[:, None])[:, 0])
+    def _guess(self, log_likelihood: FloatArray, known: BoolArray) -> FloatArray:
+        """The rows' classes as the members see them, (C,). Under the steady mix, or the mix would confirm itself."""
+        evidence = Evidence(log_likelihood, np.log(self._label_mix.steady), self.belief.overlap)
+        return np.asarray(posterior(evidence, known[:, None])[:, 0].mean(axis=0))
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
@@ -186,8 +187,9 @@ class StateManager:
 
     def _learn_classes(self, experience: Experience, truth: IntArray) -> None:
         scores, known = experience.scores, experience.known
-        guessed = self._guess(scores, known).mean(axis=0)
-        self._label_mix.correct(np.eye(len(guessed))[truth].mean(axis=0) - guessed)
+        guessed = self._guess(experience.evidence.log_likelihood, known)
+        was = np.bincount(truth, minlength=len(guessed)) / len(truth)
+        self._label_mix.correct(was - guessed)
         self.belief.learn(Said.of(scores), known, truth)
 
     def _surprise(self, experience: Experience) -> FloatArray:
