@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, TypeVar
 
 from bandmaster.contract import METRICS, Contract, Goal, Metric, Scale
-from bandmaster.core import BandmasterError, Ensemble, Profile
+from bandmaster.core import DEFAULT_PROFILE, BandmasterError, Ensemble, Profile
 from bandmaster.metrics import ImportedFunction
 from bandmaster.plans import ALL, parse_plan
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
@@ -58,13 +58,19 @@ _FROM: Mapping[str, tuple[Literal["live", "profile", "consensus"], ...]] = {
 """Where a metric's figure may come from; those not named have one source."""
 
 _TAKEN = {
-    "policy", "seed", "log", "request", "position", "phase", "plan", "propensity", "ran", "probed", "label", "truth",
-    "reward", "latency_s", "energy_j", "members_per_request", "calibration",
+    "policy", "seed", "log", "request", "position", "phase", "profile", "plan", "propensity", "over_limits", "ran",
+    "probed", "label", "truth", "reward", "latency_s", "energy_j", "members_per_request", "calibration",
 }  # fmt: skip
-"""Names that a metric of the user's own may not have: a trace's columns, and what profiles hold besides."""
+"""Names that a metric of the user's own may not have: a trace's columns, and what members' profiles hold besides."""
 
 _RANGE = {"latency": "[1 ms, 200 ms]", "energy": "[1 mJ, 5 J]", "cost": "[0, 0.01]"}
 _FIGURE = {"latency": "34 ms", "energy": "124 mJ", "cost": "0.001", "explainability": "0.4"}
+
+KEYS = (
+    "service", "method", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "probes",
+    "drift", "feedback", "journal", "seed",
+)  # fmt: skip
+"""What the block may hold."""
 
 POLICIES = (
     "bandit", "constant", "random", "scoring", "vw", "thompson", "ucb", "exp3", "exp4", "blast", "knora-e",
@@ -366,14 +372,13 @@ def _figure(at: At | None, metric: str) -> float | None:
 
 
 def _config(at: At, source: Source) -> Config:
-    known = ("service", "method", "returns", "contract", "members", "classes", "plans", "policy", "probes",
-             "drift", "feedback", "journal", "seed")  # fmt: skip
     required = {"contract": "{accuracy: {weight: 1}}", "members": "{name: {onnx: name.onnx}}"}
-    get = _fields(at, known, required).get
+    get = _fields(at, KEYS, required).get
     root = source.root.resolve()
     metrics = _metrics(get("contract"), root)
+    profiles = _profiles(get("profiles"), metrics)
     members = _members(get("members"), root)
-    _check_declared(at, metrics, members)
+    _check_declared(at, metrics, profiles, members)
     probing = _fields(get("probes"), ("share", "adapt"))
     probes = Probing(_number(probing.get("share"), Probing().share, 0, 1), _flag(probing.get("adapt"), Probing().adapt))
     _check_consensus(at, metrics, members, probes)
@@ -396,7 +401,7 @@ def _config(at: At, source: Source) -> Config:
         seed=_integer(seed, 0, 0, 2**63 - 1) if seed else None,
     )
     at.book.settle()
-    return replace(config, contract=Contract.of(*metrics))
+    return replace(config, contract=Contract.of(*metrics, profiles=profiles))
 
 
 def _metrics(at: At | None, root: Path) -> list[Metric]:
@@ -432,6 +437,23 @@ def _metric(name: str, at: At, root: Path) -> Metric | None:
     if ends is None or math.isnan(weight) or (own and use is None):
         return None
     return Metric(name, weight, goal, *ends, scale, figures, ImportedFunction(use, root) if use else None)
+
+
+def _profiles(at: At | None, metrics: Sequence[Metric]) -> dict[str, dict[str, float]]:
+    """Each profile's weights by metric, without the profiles that were refused."""
+    if at is None:
+        return {}
+    known = tuple(m.name for m in metrics) or tuple(METRICS)  # that there are none has been noted already
+    profiles = {}
+    for name, entry in _entries(at, "write {fast: {latency: 0.6, accuracy: 0.4}}").items():
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == DEFAULT_PROFILE:
+            fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {DEFAULT_PROFILE}: the contract's own"
+            entry.book.refuse(entry.path, f"{show(name)} is no profile's name; {fix}")
+        weights = {metric: _number(w, math.nan, 0.0, 1e6) for metric, w in _fields(entry, known).items()}
+        if isinstance(entry.value, Mapping) and not sum(weights.values()):
+            entry.refuse("has weights that sum to 0; give at least one of the contract's metrics a weight above 0")
+        profiles[name] = weights
+    return profiles
 
 
 def _is_own(name: str, at: At) -> bool:
@@ -527,10 +549,13 @@ def _onnx(at: At, root: Path) -> Path | None:
     return path
 
 
-def _check_declared(at: At, metrics: Sequence[Metric], members: Sequence[MemberConfig]) -> None:
+def _check_declared(
+    at: At, metrics: Sequence[Metric], profiles: Mapping[str, Mapping[str, float]], members: Sequence[MemberConfig]
+) -> None:
     """A term unknown for any member is off for the whole contract; better to hear so before serving."""
     for metric in metrics:
-        only_declared = metric.name in ("explainability", "cost") and metric.weight > 0
+        weighed = metric.weight > 0 or any(weights.get(metric.name, 0.0) > 0 for weights in profiles.values())
+        only_declared = metric.name in ("explainability", "cost") and weighed
         if not only_declared and metric.source != "profile":
             continue
         other = f"weigh {metric.name} with 0" if only_declared else f"take {metric.name}'s from: profile out"
