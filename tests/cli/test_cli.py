@@ -130,7 +130,7 @@ def test_plans_lists_the_catalogue_with_its_worst_case(folder):
     found = {p["name"]: p for p in json.loads(call("plans", folder / "config.yaml", "--json").stdout)}
     assert list(found) == ["cheap>dear@0.8", "cheap", "dear", "cheap+dear", "cheap+dear~recent"]
     assert found["cheap>dear@0.8"] == {
-        "name": "cheap>dear@0.8", "stages": [["cheap"], ["dear"]], "weights": "uniform", "stop_at": 0.8,
+        "name": "cheap>dear@0.8", "stages": [["cheap"], ["dear"]], "weights": "uniform", "stop_at": [0.8],
         "latency_s": 0.062, "energy_j": None, "cost": None,
     }  # fmt: skip
     assert found["cheap+dear"]["latency_s"] == 0.06

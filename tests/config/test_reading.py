@@ -21,11 +21,11 @@ from bandmaster.config import (
     parse,
     quantity,
 )
-from bandmaster.probes import Probing
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import BandmasterError, Profile
 from bandmaster.metrics import ImportedFunction
 from bandmaster.policies.exploration import Exploration
+from bandmaster.probes import Probing
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bandmaster.policies
+from bandmaster.belief import Said
 from bandmaster.config import POLICIES
 from bandmaster.core import Policy
 from bandmaster.learner import profile_figures
@@ -18,39 +19,38 @@ from bandmaster.policies.exploration import STRENGTH, Exploration
 from bandmaster.policies.peers import BlastPolicy, KnoraPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
 from bandmaster.policies.vw_alone import VowpalWabbitPolicy
-from bandmaster.testing import POLICY_RULES, check_policy, sample_log
-from bandmaster.testing.policies import CONTRACT, sample_catalogue
+from bandmaster.testing import POLICY_RULES, check_policy, sample_learner, sample_log
 
 FIGURES = profile_figures(sample_log(1).ensemble)
 
 
-def experts(plans, contract):
+def experts(plans, contract, belief):
     return [
         ConstantPolicy(plans, plans.names[0]),
         ScoringPolicy(plans, contract, FIGURES),
         BlastPolicy(plans, contract),
-        BanditPolicy(plans, contract, FIGURES),
+        BanditPolicy(plans, contract, FIGURES, belief),
     ]
 
 
 SUITE = {
-    "constant": lambda plans, contract: ConstantPolicy(plans, plans.names[-1]),
-    "random": lambda plans, contract: RandomPolicy(plans),
-    "scoring": lambda plans, contract: ScoringPolicy(plans, contract, FIGURES),
-    "thompson": lambda plans, contract: ThompsonPolicy(plans),
-    "ucb": lambda plans, contract: UcbPolicy(plans),
-    "exp3": lambda plans, contract: Exp3Policy(plans),
-    "exp4": lambda plans, contract: Exp4Policy(experts(plans, contract), plans),
-    "blast": lambda plans, contract: BlastPolicy(plans, contract),
-    "knora-e": lambda plans, contract: KnoraPolicy(plans),
+    "constant": lambda plans, contract, belief: ConstantPolicy(plans, plans.names[-1]),
+    "random": lambda plans, contract, belief: RandomPolicy(plans),
+    "scoring": lambda plans, contract, belief: ScoringPolicy(plans, contract, FIGURES),
+    "thompson": lambda plans, contract, belief: ThompsonPolicy(plans),
+    "ucb": lambda plans, contract, belief: UcbPolicy(plans),
+    "exp3": lambda plans, contract, belief: Exp3Policy(plans),
+    "exp4": lambda plans, contract, belief: Exp4Policy(experts(plans, contract, belief), plans),
+    "blast": lambda plans, contract, belief: BlastPolicy(plans, contract),
+    "knora-e": lambda plans, contract, belief: KnoraPolicy(plans),
     **{
-        f"bandit:{way}": lambda plans, contract, way=way: BanditPolicy(
-            plans, contract, FIGURES, explore=Exploration(way, STRENGTH[way])
+        f"bandit:{way}": lambda plans, contract, belief, way=way: BanditPolicy(
+            plans, contract, FIGURES, belief, explore=Exploration(way, STRENGTH[way])
         )
         for way in ("epsilon", "squarecb", "softmax")
     },
     **{
-        f"vw:{way}": lambda plans, contract, way=way: VowpalWabbitPolicy(
+        f"vw:{way}": lambda plans, contract, belief, way=way: VowpalWabbitPolicy(
             plans, contract, FIGURES, explore=Exploration(way, STRENGTH[way])
         )
         for way in STRENGTH
@@ -70,7 +70,7 @@ def test_no_policy_escapes_the_suite():
     modules = [importlib.import_module(module.name) for module in found]
     classes = {c for m in modules for _, c in inspect.getmembers(m, inspect.isclass) if hasattr(c, "probabilities")}
     log = sample_log(1)
-    tested = {type(make(sample_catalogue(log), CONTRACT)) for make in SUITE.values()}
+    tested = {type(sample_learner(make, log).manager.policy) for make in SUITE.values()}
     assert {c for c in classes if c is not Policy and not inspect.isabstract(c)} == tested
 
 
@@ -104,14 +104,26 @@ class Secretive(BanditPolicy):
     version = "always the same"
 
 
+class Meddler(RandomPolicy):
+    """Teaches the belief what the learner has taught it already."""
+
+    def __init__(self, plans, belief):
+        super().__init__(plans)
+        self._belief = belief
+
+    def learn(self, experience):
+        self._belief.learn(Said.of(experience.scores), experience.known, experience.truth)
+
+
 @pytest.mark.parametrize(
     "make",
     [
-        lambda plans, contract: LearnsByChoosing(plans),
-        lambda plans, contract: Improper(plans),
-        lambda plans, contract: Amnesiac(plans, contract, FIGURES),
-        lambda plans, contract: Credulous(plans),
-        lambda plans, contract: Secretive(plans, contract, FIGURES),
+        lambda plans, contract, belief: LearnsByChoosing(plans),
+        lambda plans, contract, belief: Improper(plans),
+        lambda plans, contract, belief: Amnesiac(plans, contract, FIGURES, belief),
+        lambda plans, contract, belief: Credulous(plans),
+        lambda plans, contract, belief: Meddler(plans, belief),
+        lambda plans, contract, belief: Secretive(plans, contract, FIGURES, belief),
     ],
 )
 def test_the_suite_notices_a_broken_policy(make):

@@ -61,7 +61,7 @@ def wander(lab, traffic):
 
 
 def test_the_contract_of_policies_allows_it():
-    check_policy(lambda plans, contract: Wanderer(plans))
+    check_policy(lambda plans, contract, belief: Wanderer(plans))
 
 
 @pytest.mark.parametrize("traffic", [Traffic(), Traffic(delay=40)], ids=["labels as logged", "labels late"])

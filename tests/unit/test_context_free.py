@@ -10,11 +10,11 @@ from bandmaster.plans import compiled
 from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPolicy
 from bandmaster.policies.exp4 import Exp4Policy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
-from bandmaster.testing import sample_experiences, sample_log
+from bandmaster.testing import sample_experiences, sample_learner, sample_log
 
 LOG = sample_log(300, seed=5)
 ARMS = compiled(("m0", "m1", "m2", "m3"), LOG.ensemble)
-TAUGHT = list(sample_experiences(RandomPolicy(ARMS), LOG, probe_share=0.0))
+TAUGHT = list(sample_experiences(sample_learner(lambda *_: RandomPolicy(ARMS), LOG, probe_share=0.0), LOG))
 
 
 def taught(policy, experiences=TAUGHT):
@@ -76,8 +76,9 @@ def test_exp3_never_overflows():
 
 @pytest.mark.parametrize("make", [ThompsonPolicy, UcbPolicy])
 def test_the_arm_that_earns_most_is_played_most(make):
-    policy = make(ARMS)
-    played = [e.joined.decision.plan for e in sample_experiences(policy, sample_log(1500, seed=5), probe_share=0.0)]
+    log = sample_log(1500, seed=5)
+    learner = sample_learner(lambda *_: make(ARMS), log, probe_share=0.0)
+    played = [e.joined.decision.plan for e in sample_experiences(learner, log)]
     earned = {name: np.mean([e.own for e in TAUGHT if e.joined.decision.plan == name]) for name in ARMS.names}
     ranked = sorted(earned, key=earned.get)
     assert played[500:].count(ranked[-1]) > played[500:].count(ranked[0])

@@ -12,9 +12,9 @@ from bandmaster.counterfactual import evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.orchestrator import Orchestrator, settle
-from bandmaster.probes import Probing
 from bandmaster.plans import Catalogue, compiled, generate
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
+from bandmaster.probes import Probing
 from bandmaster.recorded import RecordedMember
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
@@ -42,7 +42,8 @@ def parts(plan, *, broken=frozenset(), probe_share=0.0):
     policy = ConstantPolicy(PLANS, plan) if isinstance(plan, str) else plan
     policy.probes = probe_share > 0.0
     manager = RLManager(policy, np.random.default_rng(0))
-    learner = Learner(LOG.ensemble, CONTRACT, StateManager(LOG.ensemble, probing=Probing(probe_share, adapt=False)), manager)
+    state = StateManager(LOG.ensemble, probing=Probing(probe_share, adapt=False))
+    learner = Learner(LOG.ensemble, CONTRACT, state, manager)
     journal, count = MemoryJournal(), itertools.count()
     orchestrator = Orchestrator(
         ensemble=LOG.ensemble,

@@ -15,14 +15,14 @@ ROOMS = [
     ["core"],
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals"),
-        *("yaml_reader", "yaml_writer", "metrics", "consensus"),
+        *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "planner", "probes"),
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "state"),
         *("table", "streams", "recorded", "rl_manager", "learner"),
     ],
     ["orchestrator"],
-    ["replay", "results", "profile"],
+    ["references", "replay", "results", "profile"],
     ["testing", "config"],
     ["build"],
     ["serving", "demo"],

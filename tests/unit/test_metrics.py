@@ -20,6 +20,7 @@ from bandmaster.metrics import ImportedFunction, NoFigureError, own_figures, wou
 from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.plans import Catalogue, generate
 from bandmaster.policies.traditional import ConstantPolicy
+from bandmaster.probes import Probing
 from bandmaster.recorded import RecordedMember, RecordedMeter
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
@@ -50,7 +51,8 @@ def parts(contract, plan, probe_share=0.0):
     policy = ConstantPolicy(PLANS, plan)
     policy.probes = probe_share > 0.0
     manager = RLManager(policy, np.random.default_rng(0))
-    learner = Learner(LOG.ensemble, contract, StateManager(LOG.ensemble), manager)
+    state = StateManager(LOG.ensemble, probing=Probing(probe_share, adapt=False))
+    learner = Learner(LOG.ensemble, contract, state, manager)
     journal, count = MemoryJournal(), itertools.count()
     orchestrator = Orchestrator(
         ensemble=LOG.ensemble,
@@ -60,7 +62,6 @@ def parts(contract, plan, probe_share=0.0):
         meter=OneRowMeter(LOG),
         recorder=journal,
         new_id=lambda at: str(next(count)),
-        probe_share=probe_share,
     )
     return orchestrator, learner, journal
 

@@ -9,12 +9,12 @@ from bandmaster.core import BandmasterError, Ensemble
 from bandmaster.plans import Catalogue, all_members, compiled
 from bandmaster.policies.peers import BlastPolicy, KnoraPolicy
 from bandmaster.policies.traditional import RandomPolicy
-from bandmaster.testing import sample_experiences, sample_log
+from bandmaster.testing import sample_experiences, sample_learner, sample_log
 from bandmaster.testing.policies import CONTRACT
 
 LOG = sample_log(400, seed=2, abstain=0.0)
 ALL = compiled((all_members(LOG.ensemble).name,), LOG.ensemble)
-TAUGHT = list(sample_experiences(RandomPolicy(ALL), LOG, probe_share=0.0))
+TAUGHT = list(sample_experiences(sample_learner(lambda *_: RandomPolicy(ALL), LOG, probe_share=0.0), LOG))
 
 
 def test_blast_offers_single_members_and_plays_the_one_that_earned_most_of_late():

@@ -9,7 +9,7 @@ from bandmaster.testing.journals import (
     sample_decision,
 )
 from bandmaster.testing.members import MEMBER_RULES, check_member
-from bandmaster.testing.policies import POLICY_RULES, check_policy, sample_experiences, sample_log
+from bandmaster.testing.policies import POLICY_RULES, check_policy, sample_experiences, sample_learner, sample_log
 
 __all__ = [
     "CHECKED_WINDOW_S",
@@ -23,5 +23,6 @@ __all__ = [
     "sample_answer",
     "sample_decision",
     "sample_experiences",
+    "sample_learner",
     "sample_log",
 ]

@@ -8,18 +8,30 @@ from dataclasses import replace
 
 import numpy as np
 
+from bandmaster.belief import Belief
 from bandmaster.contract import Contract, Metric
-from bandmaster.core import BandmasterError, Ensemble, Experience, FloatArray, Outcome, Policy, Profile, State
+from bandmaster.core import (
+    BandmasterError,
+    DriftEvent,
+    Ensemble,
+    Experience,
+    FloatArray,
+    Outcome,
+    Policy,
+    Profile,
+    State,
+)
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
 from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.plans import Catalogue, generate, parse_plan
-from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter
 from bandmaster.probes import Probing
+from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter
 from bandmaster.rl_manager import RLManager, checked_distribution
 from bandmaster.state import StateManager
 
-MakePolicy = Callable[[Catalogue, Contract], Policy]
+MakePolicy = Callable[[Catalogue, Contract, Belief], Policy]
+"""Gives a policy that is new. The belief is the learner's own: the policy may read it, and never teaches it."""
 
 CONTRACT = Contract.of(
     Metric("accuracy", 0.7),
@@ -71,17 +83,22 @@ def sample_catalogue(log: RecordedLog) -> Catalogue:
     return Catalogue.of(log.ensemble, plans)
 
 
-def sample_experiences(
-    policy: Policy, log: RecordedLog, seed: int = 0, probe_share: float = 0.1
-) -> Iterator[Experience]:
-    """Let ``policy`` choose over ``log`` and learn; give each experience once it has been learned from."""
-    manager = RLManager(policy, np.random.default_rng(seed))
-    learner = Learner(log.ensemble, CONTRACT, StateManager(log.ensemble, probing=Probing(probe_share, adapt=False)), manager)
+def sample_learner(
+    make: MakePolicy, log: RecordedLog, *, plans: Catalogue | None = None, probe_share: float = 0.1
+) -> Learner:
+    """A learner that has learned nothing, with what ``make`` gives for ``plans``, or for the sample catalogue."""
+    state = StateManager(log.ensemble, probing=Probing(probe_share, adapt=False))
+    policy = make(plans or sample_catalogue(log), CONTRACT, state.belief)
+    return Learner(log.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)))
+
+
+def sample_experiences(learner: Learner, log: RecordedLog, seed: int = 0) -> Iterator[Experience]:
+    """Let the learner's policy choose over ``log``, drawing by ``seed``; give each experience once it was learned."""
     journal, count = MemoryJournal(), itertools.count()
     orchestrator = Orchestrator(
         ensemble=log.ensemble,
         state=learner.state,
-        manager=manager,
+        manager=RLManager(learner.manager.policy, np.random.default_rng(seed)),
         members={n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)},
         meter=RecordedMeter(log),
         recorder=journal,
@@ -91,14 +108,15 @@ def sample_experiences(
         request = log.request(i)
         decision, answer = orchestrator.answer(request)
         if decision.probed:
-            orchestrator.probe(decision, answer, request)
+            answer = orchestrator.probe(decision, answer, request)
+        learner.notice(decision, answer)
         settled = settle(journal, learner, decision.id, Outcome(request.at, (int(log.truth[i]),)))
         assert settled.experience is not None, "a fresh decision joins its outcome"
         yield settled.experience
 
 
 def check_policy(make: MakePolicy) -> None:
-    """Assert the rules of ``Policy`` on what ``make`` gives for a catalogue and a contract: a policy that is new.
+    """Assert the rules of ``Policy`` on what ``make`` gives for a catalogue, a contract and the learner's belief.
 
     Raises ``AssertionError``, which says in a sentence what was broken.
     """
@@ -106,34 +124,36 @@ def check_policy(make: MakePolicy) -> None:
         rule(make)
 
 
-def _new(make: MakePolicy, log: RecordedLog) -> Policy:
-    return make(sample_catalogue(log), CONTRACT)
-
-
-def _trained(make: MakePolicy, requests: int = 150) -> tuple[Policy, list[State]]:
+def _trained(make: MakePolicy, requests: int = 150) -> tuple[Learner, list[State]]:
     log = sample_log(requests)
-    policy = _new(make, log)
-    return policy, [e.joined.decision.state for e in sample_experiences(policy, log)]
+    learner = sample_learner(make, log)
+    return learner, [e.joined.decision.state for e in sample_experiences(learner, log)]
 
 
 def _its_plans_can_be_read_back_by_name(make: MakePolicy) -> None:
     log = sample_log(150)
-    policy = _new(make, log)
-    for _ in sample_experiences(policy, log):
-        offer = policy.catalogue
+    learner = sample_learner(make, log)
+    for _ in sample_experiences(learner, log):
+        offer = learner.manager.policy.catalogue
         assert len(offer) == len(offer.plans) == len(offer.names) == len(set(offer.names)), "plans and names agree"
         for plan, name in zip(offer.plans, offer.names, strict=True):
             assert parse_plan(name, log.ensemble) == plan, "a plan is what its name says: journals keep the name alone"
 
 
 def _it_gives_a_distribution_before_and_after_learning(make: MakePolicy) -> None:
-    policy, states = _trained(make)
-    for state in states[-20:]:
+    log = sample_log(1)
+    new = sample_learner(make, log)
+    learner, states = _trained(make)
+    for policy, state in (
+        (new.manager.policy, new.state.get_state(log.request(0))),
+        *((learner.manager.policy, s) for s in states[-20:]),
+    ):
         checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
 
 
 def _choosing_never_learns(make: MakePolicy) -> None:
-    policy, states = _trained(make)
+    learner, states = _trained(make)
+    policy = learner.manager.policy
     before, version, names = policy.probabilities(states[-1]).copy(), policy.version, policy.catalogue.names
     for state in states:
         policy.probabilities(state)
@@ -144,32 +164,44 @@ def _choosing_never_learns(make: MakePolicy) -> None:
 
 def _a_new_version_says_that_it_has_changed(make: MakePolicy) -> None:
     log = sample_log(60)
-    policy = _new(make, log)
-    probe = StateManager(log.ensemble).get_state(log.request(0))
+    learner = sample_learner(make, log)
+    policy, probe = learner.manager.policy, StateManager(log.ensemble).get_state(log.request(0))
     version, names, before = policy.version, policy.catalogue.names, policy.probabilities(probe).copy()
-    for _ in sample_experiences(policy, log):
+    for _ in sample_experiences(learner, log):
         now = policy.probabilities(probe).copy()
         same = policy.catalogue.names == names and np.array_equal(now, before)
         assert same or policy.version != version, "other plans or probabilities, another version"
         version, names, before = policy.version, policy.catalogue.names, now
 
 
+def _it_only_reads_the_belief(make: MakePolicy) -> None:
+    log = sample_log(150)
+    learner, aside = sample_learner(make, log), sample_learner(make, log)
+    policy, belief = aside.manager.policy, aside.state.belief
+    before = belief.dump()
+    for experience in sample_experiences(learner, log):
+        policy.learn(experience)
+        policy.probabilities(experience.joined.decision.state)
+    assert belief.dump() == before, "the belief is the learner's: a policy reads it and changes nothing"
+
+
 def _what_it_keeps_makes_another_its_equal(make: MakePolicy) -> None:
-    policy, states = _trained(make)
-    twin = _new(make, sample_log(150))
-    twin.load(policy.dump())
-    assert twin.version == policy.version, "a restored policy has the version of the one it was dumped from"
-    assert twin.catalogue.names == policy.catalogue.names, "a restored policy offers the same plans"
+    learner, states = _trained(make)
+    twin = sample_learner(make, sample_log(150))
+    twin.load(learner.dump())
+    ours, its = learner.manager.policy, twin.manager.policy
+    assert its.version == ours.version, "a restored policy has the version of the one it was dumped from"
+    assert its.catalogue.names == ours.catalogue.names, "a restored policy offers the same plans"
     for state in states[-20:]:
-        assert np.array_equal(policy.probabilities(state), twin.probabilities(state)), "a restored policy chooses alike"
+        assert np.array_equal(ours.probabilities(state), its.probabilities(state)), "a restored policy chooses alike"
     more = sample_log(30, seed=1)
-    ours = [e.joined.decision.plan for e in sample_experiences(policy, more)]
-    theirs = [e.joined.decision.plan for e in sample_experiences(twin, more)]
-    assert ours == theirs, "a restored policy learns on like the one it was dumped from"
+    chosen, again = ([e.joined.decision.plan for e in sample_experiences(one, more)] for one in (learner, twin))
+    assert chosen == again, "a restored policy learns on like the one it was dumped from"
 
 
 def _it_refuses_what_it_never_kept_and_stays_as_it_was(make: MakePolicy) -> None:
-    policy, states = _trained(make)
+    learner, states = _trained(make)
+    policy = learner.manager.policy
     before, names = policy.probabilities(states[-1]).copy(), policy.catalogue.names
     for garbage in (b"garbage", policy.dump()[:-3] or b"\x00", b"\x80" * 64):
         try:
@@ -184,24 +216,36 @@ def _it_refuses_what_it_never_kept_and_stays_as_it_was(make: MakePolicy) -> None
 def _the_same_past_makes_the_same_policy(make: MakePolicy) -> None:
     one, states = _trained(make)
     other, _ = _trained(make)
-    assert np.array_equal(one.probabilities(states[-1]), other.probabilities(states[-1])), "the same past, the same"
+    here, there = (learner.manager.policy.probabilities(states[-1]) for learner in (one, other))
+    assert np.array_equal(here, there), "the same past, the same"
 
 
 def _a_reward_of_zero_or_one_does_it_no_harm(make: MakePolicy) -> None:
     log = sample_log(40)
-    policy = _new(make, log)
-    for n, experience in enumerate(list(sample_experiences(_new(make, log), log))):
+    policy = sample_learner(make, log).manager.policy
+    for n, experience in enumerate(list(sample_experiences(sample_learner(make, log), log))):
         extreme = replace(experience, own=float(n % 2), reward=replace(experience.reward, value=float(n % 2)))
         policy.learn(replace(extreme, truth=None, correct=np.full_like(experience.correct, np.nan)))
         state = experience.joined.decision.state
         checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
 
 
+def _an_alarm_about_anything_does_it_no_harm(make: MakePolicy) -> None:
+    log = sample_log(80)
+    policy = sample_learner(make, log).manager.policy
+    names = [*(f"accuracy:{n}" for n in log.ensemble.names), "reward", "accuracy:nobody", "own"]
+    for n, experience in enumerate(sample_experiences(sample_learner(make, log), log)):
+        alarms = tuple(DriftEvent(name, float(n), "a test") for name in names[: n % (len(names) + 1)])
+        policy.learn(replace(experience, alarms=alarms))
+        state = experience.joined.decision.state
+        checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
+
+
 def _it_learns_from_decisions_over_other_plans(make: MakePolicy) -> None:
     log = sample_log(60)
-    policy = _new(make, log)
+    policy = sample_learner(make, log).manager.policy
     strange = Catalogue.of(log.ensemble, generate(log.ensemble, subsets=3, cascades=2, stop_at=(0.55,), limit=16))
-    for experience in sample_experiences(make(strange, CONTRACT), log):
+    for experience in sample_experiences(sample_learner(make, log, plans=strange), log):
         policy.learn(experience)
         state = experience.joined.decision.state
         checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
@@ -212,9 +256,11 @@ POLICY_RULES: tuple[Callable[[MakePolicy], None], ...] = (
     _it_gives_a_distribution_before_and_after_learning,
     _choosing_never_learns,
     _a_new_version_says_that_it_has_changed,
+    _it_only_reads_the_belief,
     _what_it_keeps_makes_another_its_equal,
     _it_refuses_what_it_never_kept_and_stays_as_it_was,
     _the_same_past_makes_the_same_policy,
     _a_reward_of_zero_or_one_does_it_no_harm,
+    _an_alarm_about_anything_does_it_no_harm,
     _it_learns_from_decisions_over_other_plans,
 )
