@@ -282,7 +282,7 @@ def _share(value: float | None) -> str:
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--config", "file", required=True, type=click.Path(path_type=Path), help="The configuration to play.")
 @click.option("--policies", default=",".join(build.POLICIES), show_default=True,
-              help="Comma-separated. constant:PLAN plays that plan, constant the config's or all members.")  # fmt: skip
+              help="Comma-separated; docs/replay.md lists all. constant:PLAN plays that plan.")  # fmt: skip
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Runs of each policy.")
 @click.option("--order", type=click.Choice(["kept", "shuffled", "mixed"]), default="kept", show_default=True,
               help="The log's own order, another one for every seed, or some classes at a time.")  # fmt: skip
@@ -425,7 +425,8 @@ def _print_results(results: Results) -> None:
     for name, result in results.policies.items():
         half = (result.interval[1] - result.interval[0]) / 2.0
         gap = "" if result.gap_closed is None else f"{result.gap_closed:.0%}"
-        table.add_row(name, *_figures(result.measures, f"{half:.4f}", gap), f"{result.probe_share:.1%}")
+        shown = f"{name} (in hindsight)" if result.hindsight else name
+        table.add_row(shown, *_figures(result.measures, f"{half:.4f}", gap), f"{result.probe_share:.1%}")
     table.add_section()
     for name, constant in (
         (f"best constant: {results.best_constant.plan}", results.best_constant),
@@ -434,6 +435,7 @@ def _print_results(results: Results) -> None:
     ):
         table.add_row(name, *_figures(constant.measures, "", ""), "")
     table.add_row("oracle (best single member, request by request)", f"{results.oracle:.4f}", *[""] * 7)
+    table.add_row("previous label (costs nothing)", "", "", "", f"{results.previous_label:.4f}", *[""] * 4)
     _console().print(table)
     if results.setting.last < 1.0:
         click.echo(f"Figures are of the last {results.setting.last:.0%} of each run.")
@@ -455,7 +457,8 @@ def _figures(measures: Measures, half: str, gap: str) -> tuple[str, ...]:
 
 def verdict(results: Results) -> list[str]:
     """What the table says, in plain sentences."""
-    name, best = max(results.policies.items(), key=lambda item: item[1].measures.reward)
+    fair = {n: r for n, r in results.policies.items() if not r.hindsight} or results.policies
+    name, best = max(fair.items(), key=lambda item: item[1].measures.reward)
     sentences = [f"{name} earned the most: {best.measures.reward:.4f} a request."]
     against = best.advantage[BEST_PLAN]
     low, high = against.interval

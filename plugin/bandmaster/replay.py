@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from bandmaster.combine import recent_weights
 from bandmaster.contract import Contract
 from bandmaster.core import (
+    DEFAULT_PROFILE,
     NO_ANSWER,
     Answer,
     BandmasterError,
@@ -37,6 +38,7 @@ from bandmaster.metrics import NoFigureError, own_figures, plan_figures
 from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.plans import Catalogue, all_members, compiled, parse_plan
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter
+from bandmaster.references import REFERENCES, Course, Played, previous_label, require_judge
 from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
 from bandmaster.state import RecentAccuracy, StateManager, Tracking
 from bandmaster.table import NO_LABEL
@@ -161,6 +163,8 @@ class Trace:
     reward: FloatArray
     phases: tuple[str, ...] | None
     drift_events: int
+    profiles: tuple[str, ...] | None
+    over_limits: BoolArray
 
 
 def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
@@ -181,7 +185,15 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
             settle(parts.journal, parts.learner, decision.id, Outcome(at=request.at, consensus=True))
         for j in arriving:
             settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=(int(log.truth[j]),)))
-    return tally.trace(drawn, len(parts.journal.events()))
+    played = tally.played(log.ensemble)
+    trace = _trace(drawn, parts.learner.contract, played, tally.own, len(parts.journal.events()))
+    return replace(trace, over_limits=tally.over)
+
+
+def refer(drawn: Drawn, contract: Contract, reference: str, seed: int) -> Trace:
+    """One of ``REFERENCES`` on one seed's traffic, charged as policies are."""
+    course = Course(drawn.log, drawn.arrivals, contract, figures_of(drawn.log, contract), seed)
+    return _trace(drawn, contract, REFERENCES[reference](course), {}, 0)
 
 
 class _Tally:
@@ -190,22 +202,22 @@ class _Tally:
     def __init__(self, log: RecordedLog, contract: Contract) -> None:
         n = len(log)
         self._truth, self._contract = log.truth, contract
-        self._own = {m.name: np.full(n, np.nan) for m in contract.own}
+        self.own = {m.name: np.full(n, np.nan) for m in contract.own}
         self._plans: dict[str, int] = {}
         self._plan, self._stages, self._label = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self._propensity, self._confidence = np.zeros(n), np.zeros(n)
-        self._probed = np.zeros(n, dtype=np.bool_)
+        self._probed, self.over = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._weights = np.zeros((n, len(log.ensemble.names)))
 
     def add(self, i: int, decision: Decision, answer: Answer) -> None:
         self._plan[i] = self._plans.setdefault(decision.plan, len(self._plans))
         self._stages[i], self._label[i] = answer.stages_run, answer.labels[0]
         self._propensity[i], self._confidence[i] = decision.propensity, answer.confidence[0]
-        self._probed[i] = decision.probed
+        self._probed[i], self.over[i] = decision.probed, decision.over_limits
         self._weights[i] = answer.weights
-        if self._own and self._truth[i] != NO_LABEL:
+        if self.own and self._truth[i] != NO_LABEL:
             for name, figure in self._judged(decision, answer, int(self._truth[i])).items():
-                self._own[name][i] = figure
+                self.own[name][i] = figure
 
     def _judged(self, decision: Decision, answer: Answer, truth: int) -> Mapping[str, float]:
         """The user's own metrics; none where one of them has no figure, so that the request has no reward."""
@@ -214,53 +226,73 @@ class _Tally:
         except NoFigureError:
             return {}
 
-    def trace(self, drawn: Drawn, drift_events: int) -> Trace:
-        log, contract = drawn.log, self._contract
-        played = compiled(tuple(self._plans), log.ensemble)
-        known = log.truth != NO_LABEL
-        raw = {
-            "accuracy": np.where(known, self._label == log.truth, np.nan),
-            "confidence": self._confidence,
-            **self._spent(played, figures_of(log, contract)),
-            **self._own,
-        }
-        terms = {m.name: m.normalise(raw[m.name]) for m in contract.metrics if m.name in raw}
-        return Trace(
-            row=log.rows,
-            plans=played.names,
+    def played(self, ensemble: Ensemble) -> Played:
+        recent = np.array([p.weights == "recent" for p in compiled(tuple(self._plans), ensemble).plans])[self._plan]
+        return Played(
+            plans=tuple(self._plans),
             plan=self._plan,
-            propensity=self._propensity,
-            probed=self._probed,
             stages_run=self._stages,
-            ran=np.asarray(self._stages_of(played).any(axis=1)),
             label=self._label,
-            truth=log.truth,
-            raw=raw,
-            terms=terms,
-            reward=np.where(known, contract.rewards(raw), np.nan),
-            phases=log.phases,
-            drift_events=drift_events,
+            confidence=self._confidence,
+            weights=np.where(recent[:, None], self._weights, 1.0),
+            probed=self._probed,
+            propensity=self._propensity,
         )
 
-    def _stages_of(self, played: Catalogue) -> BoolArray:
-        """Who ran in which stage, (N, S, M)."""
-        stages = np.arange(played.stage_members.shape[1])
-        return played.stage_members[self._plan] & (stages < self._stages[:, None])[..., None]
 
-    def _spent(self, played: Catalogue, figures: Figures) -> dict[str, FloatArray]:
-        """What each request took, (N,). A probe runs all other members: its energy and cost are charged."""
-        stages = self._stages_of(played)
-        ran = stages.any(axis=1)
-        charged = ran | self._probed[:, None]
-        recent = np.array([p.weights == "recent" for p in played.plans])[self._plan]
-        weights = np.where(recent[:, None], self._weights, 1.0) * ran
-        explained = np.where(ran, figures.explainability, 0.0) * weights
-        return {
-            "latency": np.where(stages, figures.latency_s[:, None], 0.0).max(axis=-1).sum(axis=-1),
-            "energy": np.where(charged, figures.energy_j, 0.0).sum(axis=-1),
-            "cost": np.where(charged, figures.cost, 0.0).sum(axis=-1),
-            "explainability": explained.sum(axis=-1) / weights.sum(axis=-1),
-        }
+def _trace(drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, FloatArray], drift_events: int) -> Trace:
+    """What ``played`` earned; ``own`` are the figures of the user's own metrics, (N,) each."""
+    log, known = drawn.log, drawn.log.truth != NO_LABEL
+    stages = _stages(played, log.ensemble)
+    raw = {
+        "accuracy": np.where(known, played.label == log.truth, np.nan),
+        "confidence": played.confidence,
+        **_spent(played, stages, figures_of(log, contract)),
+        **own,
+    }
+    return Trace(
+        row=log.rows,
+        plans=played.plans,
+        plan=played.plan,
+        propensity=played.propensity,
+        probed=played.probed,
+        stages_run=played.stages_run,
+        ran=np.asarray(stages.any(axis=1)),
+        label=played.label,
+        truth=log.truth,
+        raw=raw,
+        terms={m.name: m.normalise(raw[m.name]) for m in contract.metrics if m.name in raw},
+        reward=np.where(known, contract.rewards_under(profiles_of(log), raw), np.nan),
+        phases=log.phases,
+        drift_events=drift_events,
+        profiles=log.profiles,
+        over_limits=np.zeros(len(log), dtype=np.bool_),
+    )
+
+
+def _stages(played: Played, ensemble: Ensemble) -> BoolArray:
+    """Who ran in which stage, (N, S, M)."""
+    members = compiled(played.plans, ensemble).stage_members
+    return members[played.plan] & (np.arange(members.shape[1]) < played.stages_run[:, None])[..., None]
+
+
+def _spent(played: Played, stages: BoolArray, figures: Figures) -> dict[str, FloatArray]:
+    """What each request took, (N,). A probe runs all other members: its energy and cost are charged."""
+    ran = stages.any(axis=1)
+    charged = ran | played.probed[:, None]
+    weights = played.weights * ran
+    explained = np.where(ran, figures.explainability, 0.0) * weights
+    return {
+        "latency": np.where(stages, figures.latency_s[:, None], 0.0).max(axis=-1).sum(axis=-1),
+        "energy": np.where(charged, figures.energy_j, 0.0).sum(axis=-1),
+        "cost": np.where(charged, figures.cost, 0.0).sum(axis=-1),
+        "explainability": explained.sum(axis=-1) / weights.sum(axis=-1),
+    }
+
+
+def profiles_of(log: RecordedLog) -> Sequence[str]:
+    """The profile of each request, (N,)."""
+    return log.profiles or (DEFAULT_PROFILE,) * len(log)
 
 
 def figures_of(log: RecordedLog, contract: Contract) -> Figures:
@@ -291,8 +323,10 @@ def trace_frame(trace: Trace, ensemble: Ensemble, policy: str, seed: int, log: i
         "request": trace.row,
         "position": np.arange(len(ran)),
         "phase": pl.Series(trace.phases if trace.phases else [None] * len(ran), dtype=pl.String),
+        "profile": pl.Series(trace.profiles or [DEFAULT_PROFILE] * len(ran), dtype=pl.String),
         "plan": pl.Series([trace.plans[p] for p in trace.plan], dtype=pl.String),
         "propensity": trace.propensity,
+        "over_limits": trace.over_limits,
         "ran": pl.Series(ran, dtype=pl.List(pl.String)),
         "probed": trace.probed,
         "label": _classes(trace.label, ensemble),
@@ -347,7 +381,7 @@ def fixed_plans(
         for start in range(first, len(log), step):
             part = slice(start, start + step)
             raw = _evaluate(group, contract, log, figures, weights, part)
-            rewards[part, which] = contract.rewards(raw)
+            rewards[part, which] = contract.rewards_under(profiles_of(log)[part], raw)
             for name in total:
                 values = raw[name]
                 total[name][which] += (np.nan_to_num(values) if name == "accuracy" else values).sum(axis=0)
@@ -578,8 +612,11 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
                 f"log {number} of {len(bench.logs)}: {bench.traffic.mix.classes} classes cannot be drawn from the "
                 f"{classes} that its labels have; draw fewer"
             )
-    for name in policies:
-        bench.make(name, bench.logs[0], 0)  # a policy that cannot be made is refused before the first run
+    for name in policies:  # what cannot be played is refused before the first run
+        if name in REFERENCES:
+            require_judge(name, bench.contract, bench.logs[0])
+        else:
+            bench.make(name, bench.logs[0], 0)
 
 
 def _yardstick_seeds(bench: _Bench, seeds: int) -> list[int]:
@@ -594,7 +631,10 @@ def _play(bench: _Bench, policy: str, seed: int, part: Path | None) -> Run:
     drawn = bench.draw(seed)
     # One thread of linear algebra: arrays are small, cores are busy with other runs, and sums stay the same.
     with threadpool_limits(1):
-        trace = run(drawn, bench.make, policy, seed)
+        if policy in REFERENCES:
+            trace = refer(drawn, bench.contract, policy, seed)
+        else:
+            trace = run(drawn, bench.make, policy, seed)
     if part is not None:
         trace_frame(trace, drawn.log.ensemble, policy, seed, seed % len(bench.logs)).write_parquet(part)
     first = bench.first(len(drawn.log))
@@ -637,6 +677,7 @@ def _look_back(bench: _Bench, seed: int, keep: bool) -> Hindsight:
             name: np.array([mean(column) for column in fixed.rewards[at - first].T]) for name, at in phases.items()
         },
         oracle=mean(singles.max(axis=1)),
+        previous_label=previous_label(drawn.log, drawn.arrivals, first),
         rewards=fixed.rewards if keep else None,
         seconds=time.perf_counter() - began,
     )

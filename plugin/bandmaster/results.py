@@ -14,6 +14,7 @@ import numpy as np
 
 from bandmaster.core import BandmasterError, FloatArray, IntArray
 from bandmaster.intervals import Interval, block_interval, t_interval
+from bandmaster.references import IN_HINDSIGHT
 
 DIGITS = 6
 """Significant digits in ``results.json``."""
@@ -67,7 +68,8 @@ class Run:
 class Hindsight:
     """Every plan of the catalogue alone, on one traffic. ``by_phase`` maps a phase to the mean rewards (P,) in it;
     ``rewards`` (requests that count, P) is there only where intervals need it; ``oracle`` is the mean of the best
-    single member's reward, request by request.
+    single member's reward, request by request, and ``previous_label`` the accuracy of answering with the newest label
+    known.
     """
 
     seed: int
@@ -75,6 +77,7 @@ class Hindsight:
     plans: tuple[Measures, ...]
     by_phase: Mapping[str, FloatArray]
     oracle: float
+    previous_label: float
     rewards: FloatArray | None
     seconds: float
 
@@ -111,7 +114,7 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
     """One policy over all seeds. ``advantage`` is its reward less another's, paired; ``gap_closed`` is ``None``
-    where the best single member is as good as the oracle.
+    where the best single member is as good as the oracle. ``hindsight``: it knew what nobody could have known.
     """
 
     measures: Measures
@@ -121,6 +124,7 @@ class PolicyResult:
     drift_events: float
     advantage: Mapping[str, Difference]
     by_phase: tuple[Phase, ...]
+    hindsight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ class Results:
     best_by_phase: tuple[PhaseBest, ...]
     all_members: Constant
     oracle: float
+    previous_label: float
     policies: Mapping[str, PolicyResult]
     timing: Mapping[str, Any]
 
@@ -195,6 +200,7 @@ class Results:
             BEST_PLAN: best_plan,
             "all_members": _constant(self.all_members),
             "oracle": {"reward": self.oracle},
+            "previous_label": {"accuracy": self.previous_label},
             "policies": {name: _policy(result) for name, result in self.policies.items()},
         }
         rounded: dict[str, Any] = _rounded(found)
@@ -239,6 +245,7 @@ def _measures(measures: Measures) -> dict[str, Any]:
 def _policy(result: PolicyResult) -> dict[str, Any]:
     measures = _measures(result.measures)
     return {
+        **({"hindsight": True} if result.hindsight else {}),
         "reward": measures.pop("reward"),
         "interval": list(result.interval),
         "gap_closed": result.gap_closed,
@@ -287,6 +294,7 @@ def summarise(
             drift_events=_mean_by_traffic([r.traffic for r in played], [r.drift_events for r in played]),
             advantage={o: _difference(sample - others[o]) for o in others if o != name},
             by_phase=_phases(setting, played),
+            hindsight=name in IN_HINDSIGHT,
         )
     return Results(
         setting=setting,
@@ -295,6 +303,7 @@ def summarise(
         best_by_phase=_best_by_phase(setting, hindsights),
         all_members=Constant(setting.plans[setting.whole], plans[setting.whole]),
         oracle=oracle,
+        previous_label=_mean_by_traffic([h.traffic for h in hindsights], [h.previous_label for h in hindsights]),
         policies=policies,
         timing=timing,
     )

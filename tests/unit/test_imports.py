@@ -14,7 +14,7 @@ ROOT = Path(bandmaster.__file__).parent
 ROOMS = [
     ["core"],
     [
-        *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals"),
+        *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "planner", "probes"),
     ],
     [
