@@ -227,8 +227,9 @@ def orchestrator(
     new_id: Callable[[float], str],
     executor: ThreadPoolExecutor | None = None,
     slow: frozenset[str] = frozenset(),
+    workers: int = 1,
 ) -> Orchestrator:
-    """The answering half, reading the state and policy that ``learning`` holds."""
+    """The answering half, reading the state and policy that ``learning`` holds; one of so many ``workers``."""
     return Orchestrator(
         ensemble=learning.ensemble,
         state=learning.state,
@@ -239,6 +240,7 @@ def orchestrator(
         new_id=new_id,
         executor=executor,
         slow=slow,
+        limits=config.limits.shared(workers),
     )
 
 
@@ -274,7 +276,21 @@ def recorded_logs(
 ) -> list[RecordedLog]:
     """Read recorded ensembles and streams with the members, profiles and classes of ``config``; see ``read_logs``."""
     profiles = {m.name: m.profile for m in config.members}
-    return read_logs(paths, tuple(profiles), profiles, config.classes, cache, told)
+    logs = read_logs(paths, tuple(profiles), profiles, config.classes, cache, told)
+    return [_with_known_profiles(config, path, log) for path, log in zip(paths, logs, strict=True)]
+
+
+def _with_known_profiles(config: Config, path: Path, log: RecordedLog) -> RecordedLog:
+    """The log; without its profiles where the config has none, so that the column may mean anything."""
+    if log.profiles is None or not config.contract.profiles:
+        return log if log.profiles is None else replace(log, profiles=None, unused=(*log.unused, "profile"))
+    for name in dict.fromkeys(log.profiles):
+        try:
+            config.contract.under(name)
+        except BandmasterError as problem:
+            row = log.profiles.index(name)
+            raise BandmasterError(f"{path}: row {row}, column 'profile': {problem}, or add it to profiles:") from None
+    return log
 
 
 def require_known_terms(contract: Contract, log: RecordedLog) -> None:
@@ -282,7 +298,7 @@ def require_known_terms(contract: Contract, log: RecordedLog) -> None:
     for metric, column in (("latency", "latency_s"), ("energy", "energy_j"), ("cost", "cost"),
                            ("explainability", "explainability")):  # fmt: skip
         missing = np.isnan(getattr(log, column)).any(axis=0)
-        if contract.weight(metric) > 0.0 and missing.any():
+        if contract.counts(metric) and missing.any():
             name = log.ensemble.names[int(missing.argmax())]
             raise BandmasterError(
                 f"the contract weighs {metric}, but the log has no full column {name}__{column} and the config no "

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from bandmaster.contract import METRICS, Contract, Goal, Metric, Scale
 from bandmaster.core import DEFAULT_PROFILE, BandmasterError, Ensemble, Profile
+from bandmaster.limits import Budget, Limits
 from bandmaster.metrics import ImportedFunction
 from bandmaster.plans import ALL, parse_plan
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
@@ -67,8 +68,8 @@ _RANGE = {"latency": "[1 ms, 200 ms]", "energy": "[1 mJ, 5 J]", "cost": "[0, 0.0
 _FIGURE = {"latency": "34 ms", "energy": "124 mJ", "cost": "0.001", "explainability": "0.4"}
 
 KEYS = (
-    "service", "method", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "probes",
-    "drift", "feedback", "journal", "seed",
+    "service", "method", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
+    "probes", "drift", "feedback", "journal", "seed",
 )  # fmt: skip
 """What the block may hold."""
 
@@ -154,6 +155,7 @@ class Config:
     classes: tuple[int | str, ...] | None = None
     plans: PlansConfig = field(default_factory=PlansConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    limits: Limits = field(default_factory=Limits)
     probes: Probing = field(default_factory=Probing)
     drift: DriftConfig = field(default_factory=DriftConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
@@ -382,6 +384,8 @@ def _config(at: At, source: Source) -> Config:
     probing = _fields(get("probes"), ("share", "adapt"))
     probes = Probing(_number(probing.get("share"), Probing().share, 0, 1), _flag(probing.get("adapt"), Probing().adapt))
     _check_consensus(at, metrics, members, probes)
+    limits = _limits(get("limits"))
+    _check_prices(at, limits, members)
     names = tuple(m.name for m in members)
     seed = get("seed")
     default = Config(contract=Contract(()), members=(), source=source, root=root)
@@ -394,6 +398,7 @@ def _config(at: At, source: Source) -> Config:
         classes=_classes(get("classes")),
         plans=_plans(get("plans"), names),
         policy=_policy(get("policy"), names),
+        limits=limits,
         probes=probes,
         drift=_drift(get("drift")),
         feedback=_feedback(get("feedback")),
@@ -447,7 +452,9 @@ def _profiles(at: At | None, metrics: Sequence[Metric]) -> dict[str, dict[str, f
     profiles = {}
     for name, entry in _entries(at, "write {fast: {latency: 0.6, accuracy: 0.4}}").items():
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == DEFAULT_PROFILE:
-            fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {DEFAULT_PROFILE}: the contract's own"
+            fix = (
+                f"write a letter, then up to 63 letters, digits, _ or -, and not {DEFAULT_PROFILE}, the contract's own"
+            )
             entry.book.refuse(entry.path, f"{show(name)} is no profile's name; {fix}")
         weights = {metric: _number(w, math.nan, 0.0, 1e6) for metric, w in _fields(entry, known).items()}
         if isinstance(entry.value, Mapping) and not sum(weights.values()):
@@ -688,6 +695,48 @@ def _experts(at: At | None, members: tuple[str, ...]) -> tuple[str, ...]:
         elif not plan or _plan(replace(item, value=plan), members):
             experts[expert] = None
     return tuple(experts)
+
+
+def _limits(at: At | None) -> Limits:
+    get = _fields(at, ("deadline", "energy", "cost")).get
+    deadline = get("deadline")
+    seconds = _quantity(deadline, "time", ("ms", "s")) if deadline else None
+    if deadline and seconds == 0.0:
+        deadline.refuse("leaves no time for an answer; write 200 ms")
+    return Limits(seconds, _budget(get("energy"), "energy", "5 J / 1 min"), _budget(get("cost"), "cost", "0.02 / 1 h"))
+
+
+def _budget(at: At | None, metric: str, example: str) -> Budget | None:
+    """An amount and a period, ``5 J / 1 min``; ``None`` where there is none or it was refused."""
+    if at is None:
+        return None
+    amount, slash, period = (part.strip() for part in (at.value if isinstance(at.value, str) else "").partition("/"))
+    if not slash:
+        at.refuse(f"is no budget; write an amount and a period, as in {example}")
+        return None
+    spent = _figure(replace(at, value=_as_float(amount) if metric == "cost" else amount), metric)
+    per_s = _quantity(replace(at, value=period), "time", ("s", "min"))
+    if spent == 0.0 or per_s == 0.0:
+        at.refuse(f"lets nothing be spent; write an amount and a period above 0, as in {example}")
+    return Budget(spent, per_s) if spent and per_s else None
+
+
+def _as_float(text: str) -> float | str:
+    """The number that a text stands for, or the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _check_prices(at: At, limits: Limits, members: Sequence[MemberConfig]) -> None:
+    """What a plan will cost is known from its members' profiles alone."""
+    for member in members:
+        if limits.cost and member.profile.cost is None:
+            at.book.refuse(
+                (*at.path, "members", member.name),
+                "has no profile.cost, which limits.cost counts; add profile: {cost: 0.001}, or take limits.cost out",
+            )
 
 
 def _drift(at: At | None) -> DriftConfig:

@@ -32,6 +32,7 @@ from bandmaster.core import (
     Status,
 )
 from bandmaster.learner import Learner
+from bandmaster.limits import Limiter, Limits
 from bandmaster.metrics import NoFigureError
 from bandmaster.plans import parse_plan
 from bandmaster.rl_manager import RLManager
@@ -51,7 +52,8 @@ class Settled:
 class Orchestrator:
     """Decides, runs and records; settles and hands on to the learner.
 
-    A request that is probed has all its other members run too, after the reply. A stage with two or more ``slow``
+    A request that is probed has all its other members run too, after the reply. No plan is chosen that breaks a limit
+    while one is on offer that does not. A stage with two or more ``slow``
     members runs in the threads of ``executor``, all of it side by side.
     """
 
@@ -67,10 +69,12 @@ class Orchestrator:
         new_id: Callable[[float], str],
         executor: Executor | None = None,
         slow: frozenset[str] = frozenset(),
+        limits: Limits | None = None,
     ) -> None:
         self.ensemble, self.state, self.manager = ensemble, state, manager
         self._members, self._meter, self._recorder, self._new_id = members, meter, recorder, new_id
         self._executor, self._slow = executor, slow
+        self.limiter = Limiter(limits or Limits(), ensemble)
 
     def answer(self, request: Request) -> tuple[Decision, Answer]:
         """Choose a plan, run it, record both. A probe, if ``decision.probed``, is the caller's to start."""
@@ -80,9 +84,13 @@ class Orchestrator:
     def decide(self, request: Request, *, busy: bool = False) -> Decision:
         """Choose a plan; takes microseconds and runs no member. A ``busy`` caller is spared probes."""
         state = self.state.get_state(request)
+        fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state)
+        if fitting is not None:
+            state = replace(state, fits=tuple(fitting.plans.tolist()))
         offer, probabilities, chosen = self.manager.choose(state)
-        probe_p = state.probe_share if self.manager.policy.probes and not busy else 0.0
-        return Decision(
+        spared = busy or not self.manager.policy.probes or not self.limiter.affords_probe(request, state)
+        probe_p = 0.0 if spared else state.probe_share
+        decision = Decision(
             id=self._new_id(request.at),
             at=request.at,
             plans=offer.names,
@@ -93,7 +101,10 @@ class Orchestrator:
             state=state,
             probe_p=probe_p,
             probed=self.manager.flip(probe_p),
+            over_limits=fitting is not None and fitting.over,
         )
+        self.limiter.expect(decision, request)
+        return decision
 
     def run(self, decision: Decision, request: Request) -> Answer:
         """Run the chosen plan and record the decision with its answer."""
@@ -101,6 +112,7 @@ class Orchestrator:
         plan = parse_plan(decision.plan, self.ensemble)
         weights = recent_weights(decision.state.members.accuracy, len(self.ensemble.classes))
         answer = self._walk(plan, request, weights, decision.state.label_mix)
+        self.limiter.correct(decision, answer.ran)
         self._recorder.record(decision, answer)
         return answer
 
@@ -110,6 +122,7 @@ class Orchestrator:
         complete = {said.name for said in answer.ran if len(said.rows) == len(every)}
         rest = [n for n in self.ensemble.names if n not in complete]
         probed = replace(answer, probes=tuple(self._run_stage(rest, request, every)))
+        self.limiter.correct_probe(decision, request, probed.probes)
         self._recorder.record(decision, probed)
         return probed
 

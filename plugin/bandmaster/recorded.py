@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from bandmaster.core import (
+    DEFAULT_PROFILE,
     Array,
     BandmasterError,
     BoolArray,
@@ -38,7 +39,7 @@ class RecordedLog:
     log's own money and [0, 1], NaN where nobody knows.
 
     ``scores`` and figures stay in the file's order, as they are large: in another order, request ``i`` is their row
-    ``rows[i]``.
+    ``rows[i]``. ``profiles`` (N,) name each request's weights; ``None`` where all are judged by the contract's own.
     """
 
     ensemble: Ensemble
@@ -56,6 +57,7 @@ class RecordedLog:
     sha256: str
     unused: tuple[str, ...] = ()
     order: IntArray | None = None
+    profiles: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -77,7 +79,13 @@ class RecordedLog:
         """Request ``i``. Its only row holds its row in the file, which is all that a recorded member needs."""
         tags = self.tags[i] if self.tags else ()
         row = i if self.order is None else self.order[i]
-        return Request(rows=np.array([[row]]), features=self.features[i], at=float(self.at[i]), tags=tags)
+        return Request(
+            rows=np.array([[row]]),
+            features=self.features[i],
+            at=float(self.at[i]),
+            tags=tags,
+            profile=self.profiles[i] if self.profiles else DEFAULT_PROFILE,
+        )
 
     def redrawn(self, order: IntArray) -> RecordedLog:
         """Some of the requests, any of them as often as named, in another order.
@@ -95,6 +103,7 @@ class RecordedLog:
             tags=tuple(self.tags[i] for i in order) if self.tags else (),
             phases=tuple(self.phases[i] for i in order) if self.phases else None,
             order=self.rows[order],
+            profiles=tuple(self.profiles[i] for i in order) if self.profiles else None,
         )
 
 
@@ -185,7 +194,8 @@ def _read(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> Recor
         at=_times(table),
         features=table.features(),
         tags=_tags(table),
-        phases=tuple(frame["phase"].cast(pl.String).fill_null("").to_list()) if "phase" in table else None,
+        phases=_texts(table, "phase", ""),
+        profiles=_texts(table, "profile", DEFAULT_PROFILE),
         scores=_scores(table, ensemble, known),
         sha256=table.sha256,
         latency_s=figures("latency_s"),
@@ -200,7 +210,7 @@ def _is_used(column: str, members: Sequence[str]) -> bool:
     member, mark, what = column.rpartition("__")
     if mark and member in members:
         return what in ("pred", "conf", "proba", "latency_s", "energy_j", "cost", "explainability")
-    return column in ("label", "label_delay", "ts", "phase") or is_input(column) or column.startswith("ctx_")
+    return column in ("label", "label_delay", "ts", "phase", "profile") or is_input(column) or column.startswith("ctx_")
 
 
 # ---- Members and classes -----------------------------------------------------------------------------------
@@ -278,6 +288,15 @@ def _times(table: Table) -> FloatArray:
     times = table.numbers("ts", must)
     table.refuse("ts", np.isnan(times), must)
     return times
+
+
+def _texts(table: Table, column: str, missing: str) -> tuple[str, ...] | None:
+    """A column as texts; ``None`` where there is none."""
+    if column not in table:
+        return None
+    if (held := table.frame[column].dtype).is_nested():
+        raise BandmasterError(f"{table.path}: column {column!r} holds {held}; give it text")
+    return tuple(table.frame[column].cast(pl.String).fill_null(missing).to_list())
 
 
 def _figure(table: Table, member: str, name: str, declared: float | None) -> FloatArray:

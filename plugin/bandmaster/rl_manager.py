@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bandmaster.core import BandmasterError, Experience, FloatArray, Offer, Policy, State
+from bandmaster.limits import masked
 
 
 def checked_distribution(probabilities: FloatArray, size: int, who: str) -> FloatArray:
@@ -33,9 +34,14 @@ class RLManager:
         self.policy, self._rng = policy, rng
 
     def choose(self, state: State) -> tuple[Offer, FloatArray, int]:
-        """The plans on offer, the distribution over them and the index sampled from it."""
+        """The plans on offer, the distribution over them and the index sampled from it.
+
+        Plans that break a limit have probability 0, whatever the policy says.
+        """
         offer = self.policy.catalogue
         p = checked_distribution(self.policy.probabilities(state), len(offer), self.policy.name)
+        if state.fits:
+            p = checked_distribution(masked(p, np.array(state.fits)), len(offer), self.policy.name)
         return offer, p, sample(p, self._rng)
 
     def flip(self, p: float) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 
-from bandmaster.core import BandmasterError, Experience, FloatArray, Policy, State
+from bandmaster.core import BandmasterError, Experience, FloatArray, IntArray, Policy, State
 from bandmaster.plans import Catalogue, compiled
 from bandmaster.policies.context_free import exp3_gamma
 
@@ -58,14 +59,15 @@ class Exp4Policy:
         """Each expert's distribution over all plans on offer, (experts, P)."""
         advice = np.zeros((len(self._experts), len(self.catalogue)))
         for row, places, expert in zip(advice, self._places, self._experts, strict=True):
-            row[places] = expert.probabilities(state)
+            row[places] = expert.probabilities(_seen_by(places, state))
         return advice
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
         if decision.plan in self.catalogue.names:
             floor = self._gamma / len(self.catalogue)
-            advice = self._advice(decision.state)[:, self.catalogue.index(decision.plan)]
+            now = decision.state if decision.plans == self.catalogue.names else replace(decision.state, fits=())
+            advice = self._advice(now)[:, self.catalogue.index(decision.plan)]
             self._log_weights += floor * advice * experience.own / max(decision.propensity, floor)
             self._log_weights -= self._log_weights.max()
         for expert in self._experts:
@@ -97,6 +99,12 @@ class Exp4Policy:
             raise
         self._log_weights, self._learned = weights, dumped.learned
         self._offer()
+
+
+def _seen_by(places: IntArray, state: State) -> State:
+    """The state for an expert whose plans have these places: which of its own fit, if any does."""
+    fits = tuple(state.fits[place] for place in places) if state.fits else ()
+    return replace(state, fits=fits if any(fits) else ()) if state.fits else state
 
 
 class _Dump(msgspec.Struct, frozen=True):

@@ -45,19 +45,20 @@ class Exploration:
 def spread(values: FloatArray, exploration: Exploration, learned: int) -> FloatArray:
     """The distribution (P,) over plans that are worth ``values`` (P,), after ``learned`` outcomes.
 
-    The same as Vowpal Wabbit's: a test holds the two together. Raises ``BandmasterError`` for ``bag`` and ``rnd``,
+    A plan worth −∞ is not to be chosen. The same as Vowpal Wabbit's: a test holds the two together. Raises ``BandmasterError`` for ``bag`` and ``rnd``,
     which need models of their own rather than values.
     """
-    best, size = int(values.argmax()), len(values)
+    allowed = values > -np.inf
+    best, size = int(values.argmax()), int(allowed.sum())
     if exploration.by == "epsilon":
-        p = np.full(size, exploration.strength / size)
+        p = np.where(allowed, exploration.strength / size, 0.0)
     elif exploration.by == "softmax":
         p = np.exp(exploration.strength * (values - values[best]))
         return np.asarray(p / p.sum())
     elif exploration.by == "squarecb":
         # Foster & Rakhlin 2020, "Beyond UCB", algorithm 1, with a gamma that grows as the regression gets better.
         gamma = exploration.strength * np.sqrt(learned)
-        p = 1.0 / (size + gamma * (values[best] - values))
+        p = np.where(allowed, 1.0 / (size + gamma * (values[best] - np.where(allowed, values, 0.0))), 0.0)
     else:
         raise BandmasterError(
             f"{exploration.by} explores by models of its own, which only policy.use: vw has; take epsilon, squarecb or "

@@ -39,7 +39,7 @@ class BlastPolicy:
 
     def probabilities(self, state: State) -> FloatArray:
         p = np.zeros(len(self.catalogue))
-        p[self._rewards.value.argmax()] = 1.0
+        p[state.within(self._rewards.value).argmax()] = 1.0
         return p
 
     def learn(self, experience: Experience) -> None:

@@ -1,0 +1,206 @@
+"""Hard limits: which plans may be chosen at all, by a deadline and by what budgets of energy and money have left."""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bandmaster.core import (
+    BoolArray,
+    Decision,
+    Ensemble,
+    FloatArray,
+    MemberAnswer,
+    MemberStatistics,
+    Offer,
+    Request,
+    State,
+)
+from bandmaster.plans import Catalogue, compiled
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most ``amount`` > 0 (J, or the user's money) in any ``per_s`` > 0 seconds."""
+
+    amount: float
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The ``limits:`` block. ``None`` stands for no limit; ``deadline_s`` > 0 is for each request."""
+
+    deadline_s: float | None = None
+    energy: Budget | None = None
+    cost: Budget | None = None
+
+    def shared(self, workers: int) -> Limits:
+        """What each of so many workers may spend, so that together they keep within the budgets."""
+        energy, cost = (b and replace(b, amount=b.amount / workers) for b in (self.energy, self.cost))
+        return Limits(self.deadline_s, energy, cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """``plans`` (P,) that may be chosen, at least one; ``over`` where even that one breaks a limit."""
+
+    plans: BoolArray
+    over: bool
+
+
+def fitting(overspent: FloatArray, latency_s: FloatArray, deadline_s: float) -> Fitting:
+    """The plans that keep within the limits, or else the one plan (or several alike) that breaks them least.
+
+    ``overspent`` (P,) is by how much, in shares of it, each plan would exceed the budget that it exceeds most; ≤ 0
+    where it fits, −∞ where there is no budget. Where no plan fits the budgets, the cheapest remain; where of those
+    that remain none meets the deadline, the fastest. So nobody overspends by asking for haste.
+    """
+    fits = overspent <= 0.0
+    remain = fits if fits.any() else overspent == overspent.min()
+    quick = remain & (latency_s <= deadline_s)
+    if quick.any():
+        return Fitting(quick, not fits.any())
+    return Fitting(remain & (latency_s == latency_s[remain].min()), True)
+
+
+def masked(probabilities: FloatArray, fits: BoolArray) -> FloatArray:
+    """The distribution (P,) over the plans that fit: renormalised, or even where it gives them (all but) nothing."""
+    kept = np.where(fits, probabilities, 0.0)
+    total = kept.sum()
+    return np.asarray(kept / total if total > 1e-9 else fits / fits.sum())
+
+
+class Spending:
+    """What has been spent of a budget, in slices of its period.
+
+    A slice counts until all of it is a period ago, so that in no period, wherever it begins, more is counted out than
+    the budget holds. Times may come out of order; what is older than that is forgotten at once.
+    """
+
+    SLICES = 60
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._width = budget.per_s / self.SLICES
+        self._slices: dict[int, float] = {}
+        self._newest = -(1 << 62)
+        self._lock = threading.Lock()  # plans of slow members run, and are paid, in threads
+
+    def left(self, at: float) -> float:
+        """What may still be spent at ``at`` (Unix s); below 0 where more was spent than there was."""
+        with self._lock:
+            self._turn(math.floor(at / self._width))
+            return self.budget.amount - math.fsum(self._slices.values())
+
+    def add(self, at: float, amount: float) -> None:
+        """Count an amount as spent at ``at``; a negative one takes back what was counted in expectation."""
+        with self._lock:
+            k = math.floor(at / self._width)
+            self._turn(k)
+            if k >= self._newest - self.SLICES:
+                self._slices[k] = self._slices.get(k, 0.0) + amount
+
+    def _turn(self, k: int) -> None:
+        if k > self._newest:
+            self._newest = k
+            self._slices = {i: v for i, v in self._slices.items() if i >= k - self.SLICES}
+
+
+class Limiter:
+    """Keeps one orchestrator's decisions within its limits.
+
+    A plan is judged by its whole walk, at its members' recent mean latency and energy and their declared price. Its
+    price is counted when it is chosen and corrected when it has run, so that requests under way are never forgotten.
+    """
+
+    def __init__(self, limits: Limits, ensemble: Ensemble) -> None:
+        self._ensemble = ensemble
+        self._deadline_s = math.inf if limits.deadline_s is None else limits.deadline_s
+        self._energy = Spending(limits.energy) if limits.energy else None
+        self._cost = Spending(limits.cost) if limits.cost else None
+        profiles = [ensemble.profiles.get(name) for name in ensemble.names]
+        self._price = np.array([(p.cost if p else None) or 0.0 for p in profiles])
+        self.over = 0
+        """How many decisions broke a limit because no plan kept within them."""
+
+    def fitting(self, offer: Offer, request: Request, state: State) -> Fitting | None:
+        """Which plans on offer may be chosen; ``None`` where all may."""
+        deadline_s = min(self._deadline_s, math.inf if request.deadline_s is None else request.deadline_s)
+        if deadline_s == math.inf and not self._energy and not self._cost:
+            return None
+        plans = compiled(offer.names, self._ensemble)
+        ran = plans.stage_members.any(axis=1).astype(np.float64)
+        overspent = np.full(len(plans), -np.inf)
+        for spending, each in ((self._energy, state.members.energy_j), (self._cost, self._price)):
+            if spending is not None:
+                over = (ran @ each - spending.left(request.at)) / spending.budget.amount
+                overspent = np.maximum(overspent, over)
+        found = fitting(overspent, _latency(plans, state.members), deadline_s)
+        return None if found.plans.all() and not found.over else found
+
+    def affords_probe(self, request: Request, state: State) -> bool:
+        """Whether a probe fits the budgets, whatever plan is chosen: a probability that depended on that would not be
+        the one that is logged.
+        """
+        times = _times(request)
+        return (not self._energy or times * state.members.energy_j.sum() <= self._energy.left(request.at)) and (
+            not self._cost or times * self._price.sum() <= self._cost.left(request.at)
+        )
+
+    def expect(self, decision: Decision, request: Request) -> None:
+        """Count what a decision is expected to spend, its probe included."""
+        self.over += decision.over_limits
+        for spending, each in self._budgets(decision):
+            probe = self._probe(decision, request, each) if decision.probed else 0.0
+            spending.add(decision.at, self._walk(decision, each) + probe)
+
+    def correct(self, decision: Decision, ran: tuple[MemberAnswer, ...]) -> None:
+        """Put what the plan has really spent in the place of what was expected."""
+        for spending, each in self._budgets(decision):
+            spending.add(decision.at, self._spent(ran, spending) - self._walk(decision, each))
+
+    def correct_probe(self, decision: Decision, request: Request, probes: tuple[MemberAnswer, ...]) -> None:
+        """The same for its probe."""
+        for spending, each in self._budgets(decision):
+            spending.add(decision.at, self._spent(probes, spending) - self._probe(decision, request, each))
+
+    def left(self, at: float) -> dict[str, float]:
+        """What each budget has left, by metric."""
+        named = {"energy": self._energy, "cost": self._cost}
+        return {name: spending.left(at) for name, spending in named.items() if spending is not None}
+
+    def _budgets(self, decision: Decision) -> list[tuple[Spending, FloatArray]]:
+        """Each budget, with what a member (M,) was expected to spend of it when the decision was made."""
+        pairs = ((self._energy, decision.state.members.energy_j), (self._cost, self._price))
+        return [(spending, each) for spending, each in pairs if spending is not None]
+
+    def _walk(self, decision: Decision, each: FloatArray) -> float:
+        plan = compiled((decision.plan,), self._ensemble).plans[0]
+        return float(sum(each[self._ensemble.index(name)] for name in plan.members))
+
+    def _probe(self, decision: Decision, request: Request, each: FloatArray) -> float:
+        """What a probe costs at most, besides the whole walk: members that saw some rows only run again on all."""
+        return _times(request) * float(each.sum()) - self._walk(decision, each)
+
+    def _spent(self, said: tuple[MemberAnswer, ...], spending: Spending) -> float:
+        if spending is self._energy:
+            amounts = [reply.energy_j for reply in said]
+        else:
+            amounts = [
+                self._price[self._ensemble.index(reply.name)] if reply.cost is None else reply.cost for reply in said
+            ]
+        return math.fsum(amount for amount in amounts if not math.isnan(amount))
+
+
+def _latency(plans: Catalogue, members: MemberStatistics) -> FloatArray:
+    """Each plan's whole walk (P,), s: its stages one after the other, each as long as its slowest member."""
+    return np.asarray(np.where(plans.stage_members, members.latency_s, 0.0).max(axis=-1).sum(axis=-1))
+
+
+def _times(request: Request) -> int:
+    """How often, at most, a member runs for a request and its probe."""
+    return 1 if len(request.rows) == 1 else 2
