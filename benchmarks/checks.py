@@ -72,7 +72,7 @@ class Share(Check, tag="share", frozen=True, kw_only=True):
 
 
 class Beats(Check, tag="beats", frozen=True, kw_only=True):
-    """The share of all other policies, none of which has hindsight, that a policy beats: paired intervals above 0."""
+    """The share of all other policies without hindsight that a policy beats: paired intervals above 0."""
 
     policy: str
     play: str = "replay"
@@ -185,10 +185,13 @@ def judged(record: Record, checks: Sequence[AnyCheck], others: Mapping[str, Reco
 
 
 def unbeaten_by(played: Played | None, policy: str) -> tuple[list[str], list[str]]:
-    """Of a play's other policies, those that ``policy`` does not beat with an interval above 0; and all of them."""
+    """Of a play's other policies without hindsight, those that ``policy`` does not beat with an interval above 0; and
+    all of them.
+    """
     if played is None or policy not in played.results["policies"]:
         return [], []
-    peers = [name for name in played.results["policies"] if name != policy]
+    found = played.results["policies"]
+    peers = [name for name in found if name != policy and not found[name].get("hindsight")]
     advantage = played.results["policies"][policy]["advantage"]
     lows = {name: advantage[name]["interval"][0] for name in peers}
     return [name for name, low in lows.items() if low is None or not low > 0.0], peers

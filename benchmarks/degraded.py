@@ -14,6 +14,7 @@ from bandmaster.config import Config
 from bandmaster.core import BandmasterError, BoolArray, FloatArray
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Drawn, Traffic, draw, run
+from bandmaster.results import mean
 from benchmarks.scenario import Degraded
 
 WINDOW = 100
@@ -29,14 +30,23 @@ ALLOWED = 300
 """Labelled requests after which it shall be out, and stay so."""
 
 
+SOON = 3000
+"""Labelled requests after its recovery by which it shall be back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One seed's figures; ``out_after`` and ``back_after`` count labelled requests, ``None`` where it never was."""
+    """One seed's figures; ``out_after`` and ``back_after`` count labelled requests, ``None`` where it never was.
+    ``lost_while`` and ``lost_after`` are reward a request, against the same requests undisturbed: while it is degraded,
+    and once it should be back. A member that is not back, and lost nothing, has found a substitute.
+    """
 
     used_before: float
     out_after: int | None
     out_share: float
     back_after: int | None
+    lost_while: float
+    lost_after: float
 
 
 def measure(
@@ -56,6 +66,8 @@ def measure(
         "out_after": _mean([c.out_after for c in courses]),
         "out_share": _mean([c.out_share for c in courses]),
         "back_after": _mean([c.back_after for c in courses]),
+        "lost_while": _mean([c.lost_while for c in courses]),
+        "lost_after": _mean([c.lost_after for c in courses]),
         "seeds_out": float(np.mean([c.out_after is not None for c in courses])),
         "seeds_back": float(np.mean([c.back_after is not None for c in courses])),
     }
@@ -72,13 +84,14 @@ def _course(scenario: Degraded, config: Config, log: RecordedLog, seed: int) -> 
     drawn = Drawn(_first(drawn.log, ends + scenario.recovered), drawn.arrivals[: ends + scenario.recovered])
     make = build.ReplayFactory(config)
     with threadpool_limits(1):
-        undisturbed = run(drawn, make, scenario.policy, seed).ran
+        undisturbed = run(drawn, make, scenario.policy, seed)
         # Whoever is used most when it begins: an attack on a member that nobody uses would show nothing.
-        member = int(undisturbed[starts // 2 : starts].mean(axis=0).argmax())
+        member = int(undisturbed.ran[starts // 2 : starts].mean(axis=0).argmax())
         rng = np.random.default_rng([seed, 3])
         broken = Drawn(shuffled(drawn.log, member, starts, ends, rng), drawn.arrivals)
-        ran = run(broken, make, scenario.policy, seed).ran
-    return course(undisturbed[:, member], ran[:, member], starts, ends)
+        disturbed = run(broken, make, scenario.policy, seed)
+    lost = undisturbed.reward - disturbed.reward
+    return course(undisturbed.ran[:, member], disturbed.ran[:, member], lost, starts, ends)
 
 
 def _first(log: RecordedLog, requests: int) -> RecordedLog:
@@ -96,8 +109,10 @@ def shuffled(log: RecordedLog, member: int, start: int, end: int, rng: np.random
     return replace(log, scores=scores)
 
 
-def course(undisturbed: BoolArray, ran: BoolArray, starts: int, ends: int) -> Course:
-    """What became of a member that took part in the answers ``ran`` (N,), and ``undisturbed`` would have in these."""
+def course(undisturbed: BoolArray, ran: BoolArray, lost: FloatArray, starts: int, ends: int) -> Course:
+    """What became of a member that took part in the answers ``ran`` (N,), and ``undisturbed`` would have in these,
+    each having ``lost`` so much reward, NaN where there is no label.
+    """
     use = _ahead(ran[starts:ends])
     (out,) = np.nonzero(use <= OUT)
     (back,) = np.nonzero(_ahead(ran[ends:]) >= BACK * undisturbed[ends:].mean())
@@ -106,6 +121,8 @@ def course(undisturbed: BoolArray, ran: BoolArray, starts: int, ends: int) -> Co
         out_after=int(out[0]) if len(out) else None,
         out_share=1.0 - float(ran[starts + ALLOWED : ends].mean()),
         back_after=int(back[0]) if len(back) else None,
+        lost_while=mean(lost[starts:ends]),
+        lost_after=mean(lost[ends + SOON :]),
     )
 
 

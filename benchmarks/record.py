@@ -29,7 +29,6 @@ class Played(msgspec.Struct, frozen=True):
     requests: int
     results: dict[str, Any]
     at: float | None = None
-    previous_label: float | None = None
     curves: tuple[Curve, ...] = ()
 
 

@@ -168,8 +168,15 @@ def _play(played: Played) -> str:
         half = None if low is None or high is None else (high - low) / 2.0
         figures = (_number(policy["gap_closed"]), *(_number(policy[m]) for m in _MEASURES))
         ahead = _ahead(results, name)
+        title = f"{name}, in hindsight" if policy.get("hindsight") else name
         rows.append(
-            (name, f"{_number(policy['reward'])} ± {_number(half, 2)}", *figures, _number(policy["probe_share"]), ahead)
+            (
+                title,
+                f"{_number(policy['reward'])} ± {_number(half, 2)}",
+                *figures,
+                _number(policy["probe_share"]),
+                ahead,
+            )
         )
     for name in ("best_constant", "best_constant_plan", "all_members"):
         found = results[name]
@@ -196,9 +203,9 @@ def _remarks(played: Played) -> list[str]:
     if peers:
         names = f"; not {', '.join(unbeaten)}" if unbeaten else ""
         lines.append(f"- {LEAD} beats {len(peers) - len(unbeaten)} of {len(peers)} peers, intervals above 0{names}.")
-    if played.previous_label is not None:
-        lines.append(f"- Repeating the newest known label is right {_number(played.previous_label)} of the time.")
-    return [*lines, ""] if lines else []
+    repeating = played.results["previous_label"]["accuracy"]
+    lines.append(f"- Repeating the newest known label is right {_number(repeating)} of the time.")
+    return [*lines, ""]
 
 
 def _sweep(record: Record) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from bandmaster.config import POLICIES, Config, Source, parse
 from bandmaster.core import BandmasterError
+from bandmaster.references import REFERENCES
 from bandmaster.replay import Mix, Order, Traffic
 from benchmarks.checks import AnyCheck
 
@@ -20,13 +21,8 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 PEERS = "peers"
 """Stands, among policies, for every other one that the engine knows, and those that it lacks."""
 
-UNAVAILABLE = {
-    "meta-des": "META-DES is DESlib's, and DESlib 0.3.7 fails with today's scikit-learn",
-    "frugalml-offline": "a FrugalML-style offline strategy (base, add-on, per-label thresholds) is not built yet",
-    "dynamic-weighted-majority": "dynamic weighted majority is not built yet",
-    "knora-u": "KNORA-U is not built yet",
-}
-"""Peers that a comparison should have and this one has not, with the reason, unless the engine has learned them."""
+UNAVAILABLE = {"meta-des": "META-DES is DESlib's, and DESlib 0.3.7 fails with today's scikit-learn"}
+"""Peers that a comparison should have and this one has not, with the reason."""
 
 
 # ---- Where a log comes from ----------------------------------------------------------------------------------
@@ -207,8 +203,7 @@ def expand(policies: Sequence[str]) -> tuple[str, ...]:
     if PEERS not in policies:
         return tuple(policies)
     named = [p for p in policies if p != PEERS]
-    lacking = [p for p in UNAVAILABLE if p not in POLICIES]
-    return (*named, *(p for p in (*POLICIES, *lacking) if p not in named))
+    return (*named, *(p for p in (*POLICIES, *REFERENCES, *UNAVAILABLE) if p not in named))
 
 
 def load(path: Path) -> Scenario:

@@ -15,7 +15,8 @@ from bandmaster.config import Config
 from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.plans import Catalogue
 from bandmaster.recorded import RecordedLog
-from bandmaster.replay import Drawn, Step, Traffic, draw, replay
+from bandmaster.references import REFERENCES, require_judge
+from bandmaster.replay import Step, replay
 from bandmaster.table import NO_LABEL
 from benchmarks import decision_cost, degraded
 from benchmarks.record import Curve, MemberFigures, Played, Record
@@ -135,8 +136,7 @@ def _play(
         )
         requests = traffic.length(bench.logs[0])
         curves = () if trace is None else _curves(trace, requests)
-    previous = previous_label(bench.logs, traffic, bench.seeds, spec.last)
-    return Played(requests, results.as_json(), play.at, previous, curves), results.timing["us_per_request"]
+    return Played(requests, results.as_json(), play.at, curves), results.timing["us_per_request"]
 
 
 def _curves(trace: Path, requests: int) -> tuple[Curve, ...]:
@@ -145,28 +145,6 @@ def _curves(trace: Path, requests: int) -> tuple[Curve, ...]:
     means = pl.scan_parquet(trace).group_by("policy", part).agg(pl.col("reward").mean()).collect().sort("part")
     policies = pl.scan_parquet(trace).select(pl.col("policy").unique(maintain_order=True)).collect()["policy"]
     return tuple(Curve(p, tuple(means.filter(pl.col("policy") == p)["reward"])) for p in policies)
-
-
-# ---- Yardsticks that the engine has not ------------------------------------------------------------------------
-
-
-def previous_label(logs: Sequence[RecordedLog], traffic: Traffic, seeds: int, last: float) -> float:
-    """The accuracy of answering with the newest label that is known, over the ``last`` share; mean over seeds.
-
-    It costs nothing and looks at nothing: where it scores high, labels come in runs, and whatever follows them seems
-    good. Before the first label is known it is wrong.
-    """
-    return float(np.mean([_previous(draw(logs[seed % len(logs)], traffic, seed), last) for seed in range(seeds)]))
-
-
-def _previous(drawn: Drawn, last: float) -> float:
-    truth = drawn.log.truth
-    # What arrives at a request is settled after it was answered: it is known from the next one on.
-    newest = np.array([-1, *(max(arriving, default=-1) for arriving in drawn.arrivals[:-1])])
-    known = np.maximum.accumulate(newest)
-    right = (known >= 0) & (truth[known] == truth)
-    counts = np.arange(len(truth)) >= len(truth) - max(1, round(last * len(truth)))
-    return float(right[counts & (truth != NO_LABEL)].mean())
 
 
 def _members(log: RecordedLog) -> tuple[MemberFigures, ...]:
@@ -191,10 +169,13 @@ def _members(log: RecordedLog) -> tuple[MemberFigures, ...]:
 def _available(policies: Sequence[str], config: Config, log: RecordedLog) -> tuple[list[str], dict[str, str]]:
     """The policies that can be made here, and why the others cannot."""
     make = build.ReplayFactory(config)
-    lacking: dict[str, str] = {}
+    lacking = {name: UNAVAILABLE[name] for name in policies if name in UNAVAILABLE}
     for name in policies:
         try:
-            make(name, log, 0)
+            if name in REFERENCES:
+                require_judge(name, config.contract, log)
+            elif name not in lacking:
+                make(name, log, 0)
         except BandmasterError as problem:
-            lacking[name] = UNAVAILABLE.get(name, str(problem))
+            lacking[name] = str(problem)
     return [p for p in policies if p not in lacking], lacking

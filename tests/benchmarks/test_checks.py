@@ -55,7 +55,8 @@ def test_a_peer_counts_as_beaten_only_with_an_interval_above_zero(intervals):
     advantage = {name: {"mean": sum(i) / 2, "interval": list(i)} for name, i in intervals.items()}
     # The advantage over what is chosen in hindsight does not count: it is no peer.
     advantage["best_constant_plan"] = {"mean": -1.0, "interval": [-2.0, 0.0]}
-    policies = {"bandit": {"advantage": advantage}, **{name: {} for name in intervals}}
+    advantage["offline"] = {"mean": -1.0, "interval": [-2.0, 0.0]}
+    policies = {"bandit": {"advantage": advantage}, **{name: {} for name in intervals}, "offline": {"hindsight": True}}
     found = Beats(name="b", policy="bandit").figure(record(plays={"replay": played(policies)}), {})
     assert found == pytest.approx(sum(low > 0.0 for low, _ in intervals.values()) / len(intervals))
 

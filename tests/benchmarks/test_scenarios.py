@@ -7,6 +7,7 @@ import pytest
 
 from bandmaster.config import POLICIES
 from bandmaster.core import BandmasterError
+from bandmaster.references import REFERENCES
 from benchmarks.checks import OfSeveral
 from benchmarks.scenario import PEERS, SCENARIOS, UNAVAILABLE, Hosted, Replayed, Summary, expand, load, load_all
 
@@ -29,7 +30,7 @@ def test_every_configuration_and_traffic_that_a_scenario_means_is_accepted(scena
     for play in scenario.all_plays().values() if isinstance(scenario, Replayed) else ():
         scenario.read_config(play.settings)
         play.traffic.traffic()
-        assert {p.partition(":")[0] for p in play.policies} <= {*POLICIES, *UNAVAILABLE}
+        assert {p.partition(":")[0] for p in play.policies} <= {*POLICIES, *REFERENCES, *UNAVAILABLE}
 
 
 @pytest.mark.parametrize("scenario", by_kind(Replayed))
@@ -78,7 +79,7 @@ def test_peers_are_all_policies_that_are_not_named_each_once():
     found = expand(("bandit", PEERS))
     assert found[0] == "bandit"
     assert len(set(found)) == len(found)
-    assert set(POLICIES) <= set(found)
+    assert {*POLICIES, *REFERENCES, *UNAVAILABLE} == set(found)
 
 
 @pytest.mark.parametrize(

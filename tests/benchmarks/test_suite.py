@@ -1,13 +1,11 @@
 """Scenarios run end to end on made logs, and the report says what their records say."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bandmaster.replay import Drawn
 from benchmarks import __main__ as command
 from benchmarks import decision_cost, degraded, record, report, scenario, suite
 from benchmarks.checks import Beats, Measure, judged
@@ -123,17 +121,6 @@ def test_the_command_writes_results_and_says_what_fails(config_file, tmp_path, m
 # ---- Yardsticks and experiments --------------------------------------------------------------------------------
 
 
-def test_the_previous_label_is_the_newest_one_that_had_arrived(config_file, place):
-    found = tiny(config_file)
-    (log,) = logs_of(found, found.read_config(), place, 1, lambda line: None)
-    truth = np.array([0, 0, 1, 1, 1, 0])
-    log = log.redrawn(np.arange(6))
-    drawn = Drawn(replace(log, truth=truth), ((0,), (1,), (), (2, 3), (), (4, 5)))
-    # Before request 0 nothing is known; then labels 0, 1, 1, 3, 3 are the newest.
-    assert suite._previous(drawn, 1.0) == pytest.approx(np.mean([False, True, False, False, True, False]))
-    assert suite._previous(drawn, 0.5) == pytest.approx(np.mean([False, True, False]))
-
-
 def test_made_ensembles_repeat_themselves_and_dearer_members_are_better(config_file):
     members = [(m.name, m.profile) for m in tiny(config_file).read_config().members]
     frame = made(Made(rows=4000, classes=5, features=1), members)
@@ -161,12 +148,14 @@ def test_a_member_is_out_and_back_where_windows_say_so():
     undisturbed = np.ones(3000, dtype=bool)
     ran = undisturbed.copy()
     ran[1150:2200] = False
-    found = degraded.course(undisturbed, ran, 1000, 2000)
+    lost = np.where(ran, 0.0, 0.25)
+    found = degraded.course(undisturbed, ran, lost, 1000, 2000)
     assert found.used_before == 1.0
     assert found.out_after == 145  # five answers of the next hundred still have it
     assert found.back_after == 150  # half of the next hundred have it again
     assert found.out_share == 1.0
-    never = degraded.course(undisturbed, np.zeros(3000, dtype=bool), 1000, 2000)
+    assert found.lost_while == pytest.approx(0.25 * 850 / 1000)
+    never = degraded.course(undisturbed, np.zeros(3000, dtype=bool), lost, 1000, 2000)
     assert (never.out_after, never.back_after) == (0, None)
 
 
