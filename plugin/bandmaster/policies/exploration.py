@@ -45,8 +45,8 @@ class Exploration:
 def spread(values: FloatArray, exploration: Exploration, learned: int) -> FloatArray:
     """The distribution (P,) over plans that are worth ``values`` (P,), after ``learned`` outcomes.
 
-    A plan worth −∞ is not to be chosen. The same as Vowpal Wabbit's: a test holds the two together. Raises ``BandmasterError`` for ``bag`` and ``rnd``,
-    which need models of their own rather than values.
+    A plan worth −∞ is not to be chosen. The same as Vowpal Wabbit's: a test holds the two together. Raises
+    ``BandmasterError`` for ``bag`` and ``rnd``, which need models of their own rather than values.
     """
     allowed = values > -np.inf
     best, size = int(values.argmax()), int(allowed.sum())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, cast
 
@@ -19,17 +21,20 @@ from starlette.responses import JSONResponse
 
 from bandmaster import build
 from bandmaster.config import Config
-from bandmaster.core import Array, BandmasterError, FloatArray, Request
+from bandmaster.contract import Contract
+from bandmaster.core import DEFAULT_PROFILE, Array, BandmasterError, FloatArray, Request
 from bandmaster.features import features_of
 from bandmaster.plans import Catalogue
 from bandmaster.serving.door import feedback_refusal
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S, Receipt, Report, StatePage
 from bandmaster.serving.signature import Reply, Rows
-from bandmaster.serving.worker import Worker, worker_number
+from bandmaster.serving.worker import Worker, worker_count, worker_number
 
 _log = logging.getLogger("bandmaster.front")
 
 DECISION_HEADER = "x-orchestration-decision"
+PROFILE_HEADER = "x-orchestration-profile"
+DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
 """The most outcomes that one post may report: the learner takes them in one go, and others wait."""
 
@@ -49,6 +54,32 @@ class Refusal(Exception):  # noqa: N818 - not always an error: the learner may b
             raise self
         context.response.status_code = self.status  # BentoML overwrites the response's own with this
         return JSONResponse({"error": str(self)}, status_code=self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for by its headers: a profile to be judged by, ``deadline_s`` to be answered within."""
+
+    profile: str = DEFAULT_PROFILE
+    deadline_s: float | None = None
+
+
+def asked_by(headers: Mapping[str, str], contract: Contract) -> Asked:
+    """Read the headers. Raises ``Refusal`` for a profile that the contract does not have, and what is no deadline."""
+    profile, deadline = headers.get(PROFILE_HEADER, DEFAULT_PROFILE), headers.get(DEADLINE_HEADER)
+    try:
+        contract.under(profile)
+    except BandmasterError as problem:
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"{PROFILE_HEADER}: {problem}") from None
+    if deadline is None:
+        return Asked(profile)
+    # float() would take "1_0" and "nan" too.
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", deadline) or float(deadline) == 0.0:
+        raise Refusal(
+            HTTPStatus.BAD_REQUEST,
+            f"{DEADLINE_HEADER}: {deadline[:64]!r} is no number of milliseconds above 0; send 50",
+        )
+    return Asked(profile, float(deadline) / 1000.0)
 
 
 class Feedback(pydantic.BaseModel):
@@ -110,7 +141,7 @@ class Front:
                 self._in_process_learner = learner
                 await learner.start()
             self._learner = learner.to_async
-            self._worker = Worker(self._config, self._hosted, self._plans, worker_number())
+            self._worker = Worker(self._config, self._hosted, self._plans, worker_number(), worker_count())
             self._following = asyncio.create_task(self._worker.follow())
             # What lives now lives for ever: keep the collector from walking it in the middle of a request.
             gc.collect()
@@ -144,7 +175,8 @@ class Front:
         self, service: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: bentoml.Context | None
     ) -> Any:
         rows = self._to_rows(service, args, kwargs)
-        request = Request(rows=rows, features=self._features(rows), at=time.time())
+        asked = Asked() if context is None else asked_by(context.request.headers, self._config.contract)
+        request = Request(rows, self._features(rows), time.time(), profile=asked.profile, deadline_s=asked.deadline_s)
         decision, answer = await self.worker.answer(request)
         if decision.probed and self._config.contract.by_consensus:
             judged = asyncio.create_task(self._leave_to_consensus(decision.id, request.at))
@@ -240,5 +272,9 @@ class Front:
             page: StatePage = await self._ask_learner("state")
         except Refusal as refusal:
             return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
-        worker = {"number": worker_number(), "snapshot_version": self.worker.snapshot}
+        worker = {
+            "number": worker_number(),
+            "snapshot_version": self.worker.snapshot,
+            **self.worker.limits(time.time()),
+        }
         return JSONResponse({**page.model_dump(), "worker": worker})

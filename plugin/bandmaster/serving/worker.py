@@ -29,7 +29,8 @@ THREADS = 8
 class Worker:
     """Everything that one server process needs to answer. Made on, and belonging to, the server's event loop."""
 
-    def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, worker: int) -> None:
+    def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, worker: int, workers: int = 1) -> None:
+        """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly."""
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         key = load_key(path.parent)
@@ -51,6 +52,7 @@ class Worker:
             new_id=self.ids.new,
             executor=self._stage_threads,
             slow=hosted.slow,
+            workers=workers,
         )
         self._probes: set[asyncio.Future[Answer]] = set()
         self._event_loop = asyncio.get_running_loop()
@@ -79,6 +81,11 @@ class Worker:
         self._probes.discard(probe)
         if not probe.cancelled() and (problem := probe.exception()) is not None:
             _log.error("a probe failed, its decision keeps what it had", exc_info=problem)
+
+    def limits(self, now: float) -> dict[str, Any]:
+        """For the state page: what this worker has left of its share of each budget, and its decisions over limits."""
+        limiter = self._orchestrator.limiter
+        return {"over_limits": limiter.over, "left": limiter.left(now)}
 
     async def follow(self) -> None:
         """Take over each new snapshot, for as long as the process lives."""
@@ -113,3 +120,14 @@ def worker_number() -> int:
     from bentoml._internal.context import server_context
 
     return server_context.worker_index or os.getpid()
+
+
+def worker_count() -> int:
+    """How many workers this process's service has, as BentoML counts them; 1 where it runs in another's process."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.context import server_context
+    from bentoml._internal.resource import system_resources
+
+    service = BentoMLContainer.config.services.get().get(server_context.service_name) or {}
+    workers = service.get("workers") or 1
+    return int(system_resources()["cpu"]) or 1 if workers == "cpu_count" else int(workers)
