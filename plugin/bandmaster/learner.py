@@ -65,18 +65,12 @@ class Learner:
     def refuses(self, joined: Joined) -> str | None:
         """Why this decision cannot be learned from, in a sentence; ``None`` when it can."""
         decision, outcome = joined.decision, joined.outcome
-        try:
-            compiled(decision.plans, self.ensemble)
-        except BandmasterError as problem:
-            return f"decision {decision.id} was offered plans over other members than today's: {problem}"
-        if len(joined.answer.weights) != len(self.ensemble.names):
-            return f"decision {decision.id} was made with {len(joined.answer.weights)} members, not today's"
+        if (why := self._outdated(decision, joined.answer)) is not None:
+            return why
         try:
             self.contract.under(decision.profile)
         except BandmasterError as problem:
             return f"decision {decision.id} was made under other profiles than today's: {problem}"
-        if joined.answer.scores.shape[1] != len(self.ensemble.classes):
-            return f"decision {decision.id} was answered with other classes than today's models do"
         if self.contract.by_consensus != outcome.consensus:
             source = "consensus" if self.contract.by_consensus else "labels"
             return f"decision {decision.id}: the contract takes accuracy from {source}, and never from both"
@@ -84,6 +78,18 @@ class Learner:
             return f"decision {decision.id} was not probed, so that there are no others' answers to agree with"
         if outcome.labels is not None and len(outcome.labels) != len(joined.answer.labels):
             return f"decision {decision.id} has {len(joined.answer.labels)} rows, but {len(outcome.labels)} labels came"
+        return None
+
+    def _outdated(self, decision: Decision, answer: Answer) -> str | None:
+        """Why this ensemble cannot have made the decision."""
+        try:
+            compiled(decision.plans, self.ensemble)
+        except BandmasterError as problem:
+            return f"decision {decision.id} was offered plans over other members than today's: {problem}"
+        if len(answer.weights) != len(self.ensemble.names):
+            return f"decision {decision.id} was made with {len(answer.weights)} members, not today's"
+        if answer.scores.shape[1] != len(self.ensemble.classes):
+            return f"decision {decision.id} was answered with other classes than today's models do"
         return None
 
     def learn(self, joined: Joined) -> Experience:
@@ -113,7 +119,12 @@ class Learner:
         return Experience(joined, reward, own.value, scores, known, figures, truth, correct, evidence)
 
     def notice(self, decision: Decision, answer: Answer) -> None:
-        """Learn what a request tells before its outcome is known; to be called once for each, with its probe."""
+        """Learn what a request tells before its outcome is known; to be called once for each, with its probe.
+
+        Nothing is learned from what another ensemble decided.
+        """
+        if self._outdated(decision, answer) is not None:
+            return
         scores, known = self.outputs(answer)
         self.state.notice(scores, known, decision.probed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,7 @@ from bandmaster.config import Config, load
 from bandmaster.core import Answer, BandmasterError, Decision, Request, Snapshot
 from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop, Report
-from bandmaster.serving.worker import Worker
+from bandmaster.serving.worker import BUSY_AT, THREADS, Worker
 from tests.serving.tiny import LABELS, POISON, ROWS, project
 
 
@@ -119,6 +120,150 @@ def test_a_failed_member_is_recorded_and_the_rest_of_its_plan_answers(tmp_path: 
     ((_, answer),) = ask(config, build.host(config), row)
     assert {a.name: a.error is None for a in answer.ran} == {"linear": True, "fragile": False}
     assert answer.labels[0] >= 0
+
+
+def test_every_answered_request_is_noticed_once_and_its_probe_with_it(
+    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed: list[tuple[str, int]] = []
+    real = loop._learner.notice
+
+    def notice(decision: Decision, answer: Answer) -> None:
+        noticed.append((decision.id, len(answer.probes)))
+        real(decision, answer)
+
+    monkeypatch.setattr(loop._learner, "notice", notice)
+    answers = ask(config, hosted, ROWS[:60])
+    probed = {d.id for d, _ in answers if d.probed}
+    assert 0 < len(probed) < 60
+    for _ in range(3):
+        loop.tick()
+        loop.state()
+    assert sorted(id_ for id_, _ in noticed) == sorted(d.id for d, _ in answers)
+    ran = {d.id: len(a.ran) for d, a in answers}
+    assert all(probes == (4 - ran[id_] if id_ in probed else 0) for id_, probes in noticed)
+    loop.settle([report(d, int(label)) for (d, _), label in zip(answers, LABELS[:60], strict=True)])
+    loop.tick()
+    assert len(noticed) == 60
+    assert loop._learner.state._probes.made == len(probed)
+
+
+def test_the_mix_of_classes_is_followed_without_any_label_and_reaches_the_workers(tmp_path: Path) -> None:
+    config = load(project(tmp_path, seed=3, probes={"share": 0.5}) / "bentofile.yaml")
+    hosted = build.host(config)
+    order, only = np.random.default_rng(0).permutation(len(ROWS)), ROWS[LABELS == 1]
+    taught = ask(config, hosted, ROWS[order])
+    loop = make_loop(config, hosted)
+    for (decision, _), label in zip(taught, LABELS[order], strict=True):
+        loop.settle([report(decision, int(label))])
+    before = loop.state().label_mix
+    assert max(before.values()) < 0.6
+    asked = ask(config, hosted, np.concatenate([only, only]))
+    loop._published = 0.0  # as if the last snapshot were long ago
+    loop.tick()
+    page = loop.state()
+    loop.close()
+    assert page.counts["joined"] == len(taught)
+    assert page.counts["decisions"] == len(taught) + len(asked)
+    assert page.label_mix["versicolor"] > 0.8
+
+    async def follow() -> np.ndarray:
+        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=2)
+        worker.poll()
+        await worker.close()
+        return worker._learned.state.label_mix
+
+    assert asyncio.run(follow())[1] == pytest.approx(page.label_mix["versicolor"])
+
+
+def test_a_new_learner_notices_what_lies_in_the_spools_and_only_that(config: Config, hosted: build.Hosted) -> None:
+    answers = ask(config, hosted, ROWS[:20])
+    first = make_loop(config, hosted)
+    first.settle([report(d, 0) for d, _ in answers[:10]])
+    first.tick()  # publishes
+    more = ask(config, hosted, ROWS[20:40])
+    first._journal.close()  # as kill -9 leaves it
+    first._lease.close()
+    second = make_loop(config, hosted)
+    made = second._learner.state._probes.made
+    second.tick()
+    counts, all_made = second.state().counts, second._learner.state._probes.made
+    second.close()
+    assert made == sum(d.probed for d, _ in answers)
+    assert all_made == sum(d.probed for d, _ in [*answers, *more])
+    assert counts["decisions"] == 40
+
+
+def test_a_learner_that_starts_anew_notices_again_what_it_learns_again(config: Config, hosted: build.Hosted) -> None:
+    order = np.random.default_rng(0).permutation(len(ROWS))
+    answers = ask(config, hosted, ROWS[order])
+    first = make_loop(config, hosted)
+    first.settle([report(d, int(label)) for (d, _), label in zip(answers, LABELS[order], strict=True)])
+    first._journal.close()  # before anything was published
+    first._lease.close()
+    second = make_loop(config, hosted)
+    state = second._learner.state
+    second.close()
+    assert state._probes.made == sum(d.probed for d, _ in answers)
+    assert state.label_mix.min() > 0.2  # a third each was asked
+
+
+def test_what_another_ensemble_decided_is_not_noticed(config: Config, hosted: build.Hosted) -> None:
+    answers = ask(config, hosted, ROWS[:20])
+    assert len(answers) == 20
+    more = replace(hosted.ensemble, classes=(*hosted.ensemble.classes, "a fourth"))
+    loop = LearningLoop(config, more, build.catalogue(config, more))
+    loop.tick()
+    page = loop.state()
+    loop.close()
+    assert page.counts["decisions"] == 20
+    assert set(page.label_mix.values()) == {0.25}
+
+
+def test_while_much_is_under_way_nothing_is_probed_and_that_is_what_is_logged(tmp_path: Path) -> None:
+    config = load(project(tmp_path, seed=3, probes={"share": 1.0, "adapt": False}) / "bentofile.yaml")
+    hosted = build.host(config)
+    for member in hosted.members.values():
+        member.latency_s = 1.0  # declared slow: they run in threads, and so overlap
+
+    async def work() -> tuple[list[Decision], list[Decision], Decision]:
+        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        gate, real = threading.Event(), worker._orchestrator.run
+
+        def held(decision: Decision, request: Request) -> Answer:
+            assert gate.wait(30.0)
+            return real(decision, request)
+
+        worker._orchestrator.run = held  # type: ignore[method-assign]
+        requests = [Request(r[None].astype(np.float32), r, time.time()) for r in ROWS[: THREADS + 2]]
+        asked = [asyncio.create_task(worker.answer(r)) for r in requests]
+        await asyncio.sleep(0)  # each has been decided, none answered
+        gate.set()
+        together = [d for d, _ in await asyncio.gather(*asked)]
+        await asyncio.gather(*worker._probes)
+        alone = []
+        for request in requests:
+            alone.append((await worker.answer(request))[0])
+            await asyncio.gather(*worker._probes)
+        probing, real_probe, shut = [], worker._orchestrator.probe, threading.Event()
+
+        def stuck(decision: Decision, answer: Answer, request: Request) -> Answer:
+            assert shut.wait(30.0)
+            return real_probe(decision, answer, request)
+
+        worker._orchestrator.probe = stuck  # type: ignore[method-assign]
+        for request in requests[: BUSY_AT + 1]:
+            probing.append((await worker.answer(request))[0])
+        shut.set()
+        await worker.close()
+        assert [d.probed for d in probing[:BUSY_AT]] == [True] * BUSY_AT
+        return together, alone, probing[-1]
+
+    together, alone, behind_probes = asyncio.run(work())
+    assert [(d.probe_p, d.probed) for d in together[:BUSY_AT]] == [(1.0, True)] * BUSY_AT
+    assert [(d.probe_p, d.probed) for d in together[BUSY_AT:]] == [(0.0, False)] * (THREADS + 2 - BUSY_AT)
+    assert all(d.probed for d in alone)
+    assert (behind_probes.probe_p, behind_probes.probed) == (0.0, False)
 
 
 def test_slow_members_leave_the_event_loop_free(config: Config, hosted: build.Hosted) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +46,8 @@ _BATCH = 500
 _SCHEME = "sqlite:///"
 _log = logging.getLogger(__name__)
 
+Complete = Callable[[Decision, Answer], None]
+
 # `tally` is kept beside the rows so that counts() costs the same after ten million of them; duplicates and
 # outcomes with forged ids leave no row at all. `spools` says up to where each spool has been taken over,
 # and keeps saying so: another owner may still have a removed spool open.
@@ -79,10 +81,12 @@ class SqliteJournal:
     ``BandmasterError`` when the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, key: bytes, window_s: float = math.inf) -> None:
+    def __init__(self, path: Path, key: bytes, window_s: float = math.inf, complete: Complete | None = None) -> None:
         """``path`` is the database, made if missing; ``key`` seals snapshots.
 
-        An outcome more than ``window_s`` seconds after its decision is late.
+        An outcome more than ``window_s`` seconds after its decision is late. ``complete`` is called once for each
+        decision, after it was stored for good: with the probe that it announced, or, where none comes, when it is
+        settled without. It must not raise.
         """
         self.path = path
         self.spools = spool_folder(path)
@@ -91,6 +95,8 @@ class SqliteJournal:
         self._lock = threading.RLock()
         self._readers: dict[Path, SpoolReader] = {}
         self._unreadable: set[Path] = set()
+        self._complete = complete
+        self._completed: list[tuple[bytes, bytes]] = []  # by the transaction under way
         self._connection = _open(path)
         last = self._one("SELECT at FROM outcomes ORDER BY arrival DESC LIMIT 1")
         self._clock: float = -math.inf if last is None else last[0]
@@ -278,17 +284,18 @@ class SqliteJournal:
 
     def _store(self, id_: str, at: float, waits: bool, decision: bytes, answer: bytes) -> None:
         row = (at, waits, decision, answer, id_)
-        added = self._connection.execute(
-            "INSERT OR IGNORE INTO decisions (at, waits, decision, answer, id) VALUES (?, ?, ?, ?, ?)", row
-        ).rowcount
-        if added:
+        before = self._one("SELECT waits FROM decisions WHERE id = ?", id_)
+        if before is None:
+            query = "INSERT INTO decisions (at, waits, decision, answer, id) VALUES (?, ?, ?, ?, ?)"
             self._count(decisions=1)
         else:
-            self._connection.execute(
+            query = (
                 "UPDATE decisions SET at = ?, waits = ?, decision = ?, answer = ? WHERE id = ?"
-                " AND NOT EXISTS (SELECT 1 FROM outcomes o WHERE o.id = decisions.id AND o.status <> 'early')",
-                row,
+                " AND NOT EXISTS (SELECT 1 FROM outcomes o WHERE o.id = decisions.id AND o.status <> 'early')"
             )
+        stored = self._connection.execute(query, row).rowcount
+        if stored and not waits and (before is None or before[0]):
+            self._completed.append((decision, answer))
 
     def _place(self, id_: str, outcome: Outcome, now: float) -> Settlement:
         """Give an outcome that waits the status it has at ``now``."""
@@ -305,6 +312,8 @@ class SqliteJournal:
             "UPDATE outcomes SET status = ?, seq = ? WHERE id = ?", (status, joined and joined.seq, id_)
         )
         self._count(early=-1, **{status: 1})
+        if waits:
+            self._completed.append((decision, answer))
         return Settlement(status, joined)
 
     def _count(self, **changes: int) -> None:
@@ -315,15 +324,26 @@ class SqliteJournal:
 
     @contextmanager
     def _transaction(self, synchronous: Literal["NORMAL", "FULL"] = "FULL") -> Iterator[None]:
-        with self._lock, self._errors():
-            try:
-                self._connection.execute(f"PRAGMA synchronous = {synchronous}")
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+        with self._lock:
+            self._completed = []
+            with self._errors():
+                try:
+                    self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+                    self._connection.execute("BEGIN IMMEDIATE")
+                    yield
+                    self._connection.execute("COMMIT")
+                finally:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+            if self._complete is not None:
+                for decision, answer in self._completed:
+                    self._tell(self._complete, decision, answer)
+
+    def _tell(self, complete: Complete, decision: bytes, answer: bytes) -> None:
+        try:
+            complete(decode(decision, Decision), decode(answer, Answer))
+        except BandmasterError as error:  # what a spool held; the rows after it are told all the same
+            _log.error("%s: %s", self.path, error)
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock, self._errors():
@@ -355,9 +375,11 @@ def locate(url: str, root: Path) -> Path:
     return root / name
 
 
-def open_journal(url: str, root: Path, key: bytes, window_s: float = math.inf) -> SqliteJournal:
+def open_journal(
+    url: str, root: Path, key: bytes, window_s: float = math.inf, complete: Complete | None = None
+) -> SqliteJournal:
     """Open the journal that ``url`` names (see ``locate``), as its owner."""
-    return SqliteJournal(locate(url, root), key, window_s)
+    return SqliteJournal(locate(url, root), key, window_s, complete)
 
 
 def open_spool(url: str, root: Path, worker: str) -> SqliteSpool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,17 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build
 from bandmaster.config import Config
-from bandmaster.core import BandmasterError, Ensemble, Experience, Joined, MemberStatistics, Outcome, Snapshot
+from bandmaster.core import (
+    Answer,
+    BandmasterError,
+    Decision,
+    Ensemble,
+    Experience,
+    Joined,
+    MemberStatistics,
+    Outcome,
+    Snapshot,
+)
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import locate, open_journal
 from bandmaster.orchestrator import learn
@@ -29,6 +40,10 @@ _log = logging.getLogger("bandmaster.learning")
 
 SNAPSHOT_EVERY_S = 0.2
 """What was learned reaches the workers within this and one of their polls."""
+
+NOTICED_EVERY_S = 1.0
+"""The same for what requests tell before their outcomes are known: it changes little at a time, and workers take some
+ten milliseconds for each snapshot."""
 
 TICK_S = 0.05
 LEASE_PATIENCE_S = 5.0
@@ -98,25 +113,28 @@ class LearningLoop:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lease = _take_lease(path)
         self._config, self._ensemble = config, ensemble
-        self._journal = open_journal(config.journal, config.root, load_key(path.parent), config.feedback.window_s)
+        key, window_s = load_key(path.parent), config.feedback.window_s
+        self._journal = open_journal(config.journal, config.root, key, window_s, self._notice)
         self._learner = build.learner(config, plans, np.random.default_rng(config.seed))
         self._version = 0
-        self._dirty, self._published = False, 0.0
+        self._dirty, self._noticed, self._published = False, False, 0.0
         self._restore()
 
     def _restore(self) -> None:
         # Versions only ever grow, past those that cannot be read too: workers look for greater ones.
         self._version = self._journal.last_snapshot_version()
-        snapshot, cursor = self._journal.latest_snapshot(), 0
+        snapshot, cursor, anew = self._journal.latest_snapshot(), 0, True
         if snapshot is not None:
             try:
                 self._learner.load(snapshot.payload)
-                cursor = snapshot.cursor
+                cursor, anew = snapshot.cursor, False
             except BandmasterError as problem:
                 _log.warning("%s", problem)
         refused = 0
         for joined in self._journal.since(cursor):
             if (why := self._learner.refuses(joined)) is None:
+                if anew:  # what was noticed of it is lost with the rest
+                    self._notice(joined.decision, joined.answer)
                 self._learn(joined)
             else:
                 refused += 1
@@ -132,6 +150,18 @@ class LearningLoop:
             return None
         self._dirty |= experience is not None
         return experience
+
+    def _notice(self, decision: Decision, answer: Answer) -> None:
+        """Notice a request that the journal holds for good, once, before its outcome is learned.
+
+        A request that was noticed after the last snapshot of a learner that then died is not noticed again: at most
+        ``NOTICED_EVERY_S`` of traffic. Nor is one whose worker died before its probe came, unless an outcome does.
+        """
+        try:
+            self._learner.notice(decision, answer)
+        except Exception:
+            _log.exception("decision %s cannot be noticed", decision.id)
+        self._noticed = True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
@@ -173,11 +203,12 @@ class LearningLoop:
         now = time.time()
         for joined in self._journal.due(now):
             self._learn(joined)
-        if self._dirty and now - self._published >= SNAPSHOT_EVERY_S:
+        every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
+        if now - self._published >= every:
             self._version += 1
             cursor = self._journal.counts().joined
             self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
-            self._dirty, self._published = False, now
+            self._dirty, self._noticed, self._published = False, False, now
 
     def state(self) -> StatePage:
         state, policy = self._learner.state, self._learner.manager.policy

@@ -25,6 +25,10 @@ _log = logging.getLogger("bandmaster.worker")
 POLL_S = 0.1
 THREADS = 8
 
+BUSY_AT = THREADS // 2
+"""With so many requests and probes under way in this process, further requests are not probed: half of the threads
+stay free for replies, and probes that take longer than the requests come cannot pile up."""
+
 
 class Worker:
     """Everything that one server process needs to answer. Made on, and belonging to, the server's event loop."""
@@ -54,6 +58,7 @@ class Worker:
             slow=hosted.slow,
             workers=workers,
         )
+        self._answering = 0
         self._probes: set[asyncio.Future[Answer]] = set()
         self._event_loop = asyncio.get_running_loop()
 
@@ -62,17 +67,24 @@ class Worker:
         if asyncio.get_running_loop() is not self._event_loop:
             # A service's own blocking method that calls this one has BentoML run another loop for it.
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(request), self._event_loop))
-        decision = self._orchestrator.decide(request)
-        plan = parse_plan(decision.plan, self._orchestrator.ensemble)
-        if self._slow.isdisjoint(plan.members):
-            answer = self._orchestrator.run(decision, request)
-        else:
-            answer = await self._in_thread(self._orchestrator.run, decision, request)
+        busy = self._answering + len(self._probes) >= BUSY_AT
+        decision = self._orchestrator.decide(request, busy=busy)
+        self._answering += 1
+        try:
+            answer = await self._run(decision, request)
+        finally:
+            self._answering -= 1
         if decision.probed:
             probe = self._in_thread(self._orchestrator.probe, decision, answer, request)
             self._probes.add(probe)  # held, or the loop might drop it half way
             probe.add_done_callback(self._probed)
         return decision, answer
+
+    async def _run(self, decision: Decision, request: Request) -> Answer:
+        plan = parse_plan(decision.plan, self._orchestrator.ensemble)
+        if self._slow.isdisjoint(plan.members):
+            return self._orchestrator.run(decision, request)
+        return await self._in_thread(self._orchestrator.run, decision, request)
 
     def _in_thread(self, function: Callable[..., Answer], *arguments: Any) -> asyncio.Future[Answer]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
