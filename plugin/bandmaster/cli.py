@@ -114,9 +114,9 @@ def check(file: Path, no_models: bool, as_json: bool) -> None:
         table.add_row(m.name, model, *figures, _plain(declared.explainability), _seconds(measured[m.name]))
     _console().print(table)
     loaded = "models load and fit each other" if hosted else "members, models not loaded"
-    weights = " + ".join(f"{m.weight:.3g} {m.name}" for m in read.contract.metrics)
     click.echo(f"{file}: {len(measured)} {loaded}; {len(catalogue)} plans; policy {read.policy.use}.")
-    click.echo(f"reward = {weights}")
+    for name, contract in {"reward": read.contract, **read.contract.profiles}.items():
+        click.echo(f"{name} = {' + '.join(f'{m.weight:.3g} {m.name}' for m in contract.metrics)}")
     for warning in _blunt(read, [s for s in measured.values() if s is not None]):
         click.echo(f"warning: {warning}", err=True)
 
@@ -222,6 +222,8 @@ def profile_command(data: Path, file: Path, rows: int, write: bool, as_json: boo
       bandmaster profile digits.npz --config orchestration.yaml --json | jq '.members[].accuracy'
     """
     read = config.load(file)
+    if read.task == "regression":
+        raise BandmasterError(f"{file}: task: regression: profile measures members that answer classes; declare theirs")
     hosted = build.host(read)
     sample = profile.read_sample(data, hosted.input_shape, hosted.ensemble.classes, rows)
     meter = CpuTimeMeter(len(hosted.ensemble.classes))

@@ -97,3 +97,42 @@ def test_a_metric_that_weighs_nothing_needs_no_figure():
     contract = Contract.of(Metric("accuracy", 1.0), Metric("cost", 0.0))
     assert contract.reward({"accuracy": 0.5}).value == 0.5
     assert contract.reward({"accuracy": 0.5, "cost": 0.2}).terms == {"accuracy": 0.5, "cost": 0.2}
+
+
+HASTY = Contract.of(
+    Metric("accuracy", 3.0),
+    Metric("latency", 1.0, "min", 0.0, 2.0),
+    profiles={"hasty": {"latency": 2.0}, "even": {"accuracy": 1, "latency": 1}},
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["default", "hasty", "even"]), st.floats(0, 1), st.floats(0, 3)), min_size=1))
+def test_many_cases_at_once_are_each_judged_under_their_own_profile(cases):
+    profiles, accuracy, latency = zip(*cases, strict=True)
+    together = HASTY.rewards_under(profiles, {"accuracy": np.array(accuracy), "latency": np.array(latency)})
+    apart = [HASTY.under(p).reward({"accuracy": a, "latency": s}).value for p, a, s in cases]
+    assert np.allclose(together, apart)
+
+
+def test_a_case_lacks_nothing_that_its_profile_does_not_weigh():
+    raw = {"accuracy": np.array([1.0, np.nan]), "latency": np.array([1.0, 1.0])}
+    assert HASTY.rewards_under(["even", "hasty"], raw).tolist() == [0.75, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("profiles", "told"),
+    [
+        ({"x": {"energy": 1.0}}, "profile 'x' weighs energy; the contract has accuracy, latency"),
+        ({"x": {}}, "profile 'x': the weights sum to 0"),
+        ({"x": {"latency": -1.0}}, "profile 'x': latency: weight -1.0 must be"),
+        ({"default": {"latency": 1.0}}, "profile 'default' is the contract itself"),
+    ],
+)
+def test_a_profile_that_weighs_nothing_or_what_is_not_there_is_refused(profiles, told):
+    with pytest.raises(BandmasterError, match=told):
+        Contract.of(Metric("accuracy", 1.0), Metric("latency", 0.0), profiles=profiles)
+
+
+def test_a_profile_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(BandmasterError, match="no profile 'fats'; use one of default, hasty, even"):
+        HASTY.under("fats")

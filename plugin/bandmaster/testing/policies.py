@@ -151,6 +151,16 @@ def _it_gives_a_distribution_before_and_after_learning(make: MakePolicy) -> None
         checked_distribution(policy.probabilities(state), len(policy.catalogue), policy.name)
 
 
+def _it_gives_a_distribution_where_plans_break_a_limit(make: MakePolicy) -> None:
+    learner, states = _trained(make)
+    policy, rng = learner.manager.policy, np.random.default_rng(0)
+    for state in states[-20:]:
+        fits = rng.random(len(policy.catalogue)) < 0.3
+        fits[rng.integers(len(fits))] = True
+        barred = replace(state, fits=tuple(fits.tolist()))
+        checked_distribution(policy.probabilities(barred), len(policy.catalogue), policy.name)
+
+
 def _choosing_never_learns(make: MakePolicy) -> None:
     learner, states = _trained(make)
     policy = learner.manager.policy
@@ -254,6 +264,7 @@ def _it_learns_from_decisions_over_other_plans(make: MakePolicy) -> None:
 POLICY_RULES: tuple[Callable[[MakePolicy], None], ...] = (
     _its_plans_can_be_read_back_by_name,
     _it_gives_a_distribution_before_and_after_learning,
+    _it_gives_a_distribution_where_plans_break_a_limit,
     _choosing_never_learns,
     _a_new_version_says_that_it_has_changed,
     _it_only_reads_the_belief,
