@@ -213,7 +213,7 @@ class Belief:
         if self.classes <= DENSE:
             of = np.exp(self._log_table[member])[:, truth]
         else:
-            of = np.repeat(np.exp(self._log_table[member, :, 0])[:, None], len(truth), axis=1)
+            of = np.exp(self._log_table[member, :, 0][:, None] + self._log_wrong[member, truth])
             of[truth, np.arange(len(truth))] = np.exp(self._log_table[member, truth, 1])
         label = _draw(of, rng)
         right, shown = label == truth, np.minimum(label, self.classes - 1)
