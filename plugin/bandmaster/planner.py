@@ -77,6 +77,8 @@ class Planner:
 
     def learn(self, said: Said, truth: IntArray, figures: Figures) -> None:
         """Keep one probed request: what all members said (n, M), the labels (n,), what each member took."""
+        # As precise as they are dumped, so that who is restored values plans alike.
+        figures = Figures(*(getattr(figures, name).astype(np.float32).astype(np.float64) for name in _FIGURES))
         for i, true in enumerate(truth.tolist()):
             if len(self.rows) == self.KEEP:
                 self._before = np.maximum(self._before - 1, 0)
