@@ -13,7 +13,7 @@ import numpy as np
 from bandmaster.belief import Belief
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Ensemble, Member, Meter, Plan, Policy, Recorder
+from bandmaster.core import VALUE, BandmasterError, Ensemble, Member, Meter, Plan, Policy, Recorder
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.members.onnx import OnnxMember
@@ -25,6 +25,7 @@ from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPoli
 from bandmaster.policies.exp4 import Exp4Policy
 from bandmaster.policies.exploration import STRENGTH, Exploration
 from bandmaster.policies.peers import BlastPolicy, KnoraPolicy
+from bandmaster.policies.profiled import ProfiledPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
 from bandmaster.policies.vw_alone import VowpalWabbitPolicy
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_logs
@@ -59,7 +60,7 @@ def host(config: Config) -> Hosted:
     members: dict[str, OnnxMember] = {}
     for declared in config.members:
         try:
-            members[declared.name] = OnnxMember(declared.name, _model_path(declared))
+            members[declared.name] = OnnxMember(declared.name, _model_path(declared), config.task)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first = next(iter(members.values()), None)
@@ -76,6 +77,8 @@ def host(config: Config) -> Hosted:
                 )
     if problems or first is None:
         raise ConfigError(*(problems or [f"{config.source.name}: no member to serve"]))
+    if config.task == "regression":
+        return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape)
     classes = config.classes or first.classes or tuple(range(first.width))
     if len(classes) != first.width:
         raise ConfigError(
@@ -105,7 +108,10 @@ def require_functions(config: Config) -> None:
 
 
 def ensemble_of(config: Config, classes: tuple[int | str, ...]) -> Ensemble:
-    return Ensemble(tuple(m.name for m in config.members), classes, {m.name: m.profile for m in config.members})
+    weights = {m.name: m.weight for m in config.members}
+    profiles = {m.name: m.profile for m in config.members}
+    classes = (VALUE,) if config.task == "regression" else classes
+    return Ensemble(tuple(profiles), classes, profiles, config.task, weights)
 
 
 def _place(config: Config, member: str) -> str:
@@ -138,7 +144,7 @@ def catalogue(config: Config, ensemble: Ensemble) -> Catalogue:
         generate(
             ensemble,
             subsets=plans.subsets,
-            cascades=plans.cascades,
+            cascades=0 if ensemble.regression else plans.cascades,
             stop_at=plans.stop_at,
             limit=plans.limit,
             include=_included(config, ensemble),
@@ -158,8 +164,13 @@ def tracking(config: Config) -> Tracking:
 
 def policy(spec: str, config: Config, plans: Catalogue, belief: Belief) -> Policy:
     """A policy by its name. ``constant:PLAN`` names the plan, ``constant`` alone takes the config's or all members;
-    ``bandit:squarecb`` and ``vw:bag`` name how to explore, without that they take the config's way.
+    ``bandit:squarecb`` and ``vw:bag`` name how to explore, without that they take the config's way. Where the contract
+    has profiles, there is one such policy for each.
     """
+    if config.contract.profiles:
+        return ProfiledPolicy(
+            config.contract, lambda contract: _of_profile(spec, config, contract, plans, belief), plans.ensemble
+        )
     name, _, detail = spec.partition(":")
     contract, seed, ensemble = config.contract, config.seed or 0, plans.ensemble
     figures = profile_figures(ensemble)
@@ -180,9 +191,21 @@ def policy(spec: str, config: Config, plans: Catalogue, belief: Belief) -> Polic
     }
     if name not in makers:
         raise BandmasterError(f"no policy {name!r}; there are {', '.join(makers)}")
+    if ensemble.regression and name == "knora-e":
+        raise BandmasterError(f"{name}: asks who was right, and values are more or less so; choose another policy")
     if detail and name not in ("constant", "bandit", "vw"):
         raise BandmasterError(f"policy {spec!r}: only constant takes a plan, as in constant:all")
     return makers[name]()
+
+
+def _of_profile(spec: str, config: Config, contract: Contract, plans: Catalogue, belief: Belief) -> Policy:
+    """One profile's policy. A bandit, which finds plans of its own, starts with its share of the limit."""
+    alone = replace(config, contract=contract)
+    if spec.partition(":")[0] == "bandit":
+        must = len(plans.ensemble.names) + len(_included(config, plans.ensemble)) + 3
+        limit = max(config.plans.limit // (1 + len(config.contract.profiles)), must)
+        plans = catalogue(replace(alone, plans=replace(config.plans, limit=limit)), plans.ensemble)
+    return policy(spec, alone, plans, belief)
 
 
 def _bandit(by: str, config: Config, plans: Catalogue, belief: Belief) -> BanditPolicy:
@@ -276,7 +299,8 @@ def recorded_logs(
 ) -> list[RecordedLog]:
     """Read recorded ensembles and streams with the members, profiles and classes of ``config``; see ``read_logs``."""
     profiles = {m.name: m.profile for m in config.members}
-    logs = read_logs(paths, tuple(profiles), profiles, config.classes, cache, told)
+    weights = {m.name: m.weight for m in config.members}
+    logs = read_logs(paths, tuple(profiles), profiles, config.classes, cache, told, config.task, weights)
     return [_with_known_profiles(config, path, log) for path, log in zip(paths, logs, strict=True)]
 
 

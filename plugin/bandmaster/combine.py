@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandmaster.core import NO_ANSWER, BoolArray, Evidence, FloatArray, IntArray
+from bandmaster.core import NO_ANSWER, BoolArray, Ensemble, Evidence, FloatArray, IntArray
 
 MIN_WEIGHT = 1e-3
 """Members no better than chance keep this much weight, so that a pool of only such members still answers."""
@@ -20,6 +20,17 @@ def pool(scores: FloatArray, weights: FloatArray) -> FloatArray:
     total = (weights * answered).sum(axis=-1, keepdims=True)
     pooled = np.einsum("...m,...mc->...c", weights, scores)
     return np.asarray(np.divide(pooled, total, out=np.zeros_like(pooled), where=total > 0.0))
+
+
+def mean_value(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """What ``pool`` is to distributions, for values (..., M, 1), NaN where a member gave none: their weighted mean.
+
+    ``weights`` is (..., M), ≥ 0. Returns (..., 1), NaN where nobody answered.
+    """
+    weighed = weights[..., None] * ~np.isnan(values)
+    total = weighed.sum(axis=-2)
+    summed = (weighed * np.nan_to_num(values)).sum(axis=-2)
+    return np.asarray(np.divide(summed, total, out=np.full(summed.shape, np.nan), where=total > 0.0))
 
 
 def posterior(evidence: Evidence, members: BoolArray) -> FloatArray:
@@ -43,6 +54,29 @@ def verdict(pooled: FloatArray) -> tuple[IntArray, FloatArray]:
     labels = pooled.argmax(axis=-1)
     confidence = np.take_along_axis(pooled, labels[..., None], axis=-1)[..., 0]
     return np.where(confidence > 0.0, labels, NO_ANSWER), confidence
+
+
+def value_verdict(pooled: FloatArray) -> tuple[IntArray, FloatArray]:
+    """What ``verdict`` is to distributions, for values (..., 1): 0 and 1, ``NO_ANSWER`` and 0 where there is none."""
+    answered = ~np.isnan(pooled[..., 0])
+    return np.where(answered, 0, NO_ANSWER), answered.astype(np.float64)
+
+
+def weights_in_force(accuracy: FloatArray, ensemble: Ensemble) -> FloatArray:
+    """The weights by recent accuracy (M,): of votes, or of values in regression."""
+    if ensemble.regression:
+        return inverse_errors(accuracy)
+    return recent_weights(accuracy, len(ensemble.classes))
+
+
+def inverse_errors(accuracy: FloatArray) -> FloatArray:
+    """Weights of values by recent accuracy (M,) in [0, 1]: the inverse of the squared error that it stands for.
+
+    The optimal weights of unbiased forecasts whose errors are independent (Bates & Granger 1969, "The combination of
+    forecasts", section 2), the mean absolute error standing for the deviation. Errors below a hundredth of the range
+    count as one.
+    """
+    return np.asarray(1.0 / np.maximum(1.0 - accuracy, 0.01) ** 2)
 
 
 def recent_weights(accuracy: FloatArray, classes: int) -> FloatArray:

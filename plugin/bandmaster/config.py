@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, TypeVar
 
 from bandmaster.contract import METRICS, Contract, Goal, Metric, Scale
-from bandmaster.core import DEFAULT_PROFILE, BandmasterError, Ensemble, Profile
+from bandmaster.core import DEFAULT_PROFILE, VALUE, BandmasterError, Ensemble, Profile, Task
 from bandmaster.limits import Budget, Limits
 from bandmaster.metrics import ImportedFunction
 from bandmaster.plans import ALL, parse_plan
@@ -68,7 +68,7 @@ _RANGE = {"latency": "[1 ms, 200 ms]", "energy": "[1 mJ, 5 J]", "cost": "[0, 0.0
 _FIGURE = {"latency": "34 ms", "energy": "124 mJ", "cost": "0.001", "explainability": "0.4"}
 
 KEYS = (
-    "service", "method", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
+    "service", "method", "task", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
     "probes", "drift", "feedback", "journal", "seed",
 )  # fmt: skip
 """What the block may hold."""
@@ -99,6 +99,7 @@ class MemberConfig:
     onnx: Path | None = None
     bento_model: str | None = None
     profile: Profile = field(default_factory=Profile)
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ class Config:
     root: Path
     service: str | None = None
     method: str = "predict"
+    task: Task = "classification"
     returns: Literal["label", "scores"] = "label"
     classes: tuple[int | str, ...] | None = None
     plans: PlansConfig = field(default_factory=PlansConfig)
@@ -387,6 +389,8 @@ def _config(at: At, source: Source) -> Config:
     limits = _limits(get("limits"))
     _check_prices(at, limits, members)
     names = tuple(m.name for m in members)
+    task: Task = _choice(get("task"), "classification", ("classification", "regression"))
+    _check_task(at, task, metrics, names)
     seed = get("seed")
     default = Config(contract=Contract(()), members=(), source=source, root=root)
     config = replace(
@@ -394,6 +398,7 @@ def _config(at: At, source: Source) -> Config:
         members=members,
         service=_text(get("service"), r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:Class, as in service:Digits"),
         method=_text(get("method"), r"[A-Za-z]\w*", "the name of a method, as in predict") or default.method,
+        task=task,
         returns=_choice(get("returns"), default.returns, ("label", "scores")),
         classes=_classes(get("classes")),
         plans=_plans(get("plans"), names),
@@ -428,7 +433,10 @@ def _metric(name: str, at: At, root: Path) -> Metric | None:
         return None
     spent, own = name in _RANGE, name not in METRICS
     required = {"weight": "0.5"} | ({"range": _RANGE[name]} if spent else {})
-    known = ("weight", "goal", "range", "scale", *(("from",) if name in _FROM else ()), *(("use",) if own else ()))
+    known = (
+        *("weight", "goal", "range", "scale", *(("from",) if name in _FROM else ())),
+        *(("use",) if own else ("error",) if name == "accuracy" else ()),
+    )
     get = _fields(at, known, required).get
     weight = _number(get("weight"), math.nan, 0.0, 1e6)
     goal: Goal = _choice(get("goal"), "min" if spent else "max", ("max", "min"))
@@ -441,7 +449,22 @@ def _metric(name: str, at: At, root: Path) -> Metric | None:
     ends = _range(span, name, scale) if span else None if spent or scale == "log" else (0.0, 1.0)
     if ends is None or math.isnan(weight) or (own and use is None):
         return None
-    return Metric(name, weight, goal, *ends, scale, figures, ImportedFunction(use, root) if use else None)
+    function = ImportedFunction(use, root) if use else None
+    return Metric(name, weight, goal, *ends, scale, figures, function, _errors(get("error")))
+
+
+def _errors(at: At | None) -> tuple[float, float] | None:
+    """Two absolute errors of a regression, the smaller first; ``None`` where there are none or they were refused."""
+    ends = [_number(end, math.nan, 0.0, 1e30) for end in _items(at, f"write {_ERRORS}, {_IN_UNIT}")]
+    if at and ends and not (len(ends) == 2 and ends[0] < ends[1]):
+        if not any(map(math.isnan, ends)):
+            at.refuse(f"is not a small and a larger error; write {_ERRORS}, {_IN_UNIT}")
+        return None
+    return (ends[0], ends[1]) if ends else None
+
+
+_ERRORS = "error: [0, 50]"
+_IN_UNIT = "the absolute errors that are worth all and nothing, in the label's unit"
 
 
 def _profiles(at: At | None, metrics: Sequence[Metric]) -> dict[str, dict[str, float]]:
@@ -515,7 +538,7 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
-    get = _fields(at, ("onnx", "bento_model", "profile")).get
+    get = _fields(at, ("onnx", "bento_model", "profile", "weight")).get
     onnx, bento_model = get("onnx"), get("bento_model")
     if onnx and bento_model:
         at.book.refuse(at.path, "has both onnx and bento_model; keep one of them")
@@ -525,6 +548,7 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
         onnx=_onnx(onnx, root) if onnx else None,
         bento_model=_text(bento_model, tag, "name:version, as in digits-linear:latest"),
         profile=_profile(get("profile")),
+        weight=_number(get("weight"), 1.0, 0.0, 1e6, above=True),
     )
 
 
@@ -584,6 +608,43 @@ def _check_consensus(at: At, metrics: Sequence[Metric], members: Sequence[Member
         at.book.refuse(place, "consensus needs at least 3 members to agree; add members, or take from: consensus out")
     if probes.share == 0.0:
         at.book.refuse(place, "consensus learns from probes alone, and probes.share is 0; write probes: {share: 0.02}")
+
+
+def _check_task(at: At, task: Task, metrics: Sequence[Metric], members: tuple[str, ...]) -> None:
+    """What is for classes, or for values, alone."""
+    block = at.value if isinstance(at.value, Mapping) else {}
+    accuracy = next((m for m in metrics if m.name == "accuracy"), None)
+    place = (*at.path, "contract", "accuracy")
+    if task == "classification":
+        if accuracy and accuracy.error:
+            at.book.refuse((*place, "error"), "is for values; write task: regression, or leave it out")
+        return
+    written = block.get("contract")
+    entry = written.get("accuracy") if isinstance(written, Mapping) else None
+    if isinstance(written, Mapping) and entry is None:
+        at.book.refuse(
+            place, f"is missing, and in regression nothing else says what is right; add {_ERRORS} and a weight"
+        )
+    elif isinstance(entry, Mapping) and "error" not in entry:
+        at.book.refuse((*place, "error"), f"is missing; add {_ERRORS}, {_IN_UNIT}")
+    if accuracy and accuracy.source == "consensus":
+        at.book.refuse((*place, "from"), "consensus is among classes; in regression take it out")
+    if any(m.name == "confidence" and m.weight for m in metrics):
+        at.book.refuse((*at.path, "contract", "confidence"), "is a probability, and values have none; take it out")
+    if "classes" in block:
+        at.book.refuse((*at.path, "classes"), "are not there in regression; take them out")
+    plans = block.get("plans")
+    for key in ("cascades", "stop_at"):
+        if isinstance(plans, Mapping) and key in plans and plans[key] not in (0, 1):
+            why = "stops at a confidence, which values do not have; take it out: in regression plans are subsets"
+            at.book.refuse((*at.path, "plans", key), why)
+    named = plans.get("include") if isinstance(plans, Mapping) else None
+    for i, plan in enumerate(named if isinstance(named, list) else []):
+        if isinstance(plan, str) and members:
+            try:
+                parse_plan(plan, Ensemble(members, (VALUE,), task="regression"))
+            except BandmasterError as error:
+                at.book.refuse((*at.path, "plans", "include", str(i)), str(error))
 
 
 def _classes(at: At | None) -> tuple[int | str, ...] | None:

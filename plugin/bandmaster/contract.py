@@ -37,7 +37,8 @@ class Metric:
     ``goal="min"`` it is turned over, so that 1 is always the best. ``source`` says which figure is meant:
     for latency and energy ``live`` (measured or estimated as it happens) or ``profile`` (as declared), for accuracy
     ``live`` (against the labels that come) or ``consensus`` (against the other members, on probes; a proxy).
-    ``use`` measures a metric of the user's own, whose name is none of ``METRICS``.
+    ``use`` measures a metric of the user's own, whose name is none of ``METRICS``. ``error`` makes accuracy that of
+    values: the absolute errors, in the label's unit, that are worth 1 and 0.
     """
 
     name: str
@@ -48,8 +49,13 @@ class Metric:
     scale: Scale = "linear"
     source: Source = "live"
     use: Measure | None = None
+    error: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.error is not None and not (self.name == "accuracy" and 0.0 <= self.error[0] < self.error[1] < math.inf):
+            raise BandmasterError(
+                f"{self.name}: error {self.error} is accuracy's alone, a small error and a larger one"
+            )
         if (self.name in METRICS) == (self.use is not None):
             raise BandmasterError(
                 f"{self.name}: a metric is either one of {', '.join(METRICS)}, or has a name of its own and a function"
@@ -148,6 +154,18 @@ class Contract:
         """The metrics of the user's own that weigh anything, here or in one of the profiles."""
         return tuple(m for m in self.metrics if m.use is not None and self.counts(m.name))
 
+    def closeness(self, error: FloatArray) -> FloatArray:
+        """The accuracy, in [0, 1], of values that are so far from the truth: 1 up to the small error of the contract's
+        range, 0 from the large one on, linear between them. NaN, where nobody answered, is worth nothing.
+
+        Raises ``ValueError`` where the contract has no such range: it is for classes then.
+        """
+        found = self.metric("accuracy")
+        if found is None or found.error is None:
+            raise ValueError("the contract's accuracy has no range of errors")
+        low, high = found.error
+        return np.asarray(np.nan_to_num(np.clip((high - np.abs(error)) / (high - low), 0.0, 1.0)))
+
     @property
     def by_consensus(self) -> bool:
         """Whether accuracy is agreement with the other members, so that no label is trained on."""
@@ -196,6 +214,7 @@ class Contract:
                 "scale": m.scale,
                 "from": m.source,
                 **({"profiles": {n: p.weight(m.name) for n, p in self.profiles.items()}} if self.profiles else {}),
+                **({"error": list(m.error)} if m.error is not None else {}),
                 **({"use": str(m.use)} if m.use is not None else {}),
                 **({"proxy": True} if m.source == "consensus" else {}),
             }

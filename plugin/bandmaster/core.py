@@ -26,7 +26,11 @@ NO_ANSWER = -1
 DEFAULT_PROFILE = "default"
 """The preference of a request that names none: the contract's own weights."""
 
-Weighting = Literal["uniform", "recent", "learned"]
+VALUE = "value"
+"""The only class of a regression: the one column of its scores, which holds values instead of probabilities."""
+
+Task = Literal["classification", "regression"]
+Weighting = Literal["uniform", "recent", "declared", "learned"]
 Provenance = Literal["measured", "estimated", "declared"]
 
 
@@ -56,7 +60,8 @@ class Plan:
 
     A single member is one stage of one; a subset is one stage of several; a cascade has several stages and a
     ``stop_at`` in (0, 1], one threshold a stage but the last. ``weights`` says how the combiner pools the members that
-    have answered: alike, by recent accuracy, or by what was learned of all that they say (``belief.Belief``).
+    have answered: alike, by recent accuracy, as declared of them, or by what was learned of all that they say
+    (``belief.Belief``).
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -69,7 +74,8 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """``linear``, ``linear+forest``, ``a>b+c@0.9``, ``a>b>c@0.9,0.6``; ``~recent``, ``~learned`` mark weights.
+        """``linear``, ``linear+forest``, ``a>b+c@0.9``, ``a>b>c@0.9,0.6``; ``~recent``, ``~declared`` and ``~learned``
+        mark weights.
 
         One threshold stands for all that equal it.
         """
@@ -176,8 +182,9 @@ class MemberAnswer:
     """What one member said to one request, and what that took.
 
     ``rows`` (k,) are the indices of the rows it saw, ``scores`` (k, C) its distributions over classes; a row
-    of zeros is an abstention. ``scores`` is ``None`` when the member failed, and ``error`` says how. ``cost``
-    and ``explainability`` are ``None`` unless this very call reported them; the profile holds then.
+    of zeros is an abstention. In regression they are values (k, 1), and nobody abstains. ``scores`` is ``None`` when
+    the member failed, and ``error`` says how. ``cost`` and ``explainability`` are ``None`` unless this very call
+    reported them; the profile holds then.
     """
 
     name: str
@@ -195,6 +202,9 @@ class MemberAnswer:
 class Answer:
     """The reply: combined ``scores`` (n, C), ``labels`` (n,) class indices, ``confidence`` (n,) in [0, 1].
 
+    In regression the ``scores`` (n, 1) are the values, of the one class that there is: ``labels`` are 0, ``NO_ANSWER``
+    where nobody answered, and so the confidence is 1 or 0.
+
     ``ran`` are the members that ran for the reply in run order, ``probes`` those that ran after it. Stage
     ``s`` of the plan ran iff ``s < stages_run``. ``weights`` (M,) are the combiner's recent-accuracy weights
     in force, kept so that any plan can be evaluated later as it would have been then.
@@ -211,12 +221,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the caller reports: ``labels``, one class index a row, or a ``reward`` in [0, 1]. Or, where the contract
-    takes accuracy from ``consensus``, that nobody reports anything and the other members judge. Exactly one.
+    """What the caller reports: ``labels``, one a row, or a ``reward`` in [0, 1]. Or, where the contract takes accuracy
+    from ``consensus``, that nobody reports anything and the other members judge. Exactly one.
+
+    A label is a class index, in regression the value.
     """
 
     at: float
-    labels: tuple[int, ...] | None = None
+    labels: tuple[int | float, ...] | None = None
     reward: float | None = None
     consensus: bool = False
 
@@ -304,7 +316,11 @@ class Experience:
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
     ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
     the others where consensus judges, NaN where it is unknown. ``evidence`` is what the members' answers speak for, as
-    was believed before this outcome. ``alarms`` were raised by this very outcome.
+    was believed before this outcome. ``alarms`` were raised by this very outcome. ``own_raw`` are the figures that make
+    ``own`` under any profile's weights, ``None`` where a reward was reported and not computed.
+
+    In regression ``scores`` (n, M, 1) are the members' values, NaN where unknown; ``truth`` is ``None``, the labels are
+    ``values`` (n,), and ``correct`` is what the contract's accuracy makes of each member's errors.
     """
 
     joined: Joined
@@ -316,7 +332,9 @@ class Experience:
     truth: IntArray | None
     correct: FloatArray
     evidence: Evidence
+    own_raw: Mapping[str, float] | None = None
     alarms: tuple[DriftEvent, ...] = ()
+    values: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +368,10 @@ class Member(Protocol):
     name: str
 
     def predict(self, rows: Array) -> FloatArray:
-        """Return (n, C) distributions over classes for (n, d) rows. A row of zeros is an abstention."""
+        """Return (n, C) distributions over classes for (n, d) rows. A row of zeros is an abstention.
+
+        In regression, return (n, 1) values.
+        """
         ...
 
 
@@ -458,18 +479,34 @@ class Journal(Recorder, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """The members in order, what each costs by profile, and the classes they answer with."""
+    """The members in order, what each costs by profile, and the classes they answer with: ``VALUE`` in regression.
+
+    ``weights`` are those declared of members; whoever is not named has 1.
+    """
 
     names: tuple[str, ...]
     classes: tuple[int | str, ...] = field(hash=False)
     profiles: Mapping[str, Profile] = field(default_factory=dict, hash=False)
+    task: Task = "classification"
+    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def regression(self) -> bool:
+        return self.task == "regression"
+
+    @property
+    def declared_weights(self) -> FloatArray:
+        """(M,), above 0."""
+        return np.array([self.weights.get(name, 1.0) for name in self.names])
 
     def index(self, name: str) -> int:
         return self.names.index(name)
 
-    def class_index(self, label: int | str) -> int:
+    def class_index(self, label: int | float | str) -> int:
         """Raises ``BandmasterError`` for a label that is none of the classes."""
         try:
+            if isinstance(label, float):
+                raise ValueError
             return self.classes.index(label)
         except ValueError:
             shown = ", ".join(repr(c) for c in self.classes[:12]) + (" …" if len(self.classes) > 12 else "")

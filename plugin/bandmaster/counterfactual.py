@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bandmaster.combine import posterior, verdict
+from bandmaster.combine import mean_value, posterior, value_verdict, verdict
 from bandmaster.consensus import plan_agreement
 from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, Evidence, Experience, Figures, FloatArray, IntArray
@@ -24,12 +24,14 @@ from bandmaster.plans import Catalogue, compiled
 class Evaluation:
     """Every plan on every row, all (n, P): class indices, their probabilities, the stage each stopped after
     (from 0), and whether all outputs that it needed were known. Where they were not, the rest means nothing.
+    ``values`` are there in regression alone.
     """
 
     labels: IntArray
     confidence: FloatArray
     stop: IntArray
     determined: BoolArray
+    values: FloatArray | None = None
 
 
 def evaluate(
@@ -40,9 +42,15 @@ def evaluate(
     ``scores`` (n, M, C) are the members' distributions (zeros where one abstained, failed or is unknown),
     ``known`` (n, M) says whose answer, abstention or failure is known, ``weights`` (M,) or (n, M) are the
     weights by recent accuracy. ``evidence`` is what the scores speak for; plans with learned weights need it.
+    In regression scores are values (n, M, 1), NaN where unknown.
     """
-    pooled, whole = _pool_prefixes(catalogue, scores, known, weights, evidence)
-    labels, confidence = verdict(pooled)
+    regression = catalogue.ensemble.regression
+    if regression:
+        pooled = mean_value(scores[:, None], catalogue.prefix_weights(weights))
+        whole = ~np.any(catalogue.prefix_members & ~known[:, None, :], axis=-1)
+    else:
+        pooled, whole = _pool_prefixes(catalogue, scores, known, weights, evidence)
+    labels, confidence = value_verdict(pooled) if regression else verdict(pooled)
     by_stage = confidence[:, catalogue.prefix]  # (n, P, S)
     seen = whole[:, catalogue.prefix]
     last = np.arange(catalogue.prefix.shape[1]) >= catalogue.stages[:, None] - 1
@@ -51,7 +59,8 @@ def evaluate(
     stop = ends.argmax(axis=-1)
     at_stop = np.take_along_axis(catalogue.prefix[None], stop[..., None], axis=-1)[..., 0]
     rows = np.arange(len(scores))[:, None]
-    return Evaluation(labels[rows, at_stop], confidence[rows, at_stop], stop, whole[rows, at_stop])
+    values = pooled[rows, at_stop, 0] if regression else None
+    return Evaluation(labels[rows, at_stop], confidence[rows, at_stop], stop, whole[rows, at_stop], values)
 
 
 def _pool_prefixes(
@@ -59,7 +68,7 @@ def _pool_prefixes(
 ) -> tuple[FloatArray, BoolArray]:
     """The pool of every prefix, (n, U, C), and whether all of its members are known, (n, U)."""
     members = catalogue.prefix_members
-    by_prefix = np.where(catalogue.prefix_recent[:, None], weights[..., None, :], 1.0) * members
+    by_prefix = catalogue.prefix_weights(weights)
     answered = scores.sum(axis=-1, keepdims=True) > 0.0
     total = np.matmul(by_prefix, answered)[..., 0]
     pooled = np.matmul(by_prefix, scores)
@@ -92,7 +101,7 @@ def spend(
     def per_stage(values: FloatArray) -> FloatArray:
         return np.asarray(np.where(of_stage, values[..., None, None, :], 0.0).sum(axis=-1))
 
-    by_prefix = np.where(catalogue.prefix_recent[:, None], weights[..., None, :], 1.0) * catalogue.prefix_members
+    by_prefix = catalogue.prefix_weights(weights)
     explained = np.where(catalogue.prefix_members, figures.explainability[..., None, :], 0.0) * by_prefix
     clear = (explained.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix]
     clear = np.broadcast_to(clear, (*stages_run.shape, clear.shape[-1]))
@@ -149,7 +158,7 @@ def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -
     contract = contract.under(decision.profile)
     rewards, observed_p = np.full(len(catalogue), np.nan), np.full(len(catalogue), np.nan)
     by_consensus = experience.joined.outcome.consensus
-    if experience.truth is not None or by_consensus:
+    if experience.joined.outcome.labels is not None or by_consensus:
         now = _walk(catalogue, contract, experience)
         same = decision.plans == catalogue.names
         then = now if same else _walk(compiled(decision.plans, catalogue.ensemble), contract, experience)
@@ -182,10 +191,12 @@ def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _
     seen = evaluate(catalogue, experience.scores, experience.known, weights, experience.evidence)
     until = np.arange(catalogue.stage_members.shape[1]) <= seen.stop[..., None]  # (n, P, S)
     needs = np.asarray((catalogue.stage_members & until[..., None]).any(axis=2))  # (n, P, M)
-    if experience.truth is None:
-        accuracy = plan_agreement(experience.scores, seen.labels, needs)
-    else:
+    if experience.values is not None and seen.values is not None:
+        accuracy = contract.closeness(seen.values - experience.values[:, None]).mean(axis=0)
+    elif experience.truth is not None:
         accuracy = (seen.labels == experience.truth[:, None]).mean(axis=0)
+    else:
+        accuracy = plan_agreement(experience.scores, seen.labels, needs)
     own = plan_figures(contract, catalogue, joined, seen, experience.scores)
     rewards = plan_rewards(catalogue, contract, seen, accuracy, experience.figures, weights, own)
     return _Walked(rewards, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))

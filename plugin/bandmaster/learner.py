@@ -13,6 +13,7 @@ import numpy as np
 from bandmaster.consensus import member_agreement, plan_agreement
 from bandmaster.contract import Contract
 from bandmaster.core import (
+    NO_ANSWER,
     Answer,
     BandmasterError,
     BoolArray,
@@ -27,7 +28,7 @@ from bandmaster.core import (
     Reward,
 )
 from bandmaster.metrics import NoFigureError, own_figures
-from bandmaster.plans import compiled, parse_plan
+from bandmaster.plans import compiled, parse_plan, pool_weights
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
@@ -112,11 +113,21 @@ class Learner:
         reward = self.reward(joined)
         own = self._reward(joined, charge_probe=False) if answer.probes else reward
         scores, known = self.outputs(answer)
-        truth = None if labels is None else np.asarray(labels)
+        truth = values = None
+        if labels is not None and self.ensemble.regression:
+            values = np.asarray(labels, dtype=np.float64)
+        elif labels is not None:
+            truth = np.asarray(labels)
         figures = self._figures((*answer.ran, *answer.probes))
-        correct = member_agreement(scores) if joined.outcome.consensus else _correct(scores, known, truth)
+        if joined.outcome.consensus:
+            correct = member_agreement(scores)
+        elif values is not None:
+            correct = _mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
+        else:
+            correct = _correct(scores, known, truth)
         evidence = self.state.evidence(scores)
-        return Experience(joined, reward, own.value, scores, known, figures, truth, correct, evidence)
+        own_raw = own.raw if joined.outcome.reward is None else None
+        return Experience(joined, reward, own.value, scores, known, figures, truth, correct, evidence, own_raw, values=values)
 
     def notice(self, decision: Decision, answer: Answer) -> None:
         """Learn what a request tells before its outcome is known; to be called once for each, with its probe.
@@ -159,12 +170,15 @@ class Learner:
             return Reward(outcome.reward, raw, terms)
         raw["accuracy"] = self._accuracy(joined)
         seen = answer if charge_probe else replace(answer, probes=())
-        raw |= own_figures(contract, joined.decision, seen, outcome)
+        raw |= own_figures(self.contract, joined.decision, seen, outcome)
         return contract.reward(raw)
 
     def _accuracy(self, joined: Joined) -> float:
         """The answer's accuracy over the rows, or by consensus its agreement with the other members."""
         answer, labels = joined.answer, joined.outcome.labels
+        if labels is not None and self.ensemble.regression:
+            error = np.where(answer.labels == NO_ANSWER, np.nan, answer.scores[:, 0] - np.asarray(labels))
+            return float(self.contract.closeness(error).mean())
         if labels is not None:
             return float((answer.labels == np.asarray(labels)).mean())
         heard = self.outputs(replace(answer, probes=()))[1]
@@ -186,7 +200,7 @@ class Learner:
             # A member that saw some rows for the reply and all of them for the probe ran twice, and is paid twice.
             probed, probes = [index(p.name) for p in answer.probes], self._figures(answer.probes)
             energy, cost = energy + probes.energy_j[probed].sum(), cost + probes.cost[probed].sum()
-        weights = answer.weights[ran] if plan.weights == "recent" else np.ones(len(ran))
+        weights = pool_weights(plan, self.ensemble, answer.weights)[ran]
         spent = {
             "latency": float(sum(figures.latency_s[stage].max() for stage in stages)),
             "energy": float(energy),
@@ -196,10 +210,13 @@ class Learner:
         return {name: figure for name, figure in spent.items() if not np.isnan(figure)}
 
     def outputs(self, answer: Answer) -> tuple[FloatArray, BoolArray]:
-        """What the members said, (n, M, C), and whose answer to which row is known, (n, M); probes included."""
+        """What the members said, (n, M, C), and whose answer to which row is known, (n, M); probes included.
+
+        In regression what a member did not say is NaN.
+        """
         ensemble = self.ensemble
         n, size = len(answer.labels), len(ensemble.names)
-        scores = np.zeros((n, size, len(ensemble.classes)))
+        scores = np.full((n, size, len(ensemble.classes)), np.nan if ensemble.regression else 0.0)
         known = np.zeros((n, size), dtype=np.bool_)
         for said in (*answer.ran, *answer.probes):
             i = ensemble.index(said.name)
@@ -235,8 +252,13 @@ def _correct(scores: FloatArray, known: BoolArray, truth: IntArray | None) -> Fl
     if truth is None:
         return np.full(known.shape[1], np.nan)
     right = (scores.argmax(axis=-1) == truth[:, None]) & (scores.sum(axis=-1) > 0.0)
+    return _mean_known(right, known)
+
+
+def _mean_known(right: FloatArray | BoolArray, known: BoolArray) -> FloatArray:
+    """The mean of (n, M) over the rows known, (M,); NaN where none is."""
     rows = known.sum(axis=0)
-    return np.where(rows > 0, (right & known).sum(axis=0) / np.maximum(rows, 1), np.nan)
+    return np.where(rows > 0, (right * known).sum(axis=0) / np.maximum(rows, 1), np.nan)
 
 
 def profile_figures(ensemble: Ensemble) -> Figures:

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from bandmaster.core import Array, FloatArray, IntArray, Member, MemberAnswer
+from bandmaster.core import Array, FloatArray, IntArray, Member, MemberAnswer, Task
 
 WATTS_PER_CORE = 10.0
 """The power one busy core is taken to draw. A desktop or server core draws 5 to 15 W under load."""
@@ -18,29 +18,34 @@ class CpuTimeMeter:
     Members run their sessions on the calling thread alone (one ONNX Runtime thread), so its CPU time is theirs.
     """
 
-    def __init__(self, classes: int, watts: float = WATTS_PER_CORE) -> None:
-        """``classes`` is how many figures an answer must have to a row."""
-        self._classes, self._watts = classes, watts
+    def __init__(self, classes: int, watts: float = WATTS_PER_CORE, task: Task = "classification") -> None:
+        """``classes`` is how many figures an answer must have to a row; in regression 1, the value."""
+        self._classes, self._watts, self._task = classes, watts, task
 
     def run(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
         """Run ``member`` on ``rows[index]``. Whatever it raises or answers wrongly becomes the answer's error."""
         wall, cpu = time.perf_counter(), time.thread_time()
         scores, error = None, None
         try:
-            scores = checked(
-                member.predict(rows if len(index) == len(rows) else rows[index]), len(index), self._classes
-            )
+            said = member.predict(rows if len(index) == len(rows) else rows[index])
+            scores = checked(said, len(index), self._classes, self._task)
         except Exception as problem:  # any failure of a member is an outcome, never a crash
             error = f"{type(problem).__name__}: {problem}"
         latency, busy = time.perf_counter() - wall, time.thread_time() - cpu
         return MemberAnswer(member.name, index, scores, latency, busy * self._watts, "estimated", error)
 
 
-def checked(scores: FloatArray, rows: int, classes: int) -> FloatArray:
-    """Return ``scores`` if they are (rows, classes) distributions or abstentions. Raises ``ValueError`` if not."""
+def checked(scores: FloatArray, rows: int, classes: int, task: Task = "classification") -> FloatArray:
+    """Return ``scores`` if they are (rows, classes) distributions or abstentions, in regression (rows, 1) finite
+    values. Raises ``ValueError`` if not.
+    """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.shape != (rows, classes):
         raise ValueError(f"answered with shape {scores.shape} to {rows} rows of {classes} classes")
+    if task == "regression":
+        if not np.isfinite(scores).all():
+            raise ValueError("answered with a value that is not finite")
+        return scores
     total = scores.sum(axis=1)
     # NaN fails every comparison, so it is caught here too.
     if not bool(np.all((np.abs(total - 1.0) < 1e-3) | (total == 0.0)) and np.all(scores >= -1e-6)):

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bandmaster.combine import pool
+from bandmaster.combine import mean_value, pool
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import Answer, BandmasterError, Decision, FloatArray, Joined, MemberAnswer, Outcome
-from bandmaster.plans import Catalogue
+from bandmaster.plans import Catalogue, pool_weights
 
 if TYPE_CHECKING:  # it calls what is here
     from bandmaster.counterfactual import Evaluation
@@ -141,9 +141,10 @@ def would_be(
             reply, i = said[name], ensemble.index(name)
             heard[rows, i] = True
             ran.append(replace(reply, rows=rows, scores=None if reply.scores is None else scores[rows, i]))
-    weights = answer.weights if catalogue.plans[plan].weights == "recent" else np.ones(len(ensemble.names))
+    weights = pool_weights(catalogue.plans[plan], ensemble, answer.weights)
+    combined = mean_value(scores, weights * heard) if ensemble.regression else pool(scores, weights * heard)
     return _choosing(joined.decision, catalogue.names[plan]), Answer(
-        scores=pool(scores, weights * heard),
+        scores=np.nan_to_num(combined),
         labels=seen.labels[:, plan],
         confidence=seen.confidence[:, plan],
         ran=tuple(ran),

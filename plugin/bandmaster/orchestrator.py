@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bandmaster.combine import pool, posterior, recent_weights, verdict
+from bandmaster.combine import mean_value, pool, posterior, value_verdict, verdict, weights_in_force
 from bandmaster.core import (
     Answer,
     Decision,
@@ -34,7 +34,7 @@ from bandmaster.core import (
 from bandmaster.learner import Learner
 from bandmaster.limits import Limiter, Limits
 from bandmaster.metrics import NoFigureError
-from bandmaster.plans import parse_plan
+from bandmaster.plans import parse_plan, pool_weights
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
@@ -110,7 +110,7 @@ class Orchestrator:
         """Run the chosen plan and record the decision with its answer."""
         # By its name: the policy may offer other plans by now.
         plan = parse_plan(decision.plan, self.ensemble)
-        weights = recent_weights(decision.state.members.accuracy, len(self.ensemble.classes))
+        weights = weights_in_force(decision.state.members.accuracy, self.ensemble)
         answer = self._walk(plan, request, weights, decision.state.label_mix)
         self.limiter.correct(decision, answer.ran)
         self._recorder.record(decision, answer)
@@ -130,8 +130,10 @@ class Orchestrator:
         ensemble = self.ensemble
         n, classes = len(request.rows), len(ensemble.classes)
         said: list[MemberAnswer] = []
-        heard = np.zeros((n, len(ensemble.names), classes))
-        combined = np.zeros((n, classes))
+        silent = np.nan if ensemble.regression else 0.0
+        heard = np.full((n, len(ensemble.names), classes), silent)
+        combined = np.full((n, classes), silent)
+        pooled_by = pool_weights(plan, ensemble, weights)
         pending: IntArray = np.arange(n)
         ran = np.zeros(len(ensemble.names), dtype=np.bool_)
         stages_run = 0
@@ -145,16 +147,16 @@ class Orchestrator:
                     heard[pending, i] = reply.scores
             if plan.weights == "learned":
                 combined[pending] = posterior(self.state.evidence(heard[pending], mix), ran[None])[:, 0]
+            elif ensemble.regression:
+                combined[pending] = mean_value(heard[pending], pooled_by * ran)
             else:
-                combined[pending] = pool(
-                    heard[pending], np.where(ran, weights if plan.weights == "recent" else 1.0, 0.0)
-                )
+                combined[pending] = pool(heard[pending], pooled_by * ran)
             if stages_run < len(plan.stages):
                 pending = pending[combined[pending].max(axis=1) < plan.stop_at[stages_run - 1]]
             if not len(pending):
                 break
-        labels, confidence = verdict(combined)
-        return Answer(combined, labels, confidence, tuple(said), stages_run, weights)
+        labels, confidence = value_verdict(combined) if ensemble.regression else verdict(combined)
+        return Answer(np.nan_to_num(combined), labels, confidence, tuple(said), stages_run, weights)
 
     def _run_stage(self, stage: Sequence[str], request: Request, pending: IntArray) -> list[MemberAnswer]:
         members = [self._members[name] for name in stage]

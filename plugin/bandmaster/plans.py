@@ -31,7 +31,8 @@ def parse_plan(text: str, ensemble: Ensemble) -> Plan:
         return all_members(ensemble)
     body, mark, weights = text.partition("~")
     if mark and weights not in _WEIGHTINGS:
-        raise BandmasterError(f"plan {text!r}: weights {weights!r} are unknown; write ~recent, ~learned or nothing")
+        known = ", ".join(f"~{w}" for w in _WEIGHTINGS if w)
+        raise BandmasterError(f"plan {text!r}: weights {weights!r} are unknown; write {known} or nothing")
     body, at, threshold = body.partition("@")
     stages = tuple(tuple(stage.split("+")) for stage in body.split(">"))
     plan = Plan(stages, _WEIGHTINGS[weights], _thresholds(text, threshold, len(stages) - 1) if at else ())
@@ -40,12 +41,17 @@ def parse_plan(text: str, ensemble: Ensemble) -> Plan:
             raise BandmasterError(f"plan {text!r}: no member {name!r}; members are {', '.join(ensemble.names)}")
     if len(set(plan.members)) != len(plan.members):
         raise BandmasterError(f"plan {text!r}: a member stands twice; let each run once")
+    if ensemble.regression and (len(stages) > 1 or weights == "learned"):
+        why = "stops at a probability, which values do not have" if len(stages) > 1 else "learns about classes alone"
+        raise BandmasterError(f"plan {text!r}: {why}; in regression write a, a+b, a+b~recent or a+b~declared")
     if (len(stages) > 1) != bool(at):
         raise BandmasterError(f"plan {text!r}: a cascade needs a threshold and only a cascade has one, as a>b@0.9")
     return plan
 
 
-_WEIGHTINGS: dict[str, Weighting] = {"": "uniform", "recent": "recent", "learned": "learned"}
+_WEIGHTINGS: dict[str, Weighting] = {
+    "": "uniform", "recent": "recent", "declared": "declared", "learned": "learned",
+}  # fmt: skip
 
 
 def _thresholds(text: str, thresholds: str, stages: int) -> tuple[float, ...]:
@@ -89,14 +95,14 @@ def generate(
     names = cheapest_first(ensemble)
     must = list(dict.fromkeys([*include, *(Plan(((n,),)) for n in ensemble.names)]))
     if len(names) > 1:
-        must += [p for p in _weighted(ensemble.names) if p not in must]
+        must += [p for p in _weighted(ensemble.names, ensemble) if p not in must]
     if len(must) > limit:
         raise BandmasterError(
             f"plans.limit {limit} leaves no room: {len(must)} plans are named, single members or the whole "
             f"ensemble; set it to at least {len(must)}"
         )
     smaller = range(2, min(subsets, len(names) - 1) + 1)
-    sets = [p for k in smaller for c in combinations(names, k) for p in _weighted(c)]
+    sets = [p for k in smaller for c in combinations(names, k) for p in _weighted(c, ensemble)]
     chains = [
         Plan(tuple((n,) for n in chain), stop_at=(t,) * (k - 1))
         for k in range(2, min(cascades, len(names)) + 1)
@@ -109,9 +115,18 @@ def generate(
     return (*must, *_spread(chains, room - for_sets), *_spread(sets, for_sets))
 
 
-def _weighted(names: Sequence[str]) -> Iterator[Plan]:
+def _weighted(names: Sequence[str], ensemble: Ensemble) -> Iterator[Plan]:
     yield Plan((tuple(names),))
     yield Plan((tuple(names),), "recent")
+    if len({ensemble.weights.get(n, 1.0) for n in names}) > 1:
+        yield Plan((tuple(names),), "declared")
+
+
+def pool_weights(plan: Plan, ensemble: Ensemble, recent: FloatArray) -> FloatArray:
+    """What each member's say counts for in a plan's linear pool, (M,), given the weights by recent accuracy."""
+    if plan.weights == "recent":
+        return recent
+    return ensemble.declared_weights if plan.weights == "declared" else np.ones(len(ensemble.names))
 
 
 def _spread(plans: Sequence[Plan], room: int) -> list[Plan]:
@@ -125,9 +140,10 @@ class Catalogue:
     """Plans over an ensemble as arrays. ``S`` is the greatest number of stages, ``U`` that of different prefixes.
 
     A prefix is the set of members that have run after a stage, with its weighting: many plans share theirs, so
-    each is pooled once. ``prefix`` (P, S) indexes into ``prefix_members`` (U, M), ``prefix_recent`` (U,) and
-    ``prefix_learned`` (U,); ``stages`` (P,) counts a plan's stages, ``stop_at`` (P, S) is above 1 where a plan never
-    stops early, and ``stage_members`` (P, S, M) says who runs in which stage.
+    each is pooled once. ``prefix`` (P, S) indexes into ``prefix_members`` (U, M), ``prefix_recent`` (U,),
+    ``prefix_fixed`` (U, M), the weights where they are not by recent accuracy, and ``prefix_learned`` (U,); ``stages``
+    (P,) counts a plan's stages, ``stop_at`` (P, S) is above 1 where a plan never stops early, and ``stage_members``
+    (P, S, M) says who runs in which stage.
     """
 
     ensemble: Ensemble
@@ -136,6 +152,7 @@ class Catalogue:
     prefix: IntArray
     prefix_members: BoolArray
     prefix_recent: BoolArray
+    prefix_fixed: FloatArray
     prefix_learned: BoolArray
     stages: IntArray
     stop_at: FloatArray
@@ -167,6 +184,9 @@ class Catalogue:
             prefix=prefix,
             prefix_members=np.stack([np.frombuffer(members, dtype=np.bool_) for members, _ in index]),
             prefix_recent=np.array([weights == "recent" for _, weights in index]),
+            prefix_fixed=np.where(
+                np.array([[weights == "declared"] for _, weights in index]), ensemble.declared_weights, 1.0
+            ),
             prefix_learned=np.array([weights == "learned" for _, weights in index]),
             stages=np.array([len(p.stages) for p in plans]),
             stop_at=np.array([[*p.stop_at, *(depth - len(p.stop_at)) * [np.inf]] for p in plans]),
@@ -175,6 +195,13 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.plans)
+
+    def prefix_weights(self, recent: FloatArray) -> FloatArray:
+        """What each member's say counts for in every prefix, (..., U, M), 0 where it is not of it, given the weights by
+        recent accuracy (..., M).
+        """
+        weights = np.where(self.prefix_recent[:, None], recent[..., None, :], self.prefix_fixed)
+        return np.asarray(weights * self.prefix_members)
 
     def index(self, name: str) -> int:
         """Raises ``BandmasterError`` for a plan that is not in the catalogue."""

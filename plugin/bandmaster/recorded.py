@@ -12,6 +12,7 @@ import polars as pl
 
 from bandmaster.core import (
     DEFAULT_PROFILE,
+    VALUE,
     Array,
     BandmasterError,
     BoolArray,
@@ -22,6 +23,7 @@ from bandmaster.core import (
     MemberAnswer,
     Profile,
     Request,
+    Task,
 )
 from bandmaster.streams import answered, is_stream
 from bandmaster.table import NO_LABEL, Scores, Table, is_input, read_table
@@ -40,6 +42,9 @@ class RecordedLog:
 
     ``scores`` and figures stay in the file's order, as they are large: in another order, request ``i`` is their row
     ``rows[i]``. ``profiles`` (N,) name each request's weights; ``None`` where all are judged by the contract's own.
+
+    In regression labels are ``values`` (N,), NaN where unknown, and ``truth`` is 0 where they are known; ``scores`` are
+    the members' values (N, M, 1), NaN where one gave none, which counts as its failure.
     """
 
     ensemble: Ensemble
@@ -58,6 +63,7 @@ class RecordedLog:
     unused: tuple[str, ...] = ()
     order: IntArray | None = None
     profiles: tuple[str, ...] | None = None
+    values: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -74,6 +80,10 @@ class RecordedLog:
         (comes,) = np.nonzero((after < len(self)) & (self.truth != NO_LABEL))
         newest = np.maximum.accumulate(self.at)
         return float((newest[after[comes]] - self.at[comes]).max(initial=0.0))
+
+    def labels(self, i: int) -> tuple[int | float, ...]:
+        """Request ``i``'s labels as an outcome has them."""
+        return (int(self.truth[i]) if self.values is None else float(self.values[i]),)
 
     def request(self, i: int) -> Request:
         """Request ``i``. Its only row holds its row in the file, which is all that a recorded member needs."""
@@ -104,6 +114,7 @@ class RecordedLog:
             phases=tuple(self.phases[i] for i in order) if self.phases else None,
             order=self.rows[order],
             profiles=tuple(self.profiles[i] for i in order) if self.profiles else None,
+            values=None if self.values is None else self.values[order],
         )
 
 
@@ -127,10 +138,13 @@ class RecordedMeter:
     def run(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
         at = rows.item(0), self._index[member.name]
         log = self._log
+        scores = member.predict(rows[index])
+        failed = log.values is not None and bool(np.isnan(scores).any())
         return MemberAnswer(
             name=member.name,
             rows=index,
-            scores=member.predict(rows[index]),
+            scores=None if failed else scores,
+            error="gave no value, as logged" if failed else None,
             latency_s=log.latency_s.item(at),
             energy_j=log.energy_j.item(at),
             energy_from="declared",
@@ -160,28 +174,55 @@ def read_logs(
     classes: Sequence[int | str] | None,
     cache: Path | None = None,
     told: Callable[[str], None] | None = None,
+    task: Task = "classification",
+    weights: Mapping[str, float] | None = None,
 ) -> list[RecordedLog]:
     """Read recorded ensembles and streams: parquet, CSV or Arrow by the suffix; columns as in docs/replay.md.
 
     ``members`` picks and orders the members, ``None`` takes all that a log names. The ``classes``, or else those that
     the files list in their metadata, or else the labels that are ever true in any of the logs are the ensemble's; one
-    more, ``other``, follows where a member answers anything else. A stream's members are trained here, unless the
+    more, ``other``, follows where a member answers anything else. In regression labels and answers are numbers, and
+    there are no classes. ``weights`` are those declared of members. A stream's members are trained here, unless the
     folder ``cache`` holds what they answer; ``told`` hears of that. Raises ``BandmasterError`` naming the file, the
     column, the row (counted from 0) and the fix.
     """
     tables = []
     for path in paths:
         table = read_table(path)
-        tables.append(answered(table, classes, cache, told) if is_stream(table) else table)
+        tables.append(answered(table, classes, cache, told, task) if is_stream(table) else table)
     named = [_members(table, members) for table in tables]
+    if task == "regression":
+        ensembles = [_ensemble(names, (VALUE,), profiles, task, weights or {}) for names in named]
+        return [_read_values(table, ensemble) for table, ensemble in zip(tables, ensembles, strict=True)]
     known = tuple(classes) if classes else _classes_of(tables, named)
     strange = any(_answers_beyond(table, names, known) for table, names in zip(tables, named, strict=True))
     whole = (*known, _unlike(OTHER, known)) if strange else known
-    ensembles = [Ensemble(names, whole, {n: profiles.get(n, Profile()) for n in names}) for names in named]
-    return [_read(table, ensemble, known) for table, ensemble in zip(tables, ensembles, strict=True)]
+    ensembles = [_ensemble(names, whole, profiles, task, weights or {}) for names in named]
+    return [
+        _read(table, ensemble, table.indices("label", known), _scores(table, ensemble, known))
+        for table, ensemble in zip(tables, ensembles, strict=True)
+    ]
 
 
-def _read(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> RecordedLog:
+def _ensemble(
+    names: tuple[str, ...],
+    classes: tuple[int | str, ...],
+    profiles: Mapping[str, Profile],
+    task: Task,
+    weights: Mapping[str, float],
+) -> Ensemble:
+    return Ensemble(names, classes, {n: profiles.get(n, Profile()) for n in names}, task, weights)
+
+
+def _read_values(table: Table, ensemble: Ensemble) -> RecordedLog:
+    must = "must be a number, null where there is none"
+    values = table.numbers("label", must)
+    scores = np.stack([table.numbers(f"{n}__pred", must) for n in ensemble.names], axis=1)[..., None]
+    log = _read(table, ensemble, np.where(np.isnan(values), NO_LABEL, 0), scores)
+    return replace(log, values=values)
+
+
+def _read(table: Table, ensemble: Ensemble, truth: IntArray, scores: Scores) -> RecordedLog:
     def figures(name: str) -> FloatArray:
         columns = [_figure(table, n, name, getattr(ensemble.profiles[n], name)) for n in ensemble.names]
         return np.stack(columns, axis=1)
@@ -189,14 +230,14 @@ def _read(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> Recor
     frame = table.frame
     return RecordedLog(
         ensemble=ensemble,
-        truth=table.indices("label", known),
+        truth=truth,
         delay=_delays(table),
         at=_times(table),
         features=table.features(),
         tags=_tags(table),
         phases=_texts(table, "phase", ""),
         profiles=_texts(table, "profile", DEFAULT_PROFILE),
-        scores=_scores(table, ensemble, known),
+        scores=scores,
         sha256=table.sha256,
         latency_s=figures("latency_s"),
         energy_j=figures("energy_j"),

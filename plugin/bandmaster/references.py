@@ -49,6 +49,7 @@ class Played:
     ``plan`` (N,) is an index into the names ``plans``: whose members ran in which order, ``stages_run`` (N,) of its
     stages. ``label`` (N,) is the answer as a class index, ``confidence`` (N,) its probability, ``weights`` (N, M) what
     each member's say counted for, 0 where it did not run. ``probed`` (N,): all other members ran too, after the reply.
+    ``values`` (N,) are the answers in regression, and there alone.
     """
 
     plans: tuple[str, ...]
@@ -59,10 +60,13 @@ class Played:
     weights: FloatArray
     probed: BoolArray
     propensity: FloatArray
+    values: FloatArray | None = None
 
 
 def require_judge(name: str, contract: Contract, log: RecordedLog) -> None:
     """Raise ``BandmasterError`` unless a reference can be played on this log and judged by this contract."""
+    if log.ensemble.regression:
+        raise BandmasterError(f"{name}: chooses among classes, and this is a regression; leave it out")
     if contract.own or contract.by_consensus:
         why = "has a metric of your own" if contract.own else "takes accuracy from consensus"
         raise BandmasterError(f"{name}: decides nothing and learns from labels, but the contract {why}; leave it out")
@@ -294,7 +298,7 @@ def _add_ons(strategy: Strategy, course: Course, requests: IntArray) -> IntArray
 # ---- Previous label ------------------------------------------------------------------------------------------
 
 
-def previous_label(log: RecordedLog, arrivals: Sequence[Sequence[int]], first: int = 0) -> float:
+def previous_label(log: RecordedLog, arrivals: Sequence[Sequence[int]], contract: Contract, first: int = 0) -> float:
     """The accuracy, from the ``first`` request that counts on, of answering with the newest label that is known.
 
     It costs nothing and looks at nothing: where it scores high, labels come in runs, and whatever follows them seems
@@ -303,8 +307,10 @@ def previous_label(log: RecordedLog, arrivals: Sequence[Sequence[int]], first: i
     # What arrives at a request is settled after it was answered: it is known from the next one on.
     newest = np.array([-1, *(max(arriving, default=-1) for arriving in arrivals[:-1])])
     known = np.maximum.accumulate(newest)
-    right = (known >= 0) & (log.truth[known] == log.truth)
-    counted = right[first:][log.truth[first:] != NO_LABEL]
+    near = log.truth[known] == log.truth
+    if log.values is not None:
+        near = contract.closeness(log.values[known] - log.values)
+    counted = np.where(known >= 0, near, 0.0)[first:][log.truth[first:] != NO_LABEL]
     return float(counted.mean()) if len(counted) else float("nan")
 
 

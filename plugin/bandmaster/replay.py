@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bandmaster.combine import recent_weights
+from bandmaster.combine import weights_in_force
 from bandmaster.contract import Contract
 from bandmaster.core import (
     DEFAULT_PROFILE,
@@ -36,9 +36,9 @@ from bandmaster.counterfactual import Evaluation, evaluate, spend
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.metrics import NoFigureError, own_figures, plan_figures
 from bandmaster.orchestrator import Orchestrator, settle
-from bandmaster.plans import Catalogue, all_members, compiled, parse_plan
+from bandmaster.plans import Catalogue, all_members, compiled, parse_plan, pool_weights
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter
-from bandmaster.references import REFERENCES, Course, Played, previous_label, require_judge
+from bandmaster.references import REFERENCES, Course, Played, previous_label, require_judge, said
 from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
 from bandmaster.state import RecentAccuracy, StateManager, Tracking
 from bandmaster.table import NO_LABEL
@@ -144,9 +144,9 @@ class Trace:
     """One policy's run, one entry a request, in order of arrival.
 
     ``row`` is the request's row in the log as given; ``plans`` names every plan that was played, ``plan`` is an index
-    into them; ``ran`` (N, M) says which members ran for the reply; ``label`` and ``truth`` are class indices. ``raw``
-    and ``terms`` map each metric to (N,), a probe's energy and cost in, NaN where unknown; ``reward`` is NaN where the
-    label never became known.
+    into them; ``ran`` (N, M) says which members ran for the reply; ``label`` and ``truth`` are class indices, in
+    regression ``values`` and ``true_values`` the numbers. ``raw`` and ``terms`` map each metric to (N,), a probe's
+    energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known.
     """
 
     row: IntArray
@@ -158,6 +158,8 @@ class Trace:
     ran: BoolArray
     label: IntArray
     truth: IntArray
+    values: FloatArray | None
+    true_values: FloatArray | None
     raw: Mapping[str, FloatArray]
     terms: Mapping[str, FloatArray]
     reward: FloatArray
@@ -184,7 +186,7 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
         if decision.probed and parts.learner.contract.by_consensus:
             settle(parts.journal, parts.learner, decision.id, Outcome(at=request.at, consensus=True))
         for j in arriving:
-            settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=(int(log.truth[j]),)))
+            settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=log.labels(j)))
     played = tally.played(log.ensemble)
     trace = _trace(drawn, parts.learner.contract, played, tally.own, len(parts.journal.events()))
     return replace(trace, over_limits=tally.over)
@@ -201,7 +203,8 @@ class _Tally:
 
     def __init__(self, log: RecordedLog, contract: Contract) -> None:
         n = len(log)
-        self._truth, self._contract = log.truth, contract
+        self._log, self._contract = log, contract
+        self._value = None if log.values is None else np.zeros(n)
         self.own = {m.name: np.full(n, np.nan) for m in contract.own}
         self._plans: dict[str, int] = {}
         self._plan, self._stages, self._label = (np.zeros(n, dtype=np.int64) for _ in range(3))
@@ -215,28 +218,33 @@ class _Tally:
         self._propensity[i], self._confidence[i] = decision.propensity, answer.confidence[0]
         self._probed[i], self.over[i] = decision.probed, decision.over_limits
         self._weights[i] = answer.weights
-        if self.own and self._truth[i] != NO_LABEL:
-            for name, figure in self._judged(decision, answer, int(self._truth[i])).items():
+        if self._value is not None:
+            self._value[i] = answer.scores.item(0) if answer.labels[0] != NO_ANSWER else np.nan
+        if self.own and self._log.truth[i] != NO_LABEL:
+            for name, figure in self._judged(decision, answer, self._log.labels(i)).items():
                 self.own[name][i] = figure
 
-    def _judged(self, decision: Decision, answer: Answer, truth: int) -> Mapping[str, float]:
+    def _judged(self, decision: Decision, answer: Answer, labels: tuple[int | float, ...]) -> Mapping[str, float]:
         """The user's own metrics; none where one of them has no figure, so that the request has no reward."""
         try:
-            return own_figures(self._contract, decision, answer, Outcome(decision.at, labels=(truth,)))
+            return own_figures(self._contract, decision, answer, Outcome(decision.at, labels=labels))
         except NoFigureError:
             return {}
 
     def played(self, ensemble: Ensemble) -> Played:
-        recent = np.array([p.weights == "recent" for p in compiled(tuple(self._plans), ensemble).plans])[self._plan]
+        plans = compiled(tuple(self._plans), ensemble).plans
+        recent = np.array([p.weights == "recent" for p in plans])[self._plan]
+        fixed = np.stack([pool_weights(p, ensemble, np.ones(len(ensemble.names))) for p in plans])[self._plan]
         return Played(
             plans=tuple(self._plans),
             plan=self._plan,
             stages_run=self._stages,
             label=self._label,
             confidence=self._confidence,
-            weights=np.where(recent[:, None], self._weights, 1.0),
+            weights=np.where(recent[:, None], self._weights, fixed),
             probed=self._probed,
             propensity=self._propensity,
+            values=self._value,
         )
 
 
@@ -245,7 +253,7 @@ def _trace(drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, F
     log, known = drawn.log, drawn.log.truth != NO_LABEL
     stages = _stages(played, log.ensemble)
     raw = {
-        "accuracy": np.where(known, played.label == log.truth, np.nan),
+        "accuracy": np.where(known, _accuracy(log, contract, played), np.nan),
         "confidence": played.confidence,
         **_spent(played, stages, figures_of(log, contract)),
         **own,
@@ -260,6 +268,8 @@ def _trace(drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, F
         ran=np.asarray(stages.any(axis=1)),
         label=played.label,
         truth=log.truth,
+        values=played.values,
+        true_values=log.values,
         raw=raw,
         terms={m.name: m.normalise(raw[m.name]) for m in contract.metrics if m.name in raw},
         reward=np.where(known, contract.rewards_under(profiles_of(log), raw), np.nan),
@@ -268,6 +278,14 @@ def _trace(drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, F
         profiles=log.profiles,
         over_limits=np.zeros(len(log), dtype=np.bool_),
     )
+
+
+def _accuracy(log: RecordedLog, contract: Contract, played: Played) -> FloatArray:
+    """How right each answer was, (N,) in [0, 1]."""
+    if log.values is None or played.values is None:
+        return np.asarray(played.label == log.truth, dtype=np.float64)
+    error: FloatArray = played.values - log.values
+    return contract.closeness(error)
 
 
 def _stages(played: Played, ensemble: Ensemble) -> BoolArray:
@@ -329,8 +347,8 @@ def trace_frame(trace: Trace, ensemble: Ensemble, policy: str, seed: int, log: i
         "over_limits": trace.over_limits,
         "ran": pl.Series(ran, dtype=pl.List(pl.String)),
         "probed": trace.probed,
-        "label": _classes(trace.label, ensemble),
-        "truth": _classes(trace.truth, ensemble),
+        "label": _classes(trace.label, ensemble) if trace.values is None else trace.values,
+        "truth": _classes(trace.truth, ensemble) if trace.true_values is None else trace.true_values,
         **{_COLUMN.get(name, name): values for name, values in trace.raw.items()},
         **{f"{name}_term": values for name, values in trace.terms.items()},
         "reward": trace.reward,
@@ -376,7 +394,7 @@ def fixed_plans(
     rewards = np.empty((len(log), len(catalogue)))
     total = {name: np.zeros(len(catalogue)) for name in (*_MEASURED, "explainability")}
     for group, which in _by_history(catalogue):
-        weights = _prequential_weights(drawn, tracking, group)
+        weights = _prequential_weights(drawn, contract, tracking, group)
         step = max(1, CHUNK // (len(group.prefix_members) * len(log.ensemble.classes)))
         for start in range(first, len(log), step):
             part = slice(start, start + step)
@@ -418,10 +436,13 @@ def _evaluate(
     scores = log.scores[log.rows[part]].astype(np.float64)
     seen = evaluate(catalogue, scores, np.ones(scores.shape[:2], dtype=np.bool_), weights[part])
     own = Figures(figures.latency_s[part], figures.energy_j[part], figures.cost[part], figures.explainability[part])
-    truth = log.truth[part, None]
+    truth, values = log.truth[part, None], log.values
+    accuracy = (seen.labels == truth).astype(np.float64)
+    if values is not None and seen.values is not None:
+        accuracy = contract.closeness(seen.values - values[part, None])
     members = catalogue.stage_members.sum(axis=2).cumsum(axis=1)
     return {
-        "accuracy": np.where(truth != NO_LABEL, seen.labels == truth, np.nan),
+        "accuracy": np.where(truth != NO_LABEL, accuracy, np.nan),
         "confidence": seen.confidence,
         "members_per_request": members[np.arange(len(catalogue)), seen.stop].astype(np.float64),
         **spend(catalogue, seen.stop + 1, own, weights[part]),
@@ -445,29 +466,32 @@ def _own(
         if log.truth[i] == NO_LABEL:
             continue
         request = log.request(i)
-        said = tuple(meter.run(member, request.rows, only) for member in members)
-        scores = np.stack([np.zeros_like(said[0].scores) if s.scores is None else s.scores for s in said], axis=1)
-        one = Evaluation(seen.labels[[b]], seen.confidence[[b]], seen.stop[[b]], seen.determined[[b]])
+        heard = tuple(meter.run(member, request.rows, only) for member in members)
+        scores = log.scores[log.rows[[i]]].astype(np.float64)
+        values = None if seen.values is None else seen.values[[b]]
+        one = Evaluation(seen.labels[[b]], seen.confidence[[b]], seen.stop[[b]], seen.determined[[b]], values)
         state = states.get_state(request)
         decision = Decision(str(i), request.at, catalogue.names, p, 0, "constant", "0", state)
-        answer = Answer(scores[:, 0], one.labels[:, 0], one.confidence[:, 0], said, 1, weights[i])
-        joined = Joined(0, decision, answer, Outcome(request.at, labels=(int(log.truth[i]),)))
-        for name, values in plan_figures(contract, catalogue, joined, one, scores).items():
-            figures[name][b] = values
+        answer = Answer(scores[:, 0], one.labels[:, 0], one.confidence[:, 0], heard, 1, weights[i])
+        joined = Joined(0, decision, answer, Outcome(request.at, labels=log.labels(i)))
+        for name, found in plan_figures(contract, catalogue, joined, one, scores).items():
+            figures[name][b] = found
     return figures
 
 
-def _prequential_weights(drawn: Drawn, tracking: Tracking, catalogue: Catalogue) -> FloatArray:
+def _prequential_weights(drawn: Drawn, contract: Contract, tracking: Tracking, catalogue: Catalogue) -> FloatArray:
     """The weights by recent accuracy (N, M) in force at each request, had a plan of ``catalogue`` been played."""
     log = drawn.log
-    said = np.where(log.scores.max(axis=-1) > 0.0, log.scores.argmax(axis=-1), NO_ANSWER)[log.rows]
-    correct = (said == log.truth[:, None]).astype(np.float64)
+    if log.values is not None:
+        correct = contract.closeness(log.scores[log.rows, :, 0] - log.values[:, None])
+    else:
+        correct = (said(log) == log.truth[:, None]).astype(np.float64)
     walked = len(catalogue) == 1 and catalogue.stages[0] > 1
-    accuracy, classes = RecentAccuracy(log.ensemble, tracking), len(log.ensemble.classes)
+    accuracy = RecentAccuracy(log.ensemble, tracking)
     everyone = np.ones((1, len(log.ensemble.names)), dtype=np.bool_)
     weights = np.empty(correct.shape)
     for i, arriving in enumerate(drawn.arrivals):
-        weights[i] = recent_weights(accuracy.value, classes)
+        weights[i] = weights_in_force(accuracy.value, log.ensemble)
         if walked:
             scores = log.scores[log.rows[i], None].astype(np.float64)
             stop = evaluate(catalogue, scores, everyone, weights[i]).stop[0, 0]
@@ -576,6 +600,7 @@ def _unmapped(log: RecordedLog) -> RecordedLog:
         at=np.asarray(log.at),
         features=np.asarray(log.features),
         scores=np.asarray(log.scores),
+        values=None if log.values is None else np.asarray(log.values),
         latency_s=np.asarray(log.latency_s),
         energy_j=np.asarray(log.energy_j),
         cost=np.asarray(log.cost),
@@ -677,7 +702,7 @@ def _look_back(bench: _Bench, seed: int, keep: bool) -> Hindsight:
             name: np.array([mean(column) for column in fixed.rewards[at - first].T]) for name, at in phases.items()
         },
         oracle=mean(singles.max(axis=1)),
-        previous_label=previous_label(drawn.log, drawn.arrivals, first),
+        previous_label=previous_label(drawn.log, drawn.arrivals, bench.contract, first),
         rewards=fixed.rewards if keep else None,
         seconds=time.perf_counter() - began,
     )

@@ -42,8 +42,11 @@ class Tracking:
 
 
 def prior_share(classes: int) -> float:
-    """Half way between chance and certainty: enough to be tried, soon overtaken by what was seen to work."""
-    return (1.0 + 1.0 / max(classes, 1)) / 2.0
+    """Half way between chance and certainty: enough to be tried, soon overtaken by what was seen to work.
+
+    A single class is a regression's, where nobody is right by chance.
+    """
+    return (1.0 + (1.0 / classes if classes > 1 else 0.0)) / 2.0
 
 
 KEEP = 12.0
@@ -164,7 +167,7 @@ class StateManager:
         for said in (*answer.ran, *answer.probes):
             i = self._ensemble.index(said.name)
             latency[i], energy[i] = said.latency_s, said.energy_j
-            if said.scores is not None and len(said.scores):
+            if said.scores is not None and len(said.scores) and not self._ensemble.regression:
                 confidence[i] = said.scores.max(axis=1).mean()
                 agreement[i] = (said.scores.argmax(axis=1) == answer.labels[said.rows]).mean()
         self._confidence.update(confidence)

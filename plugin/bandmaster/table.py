@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,8 +14,8 @@ import polars as pl
 from bandmaster.core import BandmasterError, BoolArray, FloatArray, IntArray
 from bandmaster.features import features_of_each
 
-Scores = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-"""Probabilities of classes, in single precision: there are many of them."""
+Scores = np.ndarray[tuple[int, ...], np.dtype[np.floating[Any]]]
+"""Probabilities of classes, in single precision, as there are many of them; or values, in double."""
 
 NO_LABEL = -1
 """The class index of a request whose label never became known."""

@@ -28,18 +28,18 @@ def test_the_previous_label_is_the_newest_that_had_arrived_before_the_request(la
         before = [t for t in truth[: i - 3] if t >= 0]  # the label of i - 4 arrived at i - 1
         asked += truth[i] >= 0
         right += truth[i] >= 0 and bool(before) and before[-1] == truth[i]
-    assert previous_label(drawn.log, drawn.arrivals, 100) == pytest.approx(right / asked)
+    assert previous_label(drawn.log, drawn.arrivals, lab.config.contract, 100) == pytest.approx(right / asked)
 
 
 def test_where_no_label_ever_arrives_the_previous_label_is_always_wrong(lab):
     drawn = draw(lab.logs[0], Traffic(label_share=0.0), 0)
-    assert previous_label(drawn.log, drawn.arrivals) == 0.0
+    assert previous_label(drawn.log, drawn.arrivals, lab.config.contract) == 0.0
 
 
 def test_the_previous_label_is_always_reported(lab):
     drawn = draw(lab.logs[0], Traffic(), 0)
     results = lab.replay("random", seeds=1).as_json()
-    assert results["previous_label"]["accuracy"] == pytest.approx(previous_label(drawn.log, drawn.arrivals), rel=1e-5)
+    assert results["previous_label"]["accuracy"] == pytest.approx(previous_label(drawn.log, drawn.arrivals, lab.config.contract), rel=1e-5)
 
 
 def test_a_vote_goes_to_the_class_with_the_greatest_weight_and_abstentions_count_for_nothing():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from bandmaster.core import Array, BandmasterError, FloatArray
+from bandmaster.core import Array, BandmasterError, FloatArray, Task
 
 WARM_UP_RUNS = 5
 LABEL_ROWS = 32
@@ -21,15 +21,15 @@ class OnnxMember:
     """One ONNX Runtime session on one thread. Sessions may be called from several threads at once.
 
     The model has one input of shape (n, …) and, among its outputs, one of shape (n, classes) whose rows are
-    probabilities. ``input_shape`` is a row's shape, ``None`` in it where the model takes any size. ``classes`` is what
-    the model's metadata says (a JSON list under the key ``classes``), or ``None``. ``latency_s`` is the median of a
-    few warm runs on one row.
+    probabilities; in regression, one of shape (n, 1) or (n,) that holds values. ``input_shape`` is a row's shape,
+    ``None`` in it where the model takes any size. ``classes`` is what the model's metadata says (a JSON list under the
+    key ``classes``), or ``None``. ``latency_s`` is the median of a few warm runs on one row.
 
     Raises ``BandmasterError`` naming the file when it is no such model.
     """
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name = name
+    def __init__(self, name: str, path: Path, task: Task = "classification") -> None:
+        self.name, self._task = name, task
         options = onnxruntime.SessionOptions()
         # One thread: the CPU time of the calling thread is then the member's own, and workers do not fight.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -51,9 +51,10 @@ class OnnxMember:
         self._output, self.width, self.latency_s = self._try_out(path)
 
     def predict(self, rows: Array) -> FloatArray:
-        """Return (n, C) distributions for rows (n, …). Raises what ONNX Runtime raises."""
+        """Return (n, C) distributions, or (n, 1) values, for rows (n, …). Raises what ONNX Runtime raises."""
         outputs = self._session.run([self._output], {self._input: np.ascontiguousarray(rows, dtype=self._dtype)})
-        return np.asarray(outputs[0], dtype=np.float64)
+        scores = np.asarray(outputs[0], dtype=np.float64)
+        return scores.reshape(len(scores), -1) if self._task == "regression" else scores
 
     def misnamed(self, classes: Sequence[int | str]) -> str | None:
         """Why ``classes`` cannot be what this model answers with, in that order; ``None`` if nothing speaks against it.
@@ -95,12 +96,22 @@ class OnnxMember:
     def _try_out(self, path: Path) -> tuple[str, int, float]:
         """Find the output that holds distributions by running one row; time a few more runs."""
         row = np.zeros((1, *(d or 1 for d in self.input_shape)), dtype=self._dtype)
-        names = [o.name for o in self._session.get_outputs() if o.type in _DTYPES and len(o.shape) == 2]
+        regression = self._task == "regression"
+        axes = (1, 2) if regression else (2,)
+        names = [o.name for o in self._session.get_outputs() if o.type in _DTYPES and len(o.shape) in axes]
         try:
             values = self._session.run(names, {self._input: row}) if names else []
         except Exception as problem:
             raise BandmasterError(f"{path}: member {self.name!r} fails on a row of zeros: {problem}") from None
-        found = [(n, v.shape[1]) for n, v in zip(names, values, strict=True) if abs(float(v.sum()) - 1.0) < 1e-3]
+        if regression:
+            found = [(n, 1) for n, v in zip(names, values, strict=True) if v.size == 1]
+        else:
+            found = [(n, v.shape[1]) for n, v in zip(names, values, strict=True) if abs(float(v.sum()) - 1.0) < 1e-3]
+        if regression and len(found) != 1:
+            raise BandmasterError(
+                f"{path}: member {self.name!r} has {len(found)} outputs of one float a row; in regression it must have "
+                "exactly one, its value"
+            )
         if not found:
             raise BandmasterError(
                 f"{path}: member {self.name!r} has no output of shape (n, classes) whose rows sum to 1; export the "

@@ -83,7 +83,10 @@ def asked_by(headers: Mapping[str, str], contract: Contract) -> Asked:
 
 
 class Feedback(pydantic.BaseModel):
-    """What came of one decision: the true label (a list for several rows), or a reward in [0, 1]. One of them."""
+    """What came of one decision: the true label (a list for several rows), or a reward in [0, 1]. One of them.
+
+    In regression a label is a number.
+    """
 
     model_config = pydantic.ConfigDict(
         extra="forbid", allow_inf_nan=False, json_schema_extra={"example": {"decision_id": "AY9…", "label": 7}}
@@ -91,8 +94,9 @@ class Feedback(pydantic.BaseModel):
     decision_id: str
     label: (
         pydantic.StrictInt
+        | pydantic.StrictFloat
         | pydantic.StrictStr
-        | Annotated[list[pydantic.StrictInt | pydantic.StrictStr], pydantic.Field(min_length=1)]
+        | Annotated[list[pydantic.StrictInt | pydantic.StrictFloat | pydantic.StrictStr], pydantic.Field(min_length=1)]
         | None
     ) = None
     reward: float | None = pydantic.Field(default=None, ge=0.0, le=1.0, strict=True)
@@ -246,15 +250,26 @@ class Front:
         return receipts
 
     def _report(self, feedback: Feedback) -> Report:
-        """The feedback with its labels as class indices."""
+        """The feedback with its labels as class indices, or values."""
         if feedback.label is None:
             return Report(decision_id=feedback.decision_id, at=time.time(), reward=feedback.reward)
         labels = feedback.label if isinstance(feedback.label, list) else [feedback.label]
         try:
-            indices = tuple(self._hosted.ensemble.class_index(label) for label in labels)
+            found = tuple(self._label(label) for label in labels)
         except BandmasterError as problem:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"label: {problem}") from None
-        return Report(decision_id=feedback.decision_id, at=time.time(), labels=indices)
+        return Report(decision_id=feedback.decision_id, at=time.time(), labels=found)
+
+    def _label(self, label: int | float | str) -> int | float:
+        """A label as an outcome has it. Raises ``BandmasterError`` where it is none."""
+        if not self._hosted.ensemble.regression:
+            return self._hosted.ensemble.class_index(label)
+        try:
+            if isinstance(label, str):
+                raise ValueError
+            return float(label)
+        except (ValueError, OverflowError):
+            raise BandmasterError(f"{str(label)[:64]!r} is no number; this is a regression, send the value") from None
 
     async def _ask_learner(self, what: str, *arguments: Any) -> Any:
         try:

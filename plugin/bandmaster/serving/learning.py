@@ -26,6 +26,7 @@ from bandmaster.core import (
     Decision,
     Ensemble,
     Experience,
+    FloatArray,
     Joined,
     MemberStatistics,
     Outcome,
@@ -57,7 +58,7 @@ class Report(pydantic.BaseModel):
 
     decision_id: str
     at: float
-    labels: tuple[int, ...] | None = None
+    labels: tuple[int | float, ...] | None = None
     reward: float | None = None
     consensus: bool = False
 
@@ -220,7 +221,7 @@ class LearningLoop:
             snapshot_version=self._version,
             plans=len(policy.catalogue),
             reward=state.recent_reward,
-            label_mix={str(c): p for c, p in zip(self._ensemble.classes, state.label_mix.tolist(), strict=True)},
+            label_mix=_label_mix(self._ensemble, state.label_mix),
             members=_members(self._ensemble, state.statistics()),
             contract=self._config.contract.describe(),
             energy_from="estimated: CPU time of a member's thread × 10 W",
@@ -235,6 +236,11 @@ class LearningLoop:
         self.tick()
         self._journal.close()
         self._lease.close()
+
+
+def _label_mix(ensemble: Ensemble, mix: FloatArray) -> dict[str, float]:
+    """Each class's recent share; in regression there are none."""
+    return {} if ensemble.regression else dict(zip(map(str, ensemble.classes), mix.tolist(), strict=True))
 
 
 def _members(ensemble: Ensemble, statistics: MemberStatistics) -> list[MemberPage]:

@@ -107,7 +107,7 @@ def _signature(
         check_arguments(method.func, name, hosted.input_shape)
     reply = None
     if not hasattr(inner, "from_answer"):
-        reply = read_reply(method.func, name, config.returns, classes, method.output_spec)
+        reply = read_reply(method.func, name, config.returns, classes, method.output_spec, hosted.ensemble.task)
     return Rows(name, hosted.input_shape, one=reply is not None and reply.one), reply
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pydantic
 from _bentoml_sdk.io_models import IORootModel
 
-from bandmaster.core import NO_ANSWER, Answer, Array, BandmasterError
+from bandmaster.core import NO_ANSWER, Answer, Array, BandmasterError, Task
 
 Returns = Literal["label", "scores"]
 
@@ -83,6 +83,7 @@ class Reply:
     annotation: Any
     classes: tuple[int | str, ...]
     one: bool
+    task: Task = "classification"
 
     def __call__(self, answer: Answer) -> Any:
         """Raises ``BandmasterError`` when nobody answered."""
@@ -96,15 +97,21 @@ class Reply:
             return [_filled(item, values) for values in rows]
         if kind is dict:
             return dict(zip(map(str, self.classes), answer.scores[0].tolist(), strict=True))
-        labels = [self.classes[i] for i in answer.labels]
+        labels = self._labels(answer)
         if kind in (int, float, str):
             return labels[0]
         if self.returns == "scores":
             return answer.scores if kind is np.ndarray else answer.scores.tolist()
         return np.array(labels) if kind is np.ndarray else labels
 
+    def _labels(self, answer: Answer) -> list[int | str] | list[float]:
+        if self.task == "regression":
+            values: list[float] = answer.scores[:, 0].tolist()
+            return values
+        return [self.classes[i] for i in answer.labels]
+
     def _values(self, answer: Answer, row: int = 0) -> dict[str, Any]:
-        labels = [self.classes[i] for i in answer.labels]
+        labels = self._labels(answer)
         if self.one or _is_model(_item(self.annotation)):
             return {
                 "label": labels[row],
@@ -117,7 +124,12 @@ class Reply:
 
 
 def read_reply(
-    method: Callable[..., Any], name: str, returns: Returns, classes: tuple[int | str, ...], output_spec: Any
+    method: Callable[..., Any],
+    name: str,
+    returns: Returns,
+    classes: tuple[int | str, ...],
+    output_spec: Any,
+    task: Task = "classification",
 ) -> Reply:
     """Find out how to give what ``method`` is annotated to return, by trying it out.
 
@@ -135,7 +147,7 @@ def read_reply(
         )
     why: Exception | None = None
     for one in (False, True):
-        reply = Reply(returns, annotation, classes, one)
+        reply = Reply(returns, annotation, classes, one, task)
         if one or (kind not in (int, float, str, dict)):
             try:
                 _encode(reply(_sample(len(classes), rows=1 if one else 2)), output_spec)

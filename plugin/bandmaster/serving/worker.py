@@ -51,7 +51,7 @@ class Worker:
             config,
             self._learned,
             members=hosted.members,
-            meter=CpuTimeMeter(len(hosted.ensemble.classes)),
+            meter=CpuTimeMeter(len(hosted.ensemble.classes), task=hosted.ensemble.task),
             recorder=self._spool,
             new_id=self.ids.new,
             executor=self._stage_threads,
