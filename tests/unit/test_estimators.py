@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bandmaster.combine import pool, recent_weights, verdict
-from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser, WindowedMean
+from bandmaster.estimators import (
+    ForgettingRegression,
+    LabelMix,
+    RandomFourierFeatures,
+    Standardiser,
+    WindowedMean,
+)
 from bandmaster.features import SUMMARY, features_of
 
 unit = st.floats(0.0, 1.0)
@@ -180,3 +186,82 @@ def test_a_better_member_never_weighs_less(classes, accuracy):
     weights = recent_weights(np.sort(accuracy), classes)
     assert np.all(weights > 0.0)
     assert np.all(np.diff(weights) >= 0.0)
+
+
+# ---- The label mix -----------------------------------------------------------------------------------------------
+
+shares = arrays(float, 4, elements=st.floats(0.0, 1.0)).map(lambda x: (x + 1e-6) / (x + 1e-6).sum())
+
+
+def mix_after(labels, classes=4):
+    mix = LabelMix(classes)
+    for label in labels:
+        mix.learn(np.eye(classes)[label] if np.ndim(label) == 0 else label)
+    return mix
+
+
+@given(st.lists(shares, max_size=40), st.lists(st.integers(0, 3), max_size=10))
+def test_the_classes_shares_are_a_distribution_without_zeros_whatever_was_learned(learned, corrected):
+    mix = mix_after(learned)
+    for true, guessed in zip(corrected, learned, strict=False):
+        mix.correct(np.eye(4)[true] - guessed)
+    for found in (mix.value, mix.steady):
+        assert found.shape == (4,)
+        assert (found > 0.0).all()
+        assert found.sum() == pytest.approx(1.0)
+
+
+def test_before_anything_was_seen_all_classes_are_alike():
+    assert LabelMix(5).value.tolist() == [0.2] * 5
+
+
+def test_a_mix_that_stays_is_found_as_exactly_as_its_best_memory_allows():
+    off = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth = rng.dirichlet(np.full(6, 2.0))
+        mix = mix_after(rng.choice(6, size=6000, p=truth), 6)
+        off.append(np.abs(mix.value - truth).sum() / 2)
+    assert max(off) < 0.06  # 250 labels stray by .06 and more, 1,000 by .03; when written .012 to .031
+
+
+@pytest.mark.parametrize("before", [100, 2000, 20_000])
+def test_an_abrupt_change_is_followed_within_thirty_labels_however_long_nothing_changed(before):
+    rng = np.random.default_rng(0)
+    mix = mix_after(rng.integers(0, 2, before))
+    for label in rng.integers(2, 4, 30):
+        mix.learn(np.eye(4)[label])
+    assert mix.value[2:].sum() > 0.8
+    assert mix.steady[2:].sum() < 0.4
+
+
+def test_what_is_put_right_is_as_if_it_had_been_known():
+    rng = np.random.default_rng(0)
+    right, wrong = LabelMix(3), LabelMix(3)
+    for label in np.eye(3)[rng.integers(0, 3, 300)]:
+        guess = rng.dirichlet(np.ones(3))
+        right.learn(label)
+        wrong.learn(guess)
+        wrong.correct(label - guess)
+    # A memory's counts only differ where one would have fallen below 0; its merit rests on what was guessed then.
+    np.testing.assert_allclose(wrong.steady, right.steady, atol=0.02)
+
+
+def test_what_a_mix_keeps_makes_another_its_equal():
+    mix, twin = mix_after(np.random.default_rng(0).integers(0, 4, 200)), LabelMix(4)
+    twin.load(mix.dump())
+    for label in range(4):
+        assert twin.value.tolist() == mix.value.tolist()
+        for m in (mix, twin):
+            m.learn(np.eye(4)[label])
+            m.correct(np.array([0.5, -0.5, 0.0, 0.0]))
+
+
+def test_a_mix_refuses_what_it_never_kept_and_stays_as_it_was():
+    mix = mix_after([0, 1, 1])
+    before = mix.dump()
+    broken = [*before[:-1], [float("nan")] * 5]
+    for garbage in ([], before[:-1], LabelMix(3).dump(), broken, [[1.0]]):
+        with pytest.raises(ValueError, match="finite figures"):
+            mix.load(garbage)
+    assert mix.dump() == before
