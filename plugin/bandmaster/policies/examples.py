@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import DEFAULT_PROFILE, Figures, FloatArray, State
+from bandmaster.core import Figures, FloatArray, State
 from bandmaster.counterfactual import spend
 from bandmaster.estimators import Standardiser
 from bandmaster.plans import Catalogue
@@ -20,12 +20,11 @@ EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
 
 
 def shared_line(standard: Standardiser, state: State) -> str:
-    """The request's line: its features in buckets, its tags and its profile as checksums, never as text."""
+    """The request's line: its features in buckets, its tags as checksums, never as text."""
     buckets = np.searchsorted(EDGES, standard(state.features))
     features = "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
     tags = "".join(f" t{zlib.crc32(tag.encode()):08x}" for tag in state.tags)
-    profile = "" if state.profile == DEFAULT_PROFILE else f" a{zlib.crc32(state.profile.encode()):08x}"
-    return f"shared |s b{features}{tags}{profile}"
+    return f"shared |s b{features}{tags}"
 
 
 def plan_lines(catalogue: Catalogue, prior: FloatArray) -> list[str]:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from bandmaster.core import BandmasterError, Experience, FloatArray, IntArray, Policy, State
-from bandmaster.plans import Catalogue, compiled
+from bandmaster.core import BandmasterError, Experience, FloatArray, Policy, State
+from bandmaster.plans import Catalogue
 from bandmaster.policies.context_free import exp3_gamma
+from bandmaster.policies.joint import JointOffer
 
 
 class Exp4Policy:
@@ -38,11 +39,8 @@ class Exp4Policy:
 
     def _offer(self) -> None:
         """Take up the experts' plans."""
-        self._offered = [expert.catalogue.names for expert in self._experts]
-        every = dict.fromkeys(name for names in self._offered for name in names)
-        self.catalogue = compiled(tuple(every), self._ensemble)
-        place = {name: k for k, name in enumerate(self.catalogue.names)}
-        self._places = [np.array([place[name] for name in names]) for names in self._offered]
+        self._joint = JointOffer(self._experts, self._ensemble)
+        self.catalogue = self._joint.catalogue
         self._gamma = exp3_gamma(len(self.catalogue), len(self._experts))
 
     @property
@@ -57,10 +55,7 @@ class Exp4Policy:
 
     def _advice(self, state: State) -> FloatArray:
         """Each expert's distribution over all plans on offer, (experts, P)."""
-        advice = np.zeros((len(self._experts), len(self.catalogue)))
-        for row, places, expert in zip(advice, self._places, self._experts, strict=True):
-            row[places] = expert.probabilities(_seen_by(places, state))
-        return advice
+        return np.stack([self._joint.advice(k, state) for k in range(len(self._experts))])
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
@@ -72,7 +67,7 @@ class Exp4Policy:
             self._log_weights -= self._log_weights.max()
         for expert in self._experts:
             expert.learn(experience)
-        if self._offered != [expert.catalogue.names for expert in self._experts]:
+        if self._joint.stale:
             self._offer()
         self._learned += 1
 
@@ -99,12 +94,6 @@ class Exp4Policy:
             raise
         self._log_weights, self._learned = weights, dumped.learned
         self._offer()
-
-
-def _seen_by(places: IntArray, state: State) -> State:
-    """The state for an expert whose plans have these places: which of its own fit, if any does."""
-    fits = tuple(state.fits[place] for place in places) if state.fits else ()
-    return replace(state, fits=fits if any(fits) else ()) if state.fits else state
 
 
 class _Dump(msgspec.Struct, frozen=True):

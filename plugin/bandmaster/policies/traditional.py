@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import DEFAULT_PROFILE, BandmasterError, Experience, Figures, FloatArray, MemberStatistics, State
+from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, MemberStatistics, State
 from bandmaster.counterfactual import spend
 from bandmaster.plans import Catalogue, compiled
 
@@ -73,15 +73,15 @@ class ScoringPolicy(_Memoryless):
         self._members = catalogue.stage_members.any(axis=1).astype(np.float64)
 
     def probabilities(self, state: State) -> FloatArray:
-        best = state.within(self.scores(state.members, state.profile))
+        best = state.within(self.scores(state.members))
         p = (best == best.max()).astype(np.float64)
         return np.asarray(p / p.sum())
 
-    def scores(self, members: MemberStatistics, profile: str = DEFAULT_PROFILE) -> FloatArray:
-        """The contract value (P,) of each plan, in [0, 1], by the members' recent statistics, under a profile."""
+    def scores(self, members: MemberStatistics) -> FloatArray:
+        """The contract value (P,) of each plan, in [0, 1], by the members' recent statistics."""
         share = self._members / self._members.sum(axis=1, keepdims=True)
         figures = Figures(members.latency_s, members.energy_j, self._profile.cost, self._profile.explainability)
         spent = spend(self.catalogue, self.catalogue.stages[None], figures, np.ones(len(members.accuracy)))
         raw = {name: values[0] for name, values in spent.items()}
         raw |= {"accuracy": share @ members.accuracy, "confidence": share @ members.confidence}
-        return self._contract.under(profile).foreseen(raw)
+        return self._contract.foreseen(raw)
