@@ -13,6 +13,7 @@ from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import profile_figures
 from bandmaster.limits import Budget, Limits, Spending, fitting, masked
 from bandmaster.orchestrator import Orchestrator
+from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.exp4 import Exp4Policy
 from bandmaster.policies.exploration import Exploration, spread
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
@@ -225,3 +226,14 @@ def test_members_of_unknown_price_and_latency_are_taken_to_cost_nothing_until_th
     state = StateManager(log.ensemble).get_state(log.request(0))
     assert not state.members.latency_s.any()
     assert not state.members.energy_j.any()
+
+
+def test_the_bandit_explores_around_the_best_plan_that_fits():
+    bandit = BanditPolicy(PLANS, CONTRACT, profile_figures(LOG.ensemble), StateManager(LOG.ensemble).belief)
+    state = StateManager(LOG.ensemble).get_state(LOG.request(0))
+    values = bandit.values(state)
+    fits = values < values.max()
+    _, p, _ = RLManager(bandit, np.random.default_rng(0)).choose(replace(state, fits=tuple(fits.tolist())))
+    best = int(np.where(fits, values, 0.0).argmax())
+    assert p[best] > 0.98
+    assert p[fits].sum() == pytest.approx(1.0)

@@ -76,7 +76,7 @@ class BanditPolicy:
         return str(self._learned)
 
     def probabilities(self, state: State) -> FloatArray:
-        return spread(self.values(state), self._explore, self._learned)
+        return spread(state.within(self.values(state)), self._explore, self._learned)
 
     def values(self, state: State) -> FloatArray:
         """Every plan's expected reward (P,): its score as VW corrects it."""
