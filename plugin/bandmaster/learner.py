@@ -127,7 +127,9 @@ class Learner:
             correct = _correct(scores, known, truth)
         evidence = self.state.evidence(scores)
         own_raw = own.raw if joined.outcome.reward is None else None
-        return Experience(joined, reward, own.value, scores, known, figures, truth, correct, evidence, own_raw, values=values)
+        return Experience(
+            joined, reward, own.value, scores, known, figures, truth, correct, evidence, own_raw, values=values
+        )
 
     def notice(self, decision: Decision, answer: Answer) -> None:
         """Learn what a request tells before its outcome is known; to be called once for each, with its probe.
