@@ -109,7 +109,7 @@ def regressors() -> dict[str, Any]:
         "tree": DecisionTreeRegressor(max_depth=8, random_state=0),
         "forest": RandomForestRegressor(n_estimators=50, random_state=0),
         "boosting": HistGradientBoostingRegressor(early_stopping=False, random_state=0),
-        "mlp": make_pipeline(StandardScaler(), MLPRegressor((32,), random_state=0)),
+        "mlp": make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(32,), random_state=0)),
     }
 
 

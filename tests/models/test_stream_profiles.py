@@ -3,7 +3,8 @@
 import numpy as np
 import yaml
 
-from bandmaster.streams import KINDS, MEMBERS
+from bandmaster.config import Source, parse
+from bandmaster.streams import KINDS, MEMBERS, REGRESSION_KINDS
 from models import stream_profiles
 from models.profiling import Profile
 
@@ -21,7 +22,7 @@ class Idle:
 
 def test_every_prediction_is_of_one_row_after_a_warm_up():
     model = Idle()
-    profile = stream_profiles.measure(model, np.zeros((30, 3)), predictions=50)
+    profile = stream_profiles.measure(model.predict_proba, np.zeros((30, 3)), predictions=50)
     assert model.calls == 70
     assert profile.latency_s > 0.0
     assert profile.energy_j >= 0.0
@@ -35,3 +36,12 @@ def test_the_configuration_has_every_member_and_scales_around_them():
     assert block["members"]["logistic"]["profile"] == {"latency": "370 us", "energy": "17000 uJ"}
     assert block["contract"]["latency"]["range"] == ["100 us", "30000 us"]
     assert block["contract"]["energy"]["range"] == ["5000 uJ", "2000000 uJ"]
+
+
+def test_the_configuration_of_a_regression_can_be_played():
+    found = {kind: Profile(1e-4, 5e-3 * (k + 1)) for k, kind in enumerate(REGRESSION_KINDS)}
+    found["mlp"] = Profile(2e-4, 1e-2)
+    block = yaml.safe_load(stream_profiles.configuration(found, "regression"))["orchestration"]
+    read = parse(block, Source("made"))
+    assert read.task == "regression"
+    assert [m.name for m in read.members] == [*REGRESSION_KINDS, *(f"{k}_late" for k in REGRESSION_KINDS)]
