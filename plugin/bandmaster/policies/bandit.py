@@ -57,10 +57,10 @@ class BanditPolicy:
 
         Raises ``BandmasterError`` for the others.
         """
-        self.catalogue, self._contract, self._explore = catalogue, contract, explore or Exploration()
+        self._contract, self._explore = contract, explore or Exploration()
         self._first, self._profile, self._belief = catalogue, profile, belief
         self._kept = catalogue.plans[:keep]
-        self._prior = prior_rewards(catalogue, contract, profile)
+        self._take(catalogue)
         spread(self._prior, self._explore, 0)  # refuses here what it would refuse at the first request
         self._learned, self._searched = 0, 0
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
@@ -68,6 +68,10 @@ class BanditPolicy:
         self._incumbent: Chain | None = None
         self._seed = seed
         self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
+
+    def _take(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._prior = prior_rewards(catalogue, self._contract, self._profile)
         self._plan_lines = plan_lines(catalogue, self._prior)
 
     @property
@@ -131,13 +135,13 @@ class BanditPolicy:
         names = self._first.ensemble.names
         found = [Plan(tuple(tuple(names[m] for m in s) for s in v.chain), "learned", v.stop_at) for v in proposal.plans]
         before = {_structure(p): k for k, p in enumerate(self.catalogue.plans)}
-        plans = (*self._kept, *found)
+        plans = tuple(dict.fromkeys([*self._kept, *found]))
         source = np.array([before.get(_structure(p), -1) for p in plans])
-        kept = np.repeat(self._prior[: len(self._kept), None], proposal.by_class.shape[1], axis=1)
-        self.catalogue = compiled(tuple(p.name for p in plans), self._first.ensemble)
-        self._plan_lines = plan_lines(self.catalogue, prior_rewards(self.catalogue, self._contract, self._profile))
-        doubt = np.r_[np.zeros(len(self._kept)), proposal.doubt]
-        scores.offer(self.catalogue, np.concatenate([kept, proposal.by_class]), doubt, source)
+        self._take(compiled(tuple(p.name for p in plans), self._first.ensemble))
+        worth, doubt = np.repeat(self._prior[:, None], proposal.by_class.shape[1], axis=1), np.zeros(len(plans))
+        valued = [plans.index(p) for p in found]
+        worth[valued], doubt[valued] = proposal.by_class, proposal.doubt
+        scores.offer(self.catalogue, worth, doubt, source)
         self._incumbent = proposal.plans[int((proposal.by_class @ mix - proposal.doubt).argmax())].chain
 
     def _lines(self, scores: PlanScores, state: State) -> list[str]:
@@ -163,8 +167,8 @@ class BanditPolicy:
                 f"no snapshot of a bandit over {len(self._first.ensemble.names)} members: {problem}"
             ) from None
         self._vw.load(dumped.vw)
-        self.catalogue, self._scores, self._planner = catalogue, scores, planner
-        self._plan_lines = plan_lines(catalogue, prior_rewards(catalogue, self._contract, self._profile))
+        self._take(catalogue)
+        self._scores, self._planner = scores, planner
         self._learned, self._searched, self._incumbent = dumped.learned, dumped.searched, dumped.incumbent
 
 

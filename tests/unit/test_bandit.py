@@ -1,0 +1,187 @@
+"""The bandit offers what its planner finds, keeps what it must, and survives what may change under it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bandmaster.core import DriftEvent
+from bandmaster.learner import profile_figures
+from bandmaster.plans import Catalogue, generate, parse_plan
+from bandmaster.policies.bandit import BanditPolicy
+from bandmaster.policies.scores import PlanScores
+from bandmaster.state import StateManager
+from bandmaster.testing import sample_experiences, sample_learner, sample_log
+from bandmaster.testing.policies import CONTRACT, sample_catalogue
+
+LOG = sample_log(300, seed=4)
+FIGURES = profile_figures(LOG.ensemble)
+STATE = StateManager(LOG.ensemble).get_state(LOG.request(0))
+
+
+def bandit(keep=0, **more):
+    return lambda plans, contract, belief: BanditPolicy(plans, contract, FIGURES, belief, keep=keep, **more)
+
+
+def played(make, log=LOG, **more):
+    learner = sample_learner(make, log, **{"probe_share": 0.2} | more)
+    return learner, list(sample_experiences(learner, log))
+
+
+def catalogue(*include):
+    plans = [parse_plan(name, LOG.ensemble) for name in include]
+    made = generate(LOG.ensemble, subsets=2, cascades=2, stop_at=(0.7,), limit=20, include=plans)
+    return Catalogue.of(LOG.ensemble, made)
+
+
+# ---- What it offers ----------------------------------------------------------------------------------------------
+
+
+def test_it_starts_with_the_catalogue_and_goes_over_to_learned_plans_once_enough_is_known():
+    learner = sample_learner(bandit(), LOG, probe_share=0.2)
+    first, offers = sample_catalogue(LOG), []
+    for experience in sample_experiences(learner, LOG):
+        offers.append((experience.joined.decision.plans, experience.joined.decision.probed))
+    assert offers[0][0] == first.names
+    until = next(i for i, (names, _) in enumerate(offers) if names != first.names)
+    assert sum(probed for _, probed in offers[:until]) >= 10
+    last = learner.manager.policy.catalogue
+    assert all(plan.weights == "learned" for plan in last.plans)
+    assert len({names for names, _ in offers}) > 3, "plans are renewed again and again"
+
+
+def test_what_it_offers_can_be_read_stays_within_the_limit_and_holds_what_it_must():
+    keep = ("m0>m3@0.55", "m1+m2~recent")
+    first = catalogue(*keep)
+    learner = sample_learner(bandit(keep=2), LOG, plans=first, probe_share=0.3)
+    for _ in sample_experiences(learner, LOG):
+        offer = learner.manager.policy.catalogue
+        assert offer.names[:2] == keep
+        assert len(set(offer.names)) == len(offer.names) <= len(first)
+        assert all(parse_plan(name, LOG.ensemble) == plan for name, plan in zip(offer.names, offer.plans, strict=True))
+    alone = {plan.members for plan in offer.plans if len(plan.members) == 1}
+    assert alone == {(name,) for name in LOG.ensemble.names}, "every member alone is always on offer"
+
+
+def test_a_plan_that_is_kept_and_found_as_well_is_offered_once_at_what_it_was_found_to_be_worth():
+    first = catalogue("m0~learned", "m2~learned")
+    learner, _ = played(bandit(keep=2), plans=first)
+    policy = learner.manager.policy
+    assert policy.catalogue.names[:2] == ("m0~learned", "m2~learned")
+    assert len(policy.catalogue) > 4
+    worth = policy._scores.worth[:2]
+    assert (np.ptp(worth, axis=1) > 0.0).all(), "a prior would be the same for every class"
+
+
+# ---- Keeping -----------------------------------------------------------------------------------------------------
+
+
+def test_who_is_restored_decides_and_plans_on_alike():
+    learner, _ = played(bandit(keep=1))
+    twin = sample_learner(bandit(keep=1), LOG, probe_share=0.2)
+    twin.load(learner.dump())
+    more = sample_log(250, seed=9)
+    renewed = set()
+    for one, other in zip(sample_experiences(learner, more), sample_experiences(twin, more), strict=True):
+        ours, its = one.joined.decision, other.joined.decision
+        assert (ours.plans, ours.chosen, ours.policy_version) == (its.plans, its.chosen, its.policy_version)
+        np.testing.assert_array_equal(ours.probabilities, its.probabilities)
+        renewed.add(ours.plans)
+    assert len(renewed) > 1
+
+
+# ---- What may change under it ------------------------------------------------------------------------------------
+
+
+def test_a_member_that_has_changed_is_planned_with_anew_at_once():
+    learner, experiences = played(bandit())
+    policy = learner.manager.policy
+    before = policy._searched
+    policy.learn(replace(experiences[-1], alarms=(DriftEvent("reward", 0.0, ""),)))
+    assert policy._searched == before
+    policy.learn(replace(experiences[-1], alarms=(DriftEvent("accuracy:m1", 0.0, ""),)))
+    assert policy._searched == policy._learned
+    rows = len(policy._planner.rows)
+    assert policy._planner._before.tolist() == [0, rows, 0, 0]
+
+
+@pytest.mark.parametrize("features", [0, 5])
+def test_models_that_take_other_inputs_are_served_by_what_was_learned_with_the_old_ones(features):
+    few = sample_log(300, members=2)  # of which fewer plans can be found than there were at first
+    learner, _ = played(lambda *given: BanditPolicy(*given[:2], profile_figures(few.ensemble), given[2]), few)
+    policy = learner.manager.policy
+    assert len(policy.catalogue) < len(sample_catalogue(few))
+    other = replace(sample_log(40, seed=1, members=2), features=np.zeros((40, features)))
+    for experience in sample_experiences(learner, other):
+        assert len(experience.joined.decision.state.features) == features
+    assert policy.version == "340"
+
+
+# ---- Scores ------------------------------------------------------------------------------------------------------
+
+
+def scores_of(features=2, worth=0.5):
+    plans = sample_catalogue(LOG)
+    return plans, PlanScores(plans, CONTRACT, np.full(len(plans), worth), features)
+
+
+def state_with(features, mix=(1 / 3, 1 / 3, 1 / 3)):
+    return replace(STATE, features=np.array(features, dtype=float), label_mix=np.array(mix))
+
+
+def test_without_anything_learned_a_plan_is_worth_what_it_was_said_to_be_less_its_doubt():
+    plans, scores = scores_of(worth=0.4)
+    np.testing.assert_allclose(scores(state_with([1.0, -2.0])), 0.4)
+    worth = np.linspace(0.0, 1.0, 3) * np.ones((len(plans), 1))
+    doubt = np.linspace(0.0, 0.1, len(plans))
+    scores.offer(plans, worth, doubt, np.full(len(plans), -1))
+    np.testing.assert_allclose(scores(state_with([0.0, 0.0])), 0.5 - doubt)
+    np.testing.assert_allclose(scores(state_with([0.0, 0.0], (0.0, 0.0, 1.0))), 1.0 - doubt)
+
+
+def test_a_plan_is_worth_more_where_its_members_are_good():
+    plans, scores = scores_of(features=1)
+    rng = np.random.default_rng(0)
+    unknown = np.full(len(plans), np.nan)
+    for _ in range(800):
+        x = rng.choice([-1.0, 1.0])
+        correct = rng.random(4) < np.where(x > 0, [0.9, 0.5, 0.3, 0.5], [0.3, 0.5, 0.9, 0.5])
+        scores.learn(state_with([x]), correct.astype(float), unknown, unknown)
+    here, there = scores(state_with([1.0])), scores(state_with([-1.0]))
+    alone = [plans.index(name) for name in LOG.ensemble.names]
+    gain = (here - there)[alone]
+    assert gain[0] > 0.2
+    assert gain[2] < -0.2
+    assert abs(gain[[1, 3]]).max() < 0.1  # α is .7, the differences .6: an ideal would say ±.42 and 0
+
+
+def test_what_a_plan_earned_beyond_its_members_is_learned_and_goes_with_it_when_plans_change():
+    plans, scores = scores_of(features=1)
+    rng, unknown = np.random.default_rng(0), np.full(4, np.nan)
+    for _ in range(400):
+        rewards = np.full(len(plans), np.nan)
+        k = int(rng.integers(len(plans)))
+        rewards[k] = 0.8 if k == 3 else 0.5
+        scores.learn(state_with([rng.normal()]), unknown, rewards, np.where(np.isnan(rewards), np.nan, 0.5))
+    found = scores(state_with([0.0]))
+    assert found[3] == pytest.approx(0.8, abs=0.08)
+    assert np.delete(found, 3) == pytest.approx(0.5, abs=0.08)
+    few = Catalogue.of(LOG.ensemble, [plans.plans[3], plans.plans[0], parse_plan("m1>m2@0.9~learned", LOG.ensemble)])
+    scores.offer(few, np.full((3, 3), 0.5), np.zeros(3), np.array([3, 0, -1]))
+    assert scores(state_with([0.0])) == pytest.approx([found[3], found[0], 0.5])
+
+
+def test_what_scores_keep_makes_others_their_equal_and_nothing_else_is_taken():
+    plans, scores = scores_of(features=3)
+    for experience in played(bandit())[1][:60]:
+        known = np.where(np.arange(len(plans)) % 2 == 0, 0.7, np.nan)
+        scores.learn(experience.joined.decision.state, experience.correct, known, known)
+    kept = scores.dump()
+    twin = PlanScores.of(kept, plans, CONTRACT)
+    state = state_with([0.1, -1.0, 2.0])
+    np.testing.assert_array_equal(twin(state), scores(state))
+    assert twin.dump() == kept
+    fewer = Catalogue.of(LOG.ensemble, plans.plans[:-1])
+    for garbage, offered in ((b"", plans), (kept[:-9], plans), (kept, fewer)):
+        with pytest.raises(ValueError, match="scores"):
+            PlanScores.of(garbage, offered, CONTRACT)
