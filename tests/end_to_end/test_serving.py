@@ -105,8 +105,9 @@ def test_a_killed_learner_comes_back_and_has_lost_nothing_that_was_acknowledged(
     assert state["reward"] > 0.5  # type: ignore[operator] # it learned on, from where it was
 
 
-def test_two_workers_answer_and_follow_one_learner(tmp_path: Path) -> None:
-    folder = project(tmp_path, IRIS.replace("@bentoml.service", "@bentoml.service(workers=2)"))
+def test_two_workers_answer_follow_one_learner_and_share_a_budget(tmp_path: Path) -> None:
+    two = IRIS.replace("@bentoml.service", "@bentoml.service(workers=2)")
+    folder = project(tmp_path, two, limits={"energy": "1 kJ / 1 h"})
     with served(".", folder=folder, env=environment(folder / "home")) as server:
         followed: dict[int, int] = {}
 
@@ -115,6 +116,7 @@ def test_two_workers_answer_and_follow_one_learner(tmp_path: Path) -> None:
                 teach(client, 2)
                 state = client.get("/orchestration/state").json()
             followed[state["worker"]["number"]] = state["worker"]["snapshot_version"]
+            assert 400.0 < state["worker"]["left"]["energy"] < 500.0, "half of it, less what it has spent"
             return len(followed) == 2 and min(followed.values()) > 0
 
         eventually(both, "both workers have answered and follow the learner")
