@@ -54,6 +54,9 @@ class Belief:
     PRIOR_HABITS = np.array([2.0, 0.8, 0.2])
     """Right, wrong, abstaining: what a member is taken to have done before it was seen."""
 
+    SHELF = 3
+    """Former regimes of a member that are remembered."""
+
     RENEW = 25
     """Outcomes between two renewals of the pools, once there are many."""
 
@@ -63,6 +66,7 @@ class Belief:
         self._said = np.zeros((members, classes + 1, classes if classes <= DENSE else 2))
         self._sure = np.zeros((2, members, BUCKETS, classes))  # right: by true class; wrong: by what was said
         self._seen = np.zeros((members, classes))
+        self._shelf: list[list[FloatArray]] = [[] for _ in range(members)]
         self.overlap = 0.5
         self.learned = 0
         self._renewed = -1
@@ -101,6 +105,15 @@ class Belief:
 
     def learn(self, said: Said, known: BoolArray, truth: IntArray) -> None:
         """Learn one request's rows: what was said (n, M), by whom it is known (n, M), and the labels (n,)."""
+        member, label, true = self._count(said, known, truth)
+        self.learned += len(truth)
+        if self.learned - self._renewed >= min(self.RENEW, 1 + self.learned // 20):
+            self._renew()
+        else:
+            self._refresh(member, true, label)
+
+    def _count(self, said: Said, known: BoolArray, truth: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        """Count rows; return the members, what they said and the classes, one entry an answer."""
         row, member = np.nonzero(known)
         label, bucket, true = said.label[row, member], said.bucket[row, member], truth[row]
         right, wrong = label == true, (label != true) & (label < self.classes)
@@ -108,20 +121,41 @@ class Belief:
         np.add.at(self._said, (member, label, true if self.classes <= DENSE else right.astype(np.int64)), 1.0)
         np.add.at(self._sure[0], (member[right], bucket[right], true[right]), 1.0)
         np.add.at(self._sure[1], (member[wrong], bucket[wrong], label[wrong]), 1.0)
-        self.learned += len(truth)
-        if self.learned - self._renewed >= min(self.RENEW, 1 + self.learned // 20):
-            self._renew()
-        else:
-            self._refresh(member, true, label)
+        return member, label, true
 
-    def forget(self, which: BoolArray, keep: float) -> None:
-        """Trust what ``which`` members (M,) were seen to do only as much as ``keep`` outcomes in all."""
-        total = self._seen.sum(axis=1)
-        factor = np.where(which & (total > keep), keep / np.maximum(total, 1.0), 1.0)
-        self._seen *= factor[:, None]
-        self._said *= factor[:, None, None]
-        self._sure *= factor[None, :, None, None]
+    def relearn(self, member: int, said: Said, truth: IntArray) -> None:
+        """``member`` is not what it was: put what was learned of it by, and learn it from rows since it changed.
+
+        What it said to them is (n,), as are the labels. Where what was put by earlier explains them better than having
+        learned nothing would, that is taken up again: a regime that returns is known at once.
+        """
+        tried = [np.zeros_like(self._kept(member)), *self._shelf[member]]
+        self._shelf[member] = [*self._shelf[member], self._kept(member)][-self.SHELF :]
+        merit = []
+        for regime in tried:
+            self._restore(member, regime)
+            merit.append(self._likelihood(member, said, truth))
+        self._restore(member, tried[int(np.argmax(merit))])
+        every = np.zeros((len(truth), self.members), dtype=np.int64)
+        label, bucket, known = every.copy(), every.copy(), every.astype(np.bool_)
+        label[:, member], bucket[:, member], known[:, member] = said.label, said.bucket, True
+        self._count(Said(label, bucket), known, truth)
         self._renew()
+
+    def _kept(self, member: int) -> FloatArray:
+        """All counts of one member, flat."""
+        return np.concatenate([a.ravel() for a in (self._said[member], self._sure[:, member], self._seen[member])])
+
+    def _restore(self, member: int, regime: FloatArray) -> None:
+        parts = (self._said[member], self._sure[:, member], self._seen[member])
+        for part, flat in zip(parts, np.split(regime, np.cumsum([p.size for p in parts])[:-1]), strict=True):
+            part[...] = flat.reshape(part.shape)
+        self._renew()
+
+    def _likelihood(self, member: int, said: Said, truth: IntArray) -> float:
+        """log P of all that ``member`` said to rows of these classes."""
+        label, bucket = (np.repeat(a[:, None], self.members, axis=1) for a in (said.label, said.bucket))
+        return float(self.log_likelihood(Said(label, bucket))[np.arange(len(truth)), member, truth].sum())
 
     def _renew(self) -> None:
         """Renew the pools, and every table from them."""
@@ -225,7 +259,8 @@ class Belief:
     def dump(self) -> bytes:
         kept = (self._said, self._sure, self._seen, self._habits, self._instead, self._usual)
         arrays = [a.astype(np.float64).tobytes() for a in kept]
-        return msgspec.msgpack.encode(_Dump(self.learned, self._renewed, self.overlap, arrays))
+        shelf = [[regime.tobytes() for regime in member] for member in self._shelf]
+        return msgspec.msgpack.encode(_Dump(self.learned, self._renewed, self.overlap, arrays, shelf))
 
     def load(self, dumped: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
@@ -237,9 +272,14 @@ class Belief:
         if len(found.arrays) != len(kept) or any(len(b) != a.nbytes for a, b in zip(kept, found.arrays, strict=True)):
             raise ValueError("a belief of other members or classes")
         arrays = [np.frombuffer(b).reshape(a.shape).copy() for a, b in zip(kept, found.arrays, strict=True)]
-        if not all(np.isfinite(a).all() and (a >= 0.0).all() for a in arrays):
+        size = self._kept(0).nbytes
+        if len(found.shelf) != self.members or any(len(b) != size for member in found.shelf for b in member):
+            raise ValueError("former regimes of other members or classes")
+        shelf = [[np.frombuffer(b).copy() for b in member] for member in found.shelf]
+        if not all(np.isfinite(a).all() and (a >= 0.0).all() for a in [*arrays, *(r for m in shelf for r in m)]):
             raise ValueError("a belief's counts are finite and not negative")
         self._said, self._sure, self._seen = arrays[:3]
+        self._shelf = shelf
         self._habits, self._instead, self._usual = arrays[3:]
         self.learned, self._renewed, self.overlap = found.learned, found.renewed, found.overlap
         self._tables()
@@ -250,6 +290,7 @@ class _Dump(msgspec.Struct, frozen=True):
     renewed: int
     overlap: float
     arrays: list[bytes]
+    shelf: list[list[bytes]]
 
 
 def _draw(probabilities: FloatArray, rng: np.random.Generator) -> IntArray:

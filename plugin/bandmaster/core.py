@@ -278,11 +278,15 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class DriftEvent:
-    """An alarm: which detector (``accuracy:linear``, ``reward``), when (Unix s), and why, in one sentence."""
+    """An alarm: which detector (``accuracy:linear``, ``reward``), when (Unix s), and why, in one sentence.
+
+    ``seen`` counts the observations since the change, as far as the detector can tell; 0 where nobody noted it.
+    """
 
     name: str
     at: float
     cause: str
+    seen: int = 0
 
 
 @dataclass(frozen=True, slots=True)

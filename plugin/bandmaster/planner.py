@@ -179,7 +179,8 @@ class Planner:
         # Rows of classes that are rarer today than when they were kept count for less.
         kept = np.bincount(truth, minlength=self.classes) + 1.0
         weight = (mix / kept)[truth]
-        return _Bench(evidence, truth, weight / weight.sum(), _stacked([r.figures for r in self.rows]), contract)
+        figures = _stacked([r.figures for r in self.rows])
+        return _Bench(evidence, truth, label < self.classes, weight / weight.sum(), figures, contract)
 
     def _varied(self, chain: Chain) -> Iterator[Chain]:
         """Every plan one step away: a member more, less or another, stages swapped or joined."""
@@ -220,24 +221,30 @@ def _with(chain: Chain, i: int, stage: tuple[int, ...]) -> Chain:
 
 
 def _stacked(figures: Sequence[Figures]) -> Figures:
-    return Figures(
-        latency_s=np.stack([f.latency_s for f in figures]),
-        energy_j=np.stack([f.energy_j for f in figures]),
-        cost=np.stack([f.cost for f in figures]),
-        explainability=np.stack([f.explainability for f in figures]),
-    )
+    """Figures (n, M), or (1, M) where every row has the same, as declared ones do."""
+    columns = [np.stack([getattr(f, name) for f in figures]) for name in _FIGURES]
+    if all(np.array_equal(c, np.broadcast_to(c[:1], c.shape), equal_nan=True) for c in columns):
+        columns = [c[:1] for c in columns]
+    return Figures(*columns)
 
 
 class _Bench:
     """Values plans on n rows, each set of members' posterior computed once."""
 
     def __init__(
-        self, evidence: Evidence, truth: IntArray, weight: FloatArray, figures: Figures, contract: Contract | None
+        self,
+        evidence: Evidence,
+        truth: IntArray,
+        answered: BoolArray,
+        weight: FloatArray,
+        figures: Figures,
+        contract: Contract | None,
     ) -> None:
         self.evidence, self.truth, self.weight = evidence, truth, weight
+        self._answered = answered
         self._figures, self._contract = figures, contract
         self._posteriors: dict[tuple[int, ...], tuple[FloatArray, FloatArray]] = {}
-        self._terms: dict[Chain, FloatArray] = {}
+        self._rewards: dict[Chain, FloatArray] = {}
 
     def value(self, chain: Chain) -> Valued:
         """The plan with the thresholds that earn most; each stage's given the others', from the last to the first."""
@@ -247,8 +254,11 @@ class _Bench:
             later = earned[-1]
             for j in reversed(range(len(chain) - 1)):
                 reached = np.all([sure[i] < stop_at[i] for i in range(j)], axis=0) if j else True
-                gain = np.where(sure[j][:, None] >= THRESHOLDS, earned[j][:, None], later[:, None])
-                stop_at[j] = float(THRESHOLDS[int(((self.weight * reached) @ gain).argmax())])
+                # What each threshold gains over never stopping here: sums over the rows that it lets stop.
+                gain = self.weight * reached * (earned[j] - later)
+                passed = np.searchsorted(THRESHOLDS, sure[j], side="right")
+                upto = np.bincount(passed, gain, minlength=len(THRESHOLDS) + 1)[::-1].cumsum()[::-1]
+                stop_at[j] = float(THRESHOLDS[int(upto[1:].argmax())])
                 later = np.where(sure[j] >= stop_at[j], earned[j], later)
         rewards = earned[-1]
         for j in reversed(range(len(chain) - 1)):
@@ -272,8 +282,11 @@ class _Bench:
         """What stopping after each stage would earn, and the posterior of the answer then, each (n,)."""
         earned, sure = [], []
         for j in range(1, len(chain) + 1):
-            confidence, right = self._posterior(tuple(sorted(m for stage in chain[:j] for m in stage)))
-            earned.append(self._reward(chain[:j], right, confidence))
+            run = chain[:j]
+            confidence, right = self._posterior(tuple(sorted(m for stage in run for m in stage)))
+            if run not in self._rewards:
+                self._rewards[run] = self._reward(run, right, confidence)
+            earned.append(self._rewards[run])
             sure.append(confidence)
         return earned, sure
 
@@ -283,19 +296,22 @@ class _Bench:
             ran[0, list(members)] = True
             likely = posterior(self.evidence, ran)[:, 0]
             right = (likely.argmax(axis=1) == self.truth).astype(np.float64)
-            self._posteriors[members] = likely.max(axis=1), right
+            somebody = self._answered[:, list(members)].any(axis=1)
+            self._posteriors[members] = likely.max(axis=1) * somebody, right * somebody
         return self._posteriors[members]
 
     def _reward(self, run: Chain, right: FloatArray, confidence: FloatArray) -> FloatArray:
         figures, ran = self._figures, [m for stage in run for m in stage]
         assert self._contract is not None  # only ``fit`` makes a bench without one, and it values no plan
-        return self._contract.rewards(
+        rewards = self._contract.rewards(
             {
                 "accuracy": right,
                 "confidence": confidence,
-                "latency": sum((figures.latency_s[:, list(s)].max(axis=1) for s in run), start=np.zeros(len(right))),
+                "latency": np.sum([figures.latency_s[:, list(s)].max(axis=1) for s in run], axis=0),
                 "energy": figures.energy_j[:, ran].sum(axis=1),
                 "cost": figures.cost[:, ran].sum(axis=1),
                 "explainability": figures.explainability[:, ran].mean(axis=1),
             }
         )
+        # Where the contract weighs nothing that differs between rows, they have one reward.
+        return np.broadcast_to(rewards, right.shape)

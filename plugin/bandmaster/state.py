@@ -22,9 +22,10 @@ from bandmaster.core import (
     Request,
     State,
 )
-from bandmaster.drift import DriftMonitor
+from bandmaster.drift import Changes
 from bandmaster.estimators import LabelMix, WindowedMean
 from bandmaster.probes import ProbeShare, Probing
+from bandmaster.regimes import Regimes
 
 PRIOR_WEIGHT = 4.0
 """How many observations a prior counts for."""
@@ -49,21 +50,16 @@ def prior_share(classes: int) -> float:
     return (1.0 + (1.0 / classes if classes > 1 else 0.0)) / 2.0
 
 
-KEEP = 12.0
-"""For how many outcomes all that was seen of a member before its drift alarm still counts."""
-
-
 class RecentAccuracy:
     """Every member's recent accuracy, over a window that shrinks where the accuracy has changed."""
 
     def __init__(self, ensemble: Ensemble, tracking: Tracking) -> None:
-        names = [f"accuracy:{n}" for n in ensemble.names]
-        share = prior_share(len(ensemble.classes))
+        size, share = len(ensemble.names), prior_share(len(ensemble.classes))
         declared = [(ensemble.profiles.get(n) or Profile()).accuracy for n in ensemble.names]
         prior = np.array([share if accuracy is None else accuracy for accuracy in declared])
-        self._mean = WindowedMean(len(names), window=tracking.window, prior=prior, prior_weight=PRIOR_WEIGHT)
-        self._monitor = DriftMonitor(names, delta=tracking.delta) if tracking.delta > 0.0 else None
-        self._names, self._forget = names, tracking.forget
+        self._mean = WindowedMean(size, window=tracking.window, prior=prior, prior_weight=PRIOR_WEIGHT)
+        watch = tracking.delta > 0.0 and tracking.forget
+        self._changes = Changes(size, delta=tracking.delta) if watch else None
 
     @property
     def value(self) -> FloatArray:
@@ -73,13 +69,12 @@ class RecentAccuracy:
     def labelled(self) -> FloatArray:
         return self._mean.seen.copy()
 
-    def update(self, correct: FloatArray, at: float) -> None:
+    def update(self, correct: FloatArray) -> None:
         """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown."""
         self._mean.update(correct)
-        changed = {a.name for a in self._monitor.update(correct, at)} if self._monitor and self._forget else ()
-        if changed:
+        if self._changes is not None and (changed := self._changes.update(correct)).any():
             # What was seen before speaks of another world: from here on the next few outcomes decide.
-            self._mean.shrink(np.array([n in changed for n in self._names]), PRIOR_WEIGHT)
+            self._mean.shrink(changed, PRIOR_WEIGHT)
 
     def dump(self) -> list[list[float]]:
         return self._mean.dump()
@@ -111,9 +106,11 @@ class StateManager:
         self._reward = WindowedMean(1, window=window, prior=0.5)
         self._probes = ProbeShare(probing or Probing(0.0), size)
         self.belief = Belief(size, classes)
-        names = [*(f"accuracy:{n}" for n in ensemble.names), "reward"]
-        self._drift = DriftMonitor(names, delta=tracking.delta) if tracking.delta > 0.0 else None
-        self._forget = tracking.forget
+        self._regimes = (
+            Regimes(ensemble, self.belief, delta=tracking.delta, relearn=tracking.forget)
+            if tracking.delta > 0.0
+            else None
+        )
         self._ensemble = ensemble
         self.version = 0
         self._members = self._statistics()
@@ -161,7 +158,7 @@ class StateManager:
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
-        answer, outcome = experience.joined.answer, experience.joined.outcome
+        answer = experience.joined.answer
         size = len(self._ensemble.names)
         confidence, agreement, latency, energy = (np.full(size, np.nan) for _ in range(4))
         for said in (*answer.ran, *answer.probes):
@@ -174,16 +171,13 @@ class StateManager:
         self._agreement.update(agreement)
         self._latency.update(latency)
         self._energy.update(energy)
-        self._accuracy.update(experience.correct, outcome.at)
+        self._accuracy.update(experience.correct)
         self._reward.update(np.array([experience.reward.value]))
-        alarms = self._drift.update(self._surprise(experience), outcome.at) if self._drift else ()
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth)
+        alarms = self._regimes.observe(experience) if self._regimes else ()
         if alarms:
             self._probes.doubt()
-            if self._forget:
-                rang = {a.name for a in alarms}
-                self.belief.forget(np.array([f"accuracy:{n}" in rang for n in self._ensemble.names]), KEEP)
         self._members = self._statistics()
         self.version += 1
         return alarms
@@ -194,25 +188,6 @@ class StateManager:
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
         self.belief.learn(Said.of(scores), known, truth)
-
-    def _surprise(self, experience: Experience) -> FloatArray:
-        """By how much each member (M,) and then the answer did better or worse than believed; 0.5 for as expected.
-
-        Accuracy itself would not do: it also changes with the mix of classes, and with when the policy has a member
-        run; neither says that the member has changed. NaN where nothing is known.
-        """
-        if experience.truth is None:
-            return np.append(experience.correct, experience.reward.value)
-        scores, known, answer = experience.scores, experience.known, experience.joined.answer
-        rows = np.arange(len(known))
-        likely = posterior(experience.evidence, known[:, None])[:, 0]
-        said = scores.argmax(axis=-1)
-        expected = np.where(scores.max(axis=-1) > 0.0, likely[rows[:, None], said], 0.0)
-        seen = known.sum(axis=0)
-        mean = np.where(seen > 0, (expected * known).sum(axis=0) / np.maximum(seen, 1), np.nan)
-        answered = np.where(answer.labels >= 0, likely[rows, answer.labels], 0.0).mean()
-        right = (answer.labels == experience.truth).mean()
-        return np.append((1.0 + experience.correct - mean) / 2.0, (1.0 + right - answered) / 2.0)
 
     def _statistics(self) -> MemberStatistics:
         return MemberStatistics(
