@@ -1,0 +1,86 @@
+"""Members that change: noticed by how they surprise the belief, which then learns them anew or remembers them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from bandmaster.belief import Belief, Said
+from bandmaster.combine import posterior
+from bandmaster.core import BoolArray, DriftEvent, Ensemble, Experience, FloatArray, IntArray
+from bandmaster.drift import DriftMonitor
+
+
+class Regimes:
+    """Watches every member's surprises and the answers', and has the ``belief`` react.
+
+    Accuracy itself would not do: it also changes with the mix of classes, and with when the policy has a member run;
+    neither says that the member has changed. So two streams a member are watched: how much oftener it is right than
+    all that was said on that request promised; and, on probes alone, which no policy picks, than its own word did. The
+    first tells soon that a member has gone bad, the second that it is good again, though nobody relies on it.
+    """
+
+    RECENT = 400
+    """Outcomes kept, to learn a changed member from."""
+
+    def __init__(self, ensemble: Ensemble, belief: Belief, *, delta: float, relearn: bool) -> None:
+        """``delta`` in (0, 1) as in ``DriftMonitor``; ``relearn`` or only report."""
+        self._ensemble, self._belief, self._relearn = ensemble, belief, relearn
+        names = [f"accuracy:{n}" for n in ensemble.names]
+        self._monitor = DriftMonitor([*names, *names, "reward"], delta=delta)
+        self._recent: deque[tuple[Said, BoolArray, IntArray]] = deque(maxlen=self.RECENT)
+
+    def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
+        """Watch one settled request that the belief has learned; return the alarms, the reaction to them done."""
+        truth = None if self._ensemble.regression else experience.truth
+        if truth is not None:
+            self._recent.append((Said.of(experience.scores), experience.known, truth))
+        alarms = self._monitor.update(_surprises(experience, truth), experience.joined.outcome.at)
+        once = {a.name: a for a in alarms}
+        for m, name in enumerate(self._ensemble.names):
+            if f"accuracy:{name}" in once and self._relearn and truth is not None:
+                self._belief.relearn(m, *self._since(m, once[f"accuracy:{name}"].seen))
+        return tuple(once.values())
+
+    def _since(self, member: int, seen: int) -> tuple[Said, IntArray]:
+        """The last ``seen`` rows, as far as kept, on which it is known what ``member`` said, and their labels."""
+        labels, buckets, truths = [], [], []
+        for said, known, truth in reversed(self._recent):
+            rows = known[:, member]
+            labels.append(said.label[rows, member])
+            buckets.append(said.bucket[rows, member])
+            truths.append(truth[rows])
+            if sum(map(len, truths)) >= seen:
+                break
+        return Said(np.concatenate(labels), np.concatenate(buckets)), np.concatenate(truths)
+
+
+def _surprises(experience: Experience, truth: IntArray | None) -> FloatArray:
+    """By how much each member (M,), each on its own word (M,), and the answer did better or worse than promised.
+
+    In [-1, 1], NaN where nothing is known. Where there are no labels to promise, perfection is taken for promised.
+    """
+    if truth is None:
+        unknown = np.full_like(experience.correct, np.nan)
+        return np.concatenate([experience.correct - 1.0, unknown, [experience.reward.value - 1.0]])
+    known, answer = experience.known, experience.joined.answer
+    likely = posterior(experience.evidence, known[:, None])[:, 0]
+    together = _promised(np.broadcast_to(likely[:, None], experience.scores.shape), experience)
+    alone = together
+    if known.all():
+        alone = _promised(posterior(experience.evidence, np.eye(known.shape[1], dtype=np.bool_)), experience)
+    rows = np.arange(len(known))
+    answered = np.where(answer.labels >= 0, likely[rows, answer.labels], 0.0).mean()
+    right = (answer.labels == truth).mean()
+    probed = experience.correct if known.all() else np.full_like(experience.correct, np.nan)
+    return np.concatenate([experience.correct - together, probed - alone, np.array([right - answered])])
+
+
+def _promised(likely: FloatArray, experience: Experience) -> FloatArray:
+    """How probably each member (M,) is right by the posteriors ``likely`` (n, M, C), over the rows that it saw."""
+    scores, known = experience.scores, experience.known
+    own = np.take_along_axis(likely, scores.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    promised = np.where(scores.max(axis=-1) > 0.0, own, 0.0)
+    rows = known.sum(axis=0)
+    return np.where(rows > 0, (promised * known).sum(axis=0) / np.maximum(rows, 1), np.nan)
