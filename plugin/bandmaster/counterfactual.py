@@ -78,7 +78,7 @@ def _pool_prefixes(
     if learned.any():
         if evidence is None:
             raise ValueError("plans with learned weights need evidence")
-        pooled[:, learned] = posterior(evidence, members[learned])
+        pooled[:, learned] = posterior(evidence, members[learned]) * (total[:, learned] > 0.0)[..., None]
     return pooled, ~np.any(members & ~known[:, None, :], axis=-1)
 
 

@@ -146,7 +146,9 @@ class Orchestrator:
                 if reply.scores is not None:
                     heard[pending, i] = reply.scores
             if plan.weights == "learned":
-                combined[pending] = posterior(self.state.evidence(heard[pending], mix), ran[None])[:, 0]
+                likely = posterior(self.state.evidence(heard[pending], mix), ran[None])[:, 0]
+                # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
+                combined[pending] = likely * heard[pending].any(axis=(1, 2))[:, None]
             elif ensemble.regression:
                 combined[pending] = mean_value(heard[pending], pooled_by * ran)
             else:

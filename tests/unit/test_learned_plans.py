@@ -1,0 +1,132 @@
+"""Plans with learned weights answer, stage by stage, what walking all of them at once says that they would."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bandmaster.core import NO_ANSWER, MemberAnswer, Outcome, Request
+from bandmaster.counterfactual import evaluate, revealed
+from bandmaster.journal.memory import MemoryJournal
+from bandmaster.learner import Learner
+from bandmaster.orchestrator import Orchestrator, settle
+from bandmaster.plans import compiled
+from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
+from bandmaster.recorded import RecordedMember
+from bandmaster.rl_manager import RLManager
+from bandmaster.testing import sample_experiences, sample_learner, sample_log
+from bandmaster.testing.policies import CONTRACT
+
+LOG = sample_log(400, seed=3, abstain=0.2)
+NAMES = (
+    *("m0~learned", "m3~learned", "m0+m1~learned", "m0+m1+m2+m3~learned", "m0>m1@0.7~learned"),
+    *("m0>m1>m2@0.6,0.8~learned", "m1>m0+m2>m3@0.95,0.5~learned", "m3>m2>m1>m0@0.9,0.8,0.7~learned"),
+    *("m0>m1>m2@0.7", "m0+m2~recent"),
+)
+PLANS = compiled(NAMES, LOG.ensemble)
+
+
+@pytest.fixture(scope="module")
+def state():
+    """What is known after 300 requests on which all members ran."""
+    everyone = compiled(("m0+m1+m2+m3",), LOG.ensemble)
+    learner = sample_learner(lambda *_: RandomPolicy(everyone), LOG, probe_share=0.0)
+    for _ in itertools.islice(sample_experiences(learner, LOG), 300):
+        pass
+    assert learner.state.belief.learned == 300
+    return learner.state
+
+
+class ProfileMeter:
+    """Charges the declared figures a call, however many rows go in; the ``broken`` members fail."""
+
+    def __init__(self, broken):
+        self._broken = broken
+
+    def run(self, member, rows, index):
+        profile = LOG.ensemble.profiles[member.name]
+        failed = member.name in self._broken
+        scores = None if failed else member.predict(rows[index])
+        error = "it broke" if failed else None
+        return MemberAnswer(member.name, index, scores, profile.latency_s, profile.energy_j, "declared", error)
+
+
+def parts(state, plan, broken=()):
+    policy = ConstantPolicy(PLANS, plan)
+    manager = RLManager(policy, np.random.default_rng(0))
+    journal, count = MemoryJournal(), itertools.count()
+    return (
+        Orchestrator(
+            ensemble=LOG.ensemble,
+            state=state,
+            manager=manager,
+            members={n: RecordedMember(n, LOG.scores[:, m]) for m, n in enumerate(LOG.ensemble.names)},
+            meter=ProfileMeter(broken),
+            recorder=journal,
+            new_id=lambda at: str(next(count)),
+        ),
+        Learner(LOG.ensemble, CONTRACT, state, manager),
+        journal,
+    )
+
+
+def request(*rows):
+    return Request(np.array(rows)[:, None], np.zeros(3), at=0.0)
+
+
+@pytest.mark.parametrize("broken", [(), ("m1",), ("m0", "m2")], ids=["all well", "one fails", "two fail"])
+@pytest.mark.parametrize("plan", NAMES)
+def test_a_learned_plan_answers_as_if_all_plans_were_walked_at_once(state, plan, broken):
+    orchestrator, _, _ = parts(state, plan, broken)
+    scores = LOG.scores[300:].astype(float)
+    scores[:, [LOG.ensemble.index(n) for n in broken]] = 0.0
+    k, known = PLANS.index(plan), np.ones((100, 4), dtype=bool)
+    batches = [(i,) for i in range(300, 360)] + [tuple(range(360, 400))]
+    for rows in batches:
+        decision, answer = orchestrator.answer(request(*rows))
+        at = np.array(rows) - 300
+        evidence = state.evidence(scores[at], decision.state.label_mix)
+        seen = evaluate(PLANS, scores[at], known[at], answer.weights, evidence)
+        assert answer.labels.tolist() == seen.labels[:, k].tolist()
+        np.testing.assert_allclose(answer.confidence, seen.confidence[:, k], atol=1e-12)
+        assert answer.stages_run == seen.stop[:, k].max() + 1
+
+
+@pytest.mark.parametrize("plan", ["m1~learned", "m1>m3@0.9~learned"])
+def test_where_all_that_ran_fail_nobody_has_answered(state, plan):
+    plans = compiled((plan,), LOG.ensemble)
+    manager = RLManager(ConstantPolicy(plans, plan), np.random.default_rng(0))
+    orchestrator, _, _ = parts(state, NAMES[0], broken=("m1", "m3"))
+    orchestrator.manager = manager
+    _, answer = orchestrator.answer(request(301, 302))
+    assert answer.labels.tolist() == [NO_ANSWER, NO_ANSWER]
+    assert answer.confidence.tolist() == [0.0, 0.0]
+    silent = np.zeros((2, 4, 3))
+    evidence = state.evidence(silent)
+    seen = evaluate(plans, silent, np.ones((2, 4), dtype=bool), answer.weights, evidence)
+    assert seen.labels.tolist() == [[NO_ANSWER], [NO_ANSWER]]
+    assert (seen.confidence == 0.0).all()
+
+
+@pytest.mark.parametrize("rows", [(301,), (302, 303), tuple(range(304, 312))])
+@pytest.mark.parametrize("plan", NAMES[:8])
+def test_what_a_learned_plan_would_have_earned_is_what_it_does_earn(state, plan, rows):
+    earned = {}
+    for played in (plan, "m0+m1+m2+m3~learned"):
+        orchestrator, learner, journal = parts(state, played)
+        decision, _ = orchestrator.answer(request(*rows))
+        learner.state = _Still(state)
+        outcome = Outcome(0.0, tuple(int(LOG.truth[i]) for i in rows))
+        earned[played] = settle(journal, learner, decision.id, outcome).experience
+    told = revealed(PLANS, CONTRACT, earned["m0+m1+m2+m3~learned"])
+    assert told.rewards[PLANS.index(plan)] == pytest.approx(earned[plan].reward.value, abs=1e-12)
+
+
+class _Still:
+    """A state that observes nothing, so that what is believed stays what it is."""
+
+    def __init__(self, state):
+        self.evidence = state.evidence
+
+    def observe(self, experience):
+        return ()
