@@ -54,6 +54,9 @@ class Belief:
     PRIOR_HABITS = np.array([2.0, 0.8, 0.2])
     """Right, wrong, abstaining: what a member is taken to have done before it was seen."""
 
+    STRANGE = 3.0
+    """By how much, in log-likelihood, a former regime must explain what a member does better than none: 20 to 1."""
+
     SHELF = 3
     """Former regimes of a member that are remembered."""
 
@@ -135,6 +138,7 @@ class Belief:
         for regime in tried:
             self._restore(member, regime)
             merit.append(self._likelihood(member, said, truth))
+        merit[0] += self.STRANGE
         self._restore(member, tried[int(np.argmax(merit))])
         every = np.zeros((len(truth), self.members), dtype=np.int64)
         label, bucket, known = every.copy(), every.copy(), every.astype(np.bool_)

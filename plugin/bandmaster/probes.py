@@ -22,7 +22,7 @@ class ProbeShare:
     """
 
     FIRST = 0.25
-    SETTLED = 64.0
+    SETTLED = 32.0
 
     def __init__(self, probing: Probing, members: int) -> None:
         self._probing, self._worth = probing, probing.share * self.SETTLED * members

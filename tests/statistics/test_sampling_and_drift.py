@@ -3,6 +3,8 @@
 Each test says how often it would fail by chance.
 """
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from bandmaster.core import BandmasterError
 from bandmaster.drift import DriftMonitor
 from bandmaster.policies.traditional import RandomPolicy
 from bandmaster.rl_manager import RLManager, checked_distribution, sample
+from bandmaster.state import StateManager
 from bandmaster.testing import sample_log
 from bandmaster.testing.policies import sample_catalogue
 
@@ -45,7 +48,7 @@ def test_what_is_no_distribution_is_refused(improper):
 def test_the_manager_draws_from_what_it_gives():
     log = sample_log(5)
     manager = RLManager(RandomPolicy(sample_catalogue(log)), np.random.default_rng(0))
-    state = None
+    state = StateManager(log.ensemble).get_state(log.request(0))
     chosen = [manager.choose(state)[2] for _ in range(5000)]
     drawn = np.bincount(chosen, minlength=len(sample_catalogue(log)))
     assert chisquare(drawn).pvalue > 1e-6  # false alarm: one in a million
@@ -56,7 +59,7 @@ def test_a_stationary_stream_rings_at_most_one_alarm_in_ten_thousand():
     rng = np.random.default_rng(0)
     monitor = DriftMonitor([f"stream{i}" for i in range(20)], delta=0.002)
     share = np.linspace(0.3, 0.95, 20)
-    alarms = [event for _ in range(10_000) for event in monitor.update((rng.random(20) < share) * 1.0, 0.0)]
+    alarms = [event for _ in range(10_000) for event in monitor.update((rng.random(20) < share) - share, 0.0)]
     assert len(alarms) <= 20
 
 
@@ -64,15 +67,29 @@ def test_a_member_that_breaks_rings_within_three_hundred_outcomes_and_says_why()
     rng = np.random.default_rng(0)
     monitor = DriftMonitor(["accuracy:good", "accuracy:breaks"], delta=0.002)
     for _ in range(1000):
-        assert not monitor.update((rng.random(2) < 0.9) * 1.0, 0.0)
+        assert not monitor.update((rng.random(2) < 0.9) - 0.9, 0.0)
     rung = []
-    for at in range(300):
-        rung += monitor.update((rng.random(2) < [0.9, 0.3]) * 1.0, float(at))
+    for at in range(100):
+        rung += monitor.update((rng.random(2) < [0.9, 0.3]) - 0.9, float(at))
     assert {event.name for event in rung} == {"accuracy:breaks"}
-    assert "mean went from 0.8" in rung[0].cause or "mean went from 0.9" in rung[0].cause
+    assert "-0.6 to what was promised" in re.sub(r"(-0\.[4-8])\d*", "-0.6", rung[0].cause)
+    assert rung[0].at < 60.0
+    assert 5 <= rung[0].seen <= rung[0].at + 20
+
+
+def test_surprises_that_grow_but_cancel_out_ring_no_alarm():
+    """A member that gets harder requests than before is wrong oftener, as is promised."""
+    rng = np.random.default_rng(1)
+    rung = []
+    for _ in range(100):  # 100 members: one in a thousand, at most, should ring
+        monitor = DriftMonitor(["a"], delta=0.002)
+        for easy in (True, False):
+            for promised in rng.choice([0.97, 0.99] if easy else [0.55, 0.65], size=400):
+                rung += monitor.update(np.array([(rng.random() < promised) - promised]), 0.0)
+    assert len(rung) <= 5
 
 
 def test_an_unknown_value_is_not_fed():
     monitor = DriftMonitor(["a"], delta=0.002)
-    for value in [1.0, np.nan] * 500:
+    for value in [0.1, np.nan] * 500:
         assert monitor.update(np.array([value]), 0.0) == ()

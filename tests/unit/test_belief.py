@@ -143,8 +143,8 @@ def test_the_order_of_outcomes_does_not_matter(drawn, random):
     one = taught(said, truth, 2, 3, known)
     other = taught(Said(said.label[order], said.bucket[order]), truth[order], 2, 3, known[order])
     nobody = np.zeros(2, dtype=bool)
-    one.forget(nobody, 0.0)  # renews the pools, which is done now and then only, and forgets nothing
-    other.forget(nobody, 0.0)
+    one._renew()  # the pools are renewed now and then only
+    other._renew()
     everything = everything_that_can_be_said(3, 2)
     np.testing.assert_array_equal(one.log_likelihood(everything), other.log_likelihood(everything))
     assert one.learned == other.learned == len(truth)
@@ -165,7 +165,7 @@ def test_several_rows_at_once_are_as_good_as_one_after_the_other(classes):
     said, truth = World(3, classes).draw(400)
     one, other = taught(said, truth, 3, classes), Belief(3, classes)
     other.learn(said, np.ones(said.label.shape, dtype=bool), truth)
-    one.forget(np.zeros(3, dtype=bool), 0.0)
+    one._renew()
     np.testing.assert_allclose(one.log_likelihood(said), other.log_likelihood(said), atol=1e-12)
 
 
@@ -224,34 +224,59 @@ def test_with_very_many_classes_the_answer_is_right_where_members_are():
     assert abs((found.argmax(axis=1) == truth).mean() - found.max(axis=1).mean()) < 0.1
 
 
-# ---- Forgetting --------------------------------------------------------------------------------------------------
+# ---- Changing ----------------------------------------------------------------------------------------------------
 
 
-def test_what_a_forgotten_member_does_next_counts_at_once_and_others_stay_as_they_were():
+def alone(said, member):
+    return Said(said.label[:, member], said.bucket[:, member])
+
+
+def trust(belief):
+    """By how much the first member's saying the first class speaks for it."""
+    says = belief.log_likelihood(Said(np.zeros((1, 2), dtype=int), np.full((1, 2), 5)))[0, 0]
+    return says[0] - says[1:].max()
+
+
+def test_a_member_that_changed_is_learned_from_what_it_did_since_and_others_stay_as_they_were():
     world, classes = World(2, 3, right=(0.9, 0.95), abstain=0.0), 3
-    said, truth = world.draw(2000)
-    slow, fast = taught(said, truth, 2, classes), taught(said, truth, 2, classes)
-    slow.forget(np.array([False, False]), 12.0)
-    fast.forget(np.array([True, False]), 12.0)
+    belief, as_before = (taught(*world.draw(2000), 2, classes) for _ in range(2))
+    as_before._renew()
+    now, true = world.draw(40, 7)  # it is wrong from now on, and as sure as ever
+    belief.relearn(0, alone(Said((now.label + 1) % classes, now.bucket), 0), true)
     everything = everything_that_can_be_said(classes, 2)
-    np.testing.assert_array_equal(fast.log_likelihood(everything)[:, 1], slow.log_likelihood(everything)[:, 1])
-    # It is wrong from now on, and as sure as ever.
-    now, true = world.draw(40, 7)
-    broken = Said((now.label + 1) % classes, now.bucket)
-    says = Said(np.array([[0, 0]]), np.array([[5, 5]]))
-    for belief in (slow, fast):
-        belief.learn(broken, np.tile([True, False], (40, 1)), true)
-    trust = {b: b.log_likelihood(says)[0, 0, 0] - b.log_likelihood(says)[0, 0, 1:].max() for b in (slow, fast)}
-    assert trust[fast] < 0.0 < trust[slow]
+    np.testing.assert_array_equal(belief.log_likelihood(everything)[:, 1], as_before.log_likelihood(everything)[:, 1])
+    assert trust(belief) < 0.0 < trust(as_before)
+    fresh = Belief(2, classes)
+    for i in range(40):
+        one = Said((now.label[i : i + 1] + 1) % classes, now.bucket[i : i + 1])
+        fresh.learn(one, np.array([[True, False]]), true[i : i + 1])
+    np.testing.assert_array_equal(belief._seen[0], fresh._seen[0])
+
+
+def test_a_regime_that_returns_is_known_at_once_and_a_new_one_is_not_taken_for_it():
+    world, classes = World(2, 3, right=(0.9, 0.95), abstain=0.0), 3
+    belief = taught(*world.draw(2000), 2, classes)
+    known = belief._seen[0].sum()
+    broken, true = world.draw(30, 7)
+    belief.relearn(0, alone(Said((broken.label + 1) % classes, broken.bucket), 0), true)
+    assert belief._seen[0].sum() == 30
+    well, true = world.draw(8, 8)
+    belief.relearn(0, alone(well, 0), true)
+    assert belief._seen[0].sum() == known + 8
+    _, true = world.draw(30, 9)
+    belief.relearn(0, Said(np.full(30, classes), np.zeros(30, dtype=int)), true)  # it only abstains
+    assert belief._seen[0].sum() == 30
+    assert len(belief._shelf[0]) == belief.SHELF
+    assert belief._shelf[1] == []
 
 
 @settings(max_examples=30)
-@given(st.just(0.0) | st.floats(0.01, 1000.0))
-def test_forgetting_keeps_as_many_outcomes_as_it_says_and_never_makes_more(keep):
-    belief = taught(*World(2, 3).draw(60), 2, 3)
-    before = belief._seen.sum(axis=1)
-    belief.forget(np.array([True, False]), keep)
-    np.testing.assert_allclose(belief._seen.sum(axis=1), [min(keep, before[0]), before[1]])
+@given(st.integers(1, 60))
+def test_what_a_member_may_say_stays_a_distribution_when_it_has_changed(rows):
+    said, truth = World(2, 3).draw(60)
+    belief = taught(said, truth, 2, 3)
+    belief.relearn(1, Said(said.label[:rows, 1], said.bucket[:rows, 1]), truth[:rows])
+    assert belief._seen[1].sum() == rows
     likely = np.exp(belief.log_likelihood(everything_that_can_be_said(3, 2)))
     np.testing.assert_allclose(likely.sum(axis=0), 1.0, atol=1e-9)
 
@@ -265,7 +290,7 @@ def test_leaving_an_outcome_out_is_as_if_it_had_not_been_learned_in_the_confusio
     rows = len(truth)
     last, every = Said(said.label[-1:], said.bucket[-1:]), np.ones((1, 2), dtype=bool)
     without = taught(Said(said.label[:-1], said.bucket[:-1]), truth[:-1], 2, 3)
-    without.forget(np.zeros(2, dtype=bool), 0.0)  # renews the pools, so that the next outcome does not
+    without._renew()  # renews the pools, so that the next outcome does not
     learned = Belief(2, 3)
     learned.load(without.dump())
     learned.RENEW, learned._renewed = rows + 1, rows  # not even now: pools differ by one outcome of all
@@ -342,7 +367,7 @@ def test_what_is_kept_makes_another_its_equal_and_it_learns_on_alike(classes):
     world = World(3, classes)
     said, truth = world.draw(500)
     belief, twin = taught(said, truth, 3, classes), Belief(3, classes)
-    belief.forget(np.array([False, True, False]), 20.0)
+    belief.relearn(1, Said(said.label[:20, 1], said.bucket[:20, 1]), truth[:20])
     belief.learn(said, np.ones(said.label.shape, dtype=bool), truth)
     belief.overlap = 0.3
     twin.load(belief.dump())

@@ -18,7 +18,7 @@ ROOMS = [
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "planner", "probes"),
     ],
     [
-        *("members", "policies", "journal", "drift", "meter", "state"),
+        *("members", "policies", "journal", "drift", "meter", "regimes", "state"),
         *("table", "streams", "recorded", "rl_manager", "learner"),
     ],
     ["orchestrator"],

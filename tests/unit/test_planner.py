@@ -281,12 +281,8 @@ def test_what_a_forgotten_member_said_is_drawn_anew_from_what_is_believed_now():
     world = World([0.9, 0.8], [0.5, 0.5], energy=[0.01, 0.02])
     belief, planner = world.learned(300)
     planner.forget(np.array([True, False]))
-    belief.forget(np.array([True, False]), 12.0)
-    said, truth = world.draw(100, 9)
-    wrong = Said((said.label + 1) % 4, said.bucket)
-    for i in range(100):  # it is always wrong by now, as outcomes of single requests say
-        one = Said(wrong.label[i : i + 1], wrong.bucket[i : i + 1])
-        belief.learn(one, np.array([[True, False]]), truth[i : i + 1])
+    said, truth = world.draw(100, 9)  # it is always wrong by now
+    belief.relearn(0, Said((said.label[:, 0] + 1) % 4, said.bucket[:, 0]), truth)
     bench = bench_of(world, belief, planner)
     kept = np.array([r.label for r in planner.rows])
     rng = np.random.default_rng(0)

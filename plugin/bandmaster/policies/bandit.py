@@ -98,8 +98,9 @@ class BanditPolicy:
             # VW minimises a cost: by how much the score promised too much.
             cost = self._scores(state)[chosen] - experience.own
             self._vw.learn(labelled(self._lines(self._scores, state), chosen, cost, decision.propensity))
-        seen = revealed(self.catalogue, self._contract, experience)
-        self._scores.learn(state, experience.correct, seen.rewards, seen.observed_p)
+        if len(state.features):  # without features there is nothing that the planner's figures could be bent by
+            seen = revealed(self.catalogue, self._contract, experience)
+            self._scores.learn(state, experience.correct, seen.rewards, seen.observed_p)
         self._learned += 1
         self._plan(experience, self._scores)
 
