@@ -10,6 +10,7 @@ import pytest
 import bandmaster.policies
 from bandmaster.belief import Said
 from bandmaster.config import POLICIES
+from bandmaster.contract import Contract
 from bandmaster.core import Policy
 from bandmaster.learner import profile_figures
 from bandmaster.policies.bandit import BanditPolicy
@@ -17,6 +18,7 @@ from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPoli
 from bandmaster.policies.exp4 import Exp4Policy
 from bandmaster.policies.exploration import STRENGTH, Exploration
 from bandmaster.policies.peers import BlastPolicy, KnoraPolicy
+from bandmaster.policies.profiled import ProfiledPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
 from bandmaster.policies.vw_alone import VowpalWabbitPolicy
 from bandmaster.testing import POLICY_RULES, check_policy, sample_learner, sample_log
@@ -49,6 +51,11 @@ SUITE = {
         )
         for way in ("epsilon", "squarecb", "softmax")
     },
+    "bandit:profiled": lambda plans, contract, belief: ProfiledPolicy(
+        Contract.of(*contract.metrics, profiles={"fast": {"accuracy": 0.3, "latency": 0.7}}),
+        lambda own: BanditPolicy(plans, own, FIGURES, belief),
+        plans.ensemble,
+    ),
     **{
         f"vw:{way}": lambda plans, contract, belief, way=way: VowpalWabbitPolicy(
             plans, contract, FIGURES, explore=Exploration(way, STRENGTH[way])

@@ -142,7 +142,6 @@ def test_the_order_of_outcomes_does_not_matter(drawn, random):
     random.shuffle(order)
     one = taught(said, truth, 2, 3, known)
     other = taught(Said(said.label[order], said.bucket[order]), truth[order], 2, 3, known[order])
-    nobody = np.zeros(2, dtype=bool)
     one._renew()  # the pools are renewed now and then only
     other._renew()
     everything = everything_that_can_be_said(3, 2)
