@@ -1,7 +1,8 @@
 """Measure what one prediction of each kind of stream member costs, and print the configuration that freezes it.
 
-A synthetic stream of middling size trains them: 20 features, 4 classes or a value, 5,000 rows. Latency is the median time of
-predicting one row, in one thread; energy is the mean CPU time of it × 10 W. A late member costs what its kind does.
+A synthetic stream of middling size trains them: 20 features, 4 classes or a value, 5,000 rows. Latency is the
+median time of predicting one row, in one thread; energy is the mean CPU time of it × 10 W. A late member costs what its
+kind does.
 
 Examples:
   python -m models.stream_profiles > configs/streams.yaml

@@ -8,7 +8,7 @@ all plans are walked at once. A test holds the two together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -125,6 +125,7 @@ def plan_rewards(
     """The reward (P,) of every plan on one request of several rows; NaN where unknown.
 
     ``accuracy`` (P,) is each plan's over the rows, ``own`` maps the user's own metrics to each plan's figure (P,).
+    ``figures`` are those of each member's call on all rows: of energy and cost, a plan pays for the rows that it sends.
     """
     spent = spend(catalogue, (evaluation.stop.max(axis=0) + 1)[None], figures, weights)
     raw = {
@@ -133,7 +134,18 @@ def plan_rewards(
         **{name: values[0] for name, values in spent.items()},
         **own,
     }
+    if len(evaluation.stop) > 1:
+        by_row = spend(catalogue, evaluation.stop + 1, figures, weights)
+        raw |= {name: by_row[name].mean(axis=0) for name in ("energy", "cost")}
     return np.where(evaluation.determined.all(axis=0), contract.rewards(raw), np.nan)
+
+
+def _on_all_rows(figures: Figures, known: BoolArray) -> Figures:
+    """What calls on the ``known`` (n, M) rows would have taken on all: energy and cost in proportion."""
+    if len(known) == 1:
+        return figures
+    share = len(known) / np.maximum(known.sum(axis=0), 1)
+    return replace(figures, energy_j=figures.energy_j * share, cost=figures.cost * share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +159,7 @@ class Revealed:
 
 
 def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -> Revealed:
-    """What the plans of ``catalogue`` would have earned on a settled request, under its profile, as far as what ran tells.
+    """What the plans of ``catalogue`` would have earned on a settled request, under its profile, by all that ran.
 
     A reward becomes known by a probe, or because a plan was sampled, of those offered when the decision was made, that
     ran all that it needs. Which plans did is exact for plans that the recorded outputs determine; one that they do not
@@ -198,5 +210,6 @@ def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _
     else:
         accuracy = plan_agreement(experience.scores, seen.labels, needs)
     own = plan_figures(contract, catalogue, joined, seen, experience.scores)
-    rewards = plan_rewards(catalogue, contract, seen, accuracy, experience.figures, weights, own)
+    figures = _on_all_rows(experience.figures, experience.known)
+    rewards = plan_rewards(catalogue, contract, seen, accuracy, figures, weights, own)
     return _Walked(rewards, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))

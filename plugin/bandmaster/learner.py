@@ -228,18 +228,23 @@ class Learner:
         return scores, known
 
     def _figures(self, answers: Sequence[MemberAnswer]) -> Figures:
-        """What these answers took, as the contract means it; the last one of a member counts."""
+        """What these answers took, as the contract means it; the last one of a member counts.
+
+        What is declared is what one row takes: energy and cost are paid for each row that went in.
+        """
         declared = self._profile
         latency, energy = np.full_like(declared.latency_s, np.nan), np.full_like(declared.energy_j, np.nan)
         cost, explainability = declared.cost.copy(), declared.explainability.copy()
+        paid = np.ones(len(cost))
         for said in answers:
             i = self.ensemble.index(said.name)
             latency[i], energy[i] = said.latency_s, said.energy_j
-            cost[i] = cost[i] if said.cost is None else said.cost
+            paid[i] = len(said.rows)
+            cost[i] = cost[i] * paid[i] if said.cost is None else said.cost
             explainability[i] = explainability[i] if said.explainability is None else said.explainability
         return Figures(
             latency_s=latency if self._live("latency") else declared.latency_s,
-            energy_j=energy if self._live("energy") else declared.energy_j,
+            energy_j=energy if self._live("energy") else declared.energy_j * paid,
             cost=cost,
             explainability=explainability,
         )

@@ -135,10 +135,9 @@ class Limiter:
         plans = compiled(offer.names, self._ensemble)
         ran = plans.stage_members.any(axis=1).astype(np.float64)
         overspent = np.full(len(plans), -np.inf)
-        for spending, each in ((self._energy, state.members.energy_j), (self._cost, self._price)):
-            if spending is not None:
-                over = (ran @ each - spending.left(request.at)) / spending.budget.amount
-                overspent = np.maximum(overspent, over)
+        for spending, each in self._budgets(state, len(request.rows)):
+            over = (ran @ each - spending.left(request.at)) / spending.budget.amount
+            overspent = np.maximum(overspent, over)
         found = fitting(overspent, _latency(plans, state.members), deadline_s)
         return None if found.plans.all() and not found.over else found
 
@@ -147,25 +146,24 @@ class Limiter:
         the one that is logged.
         """
         times = _times(request)
-        return (not self._energy or times * state.members.energy_j.sum() <= self._energy.left(request.at)) and (
-            not self._cost or times * self._price.sum() <= self._cost.left(request.at)
-        )
+        return all(times * each.sum() <= s.left(request.at) for s, each in self._budgets(state, len(request.rows)))
 
     def expect(self, decision: Decision, request: Request) -> None:
         """Count what a decision is expected to spend, its probe included."""
         self.over += decision.over_limits
-        for spending, each in self._budgets(decision):
+        for spending, each in self._budgets(decision.state, len(request.rows)):
             probe = self._probe(decision, request, each) if decision.probed else 0.0
             spending.add(decision.at, self._walk(decision, each) + probe)
 
     def correct(self, decision: Decision, ran: tuple[MemberAnswer, ...]) -> None:
         """Put what the plan has really spent in the place of what was expected."""
-        for spending, each in self._budgets(decision):
+        rows = len(ran[0].rows)  # the first stage sees all
+        for spending, each in self._budgets(decision.state, rows):
             spending.add(decision.at, self._spent(ran, spending) - self._walk(decision, each))
 
     def correct_probe(self, decision: Decision, request: Request, probes: tuple[MemberAnswer, ...]) -> None:
         """The same for its probe."""
-        for spending, each in self._budgets(decision):
+        for spending, each in self._budgets(decision.state, len(request.rows)):
             spending.add(decision.at, self._spent(probes, spending) - self._probe(decision, request, each))
 
     def left(self, at: float) -> dict[str, float]:
@@ -173,9 +171,9 @@ class Limiter:
         named = {"energy": self._energy, "cost": self._cost}
         return {name: spending.left(at) for name, spending in named.items() if spending is not None}
 
-    def _budgets(self, decision: Decision) -> list[tuple[Spending, FloatArray]]:
-        """Each budget, with what a member (M,) was expected to spend of it when the decision was made."""
-        pairs = ((self._energy, decision.state.members.energy_j), (self._cost, self._price))
+    def _budgets(self, state: State, rows: int) -> list[tuple[Spending, FloatArray]]:
+        """Each budget, with what a member (M,) is expected to spend of it on so many rows; prices are a row's."""
+        pairs = ((self._energy, state.members.energy_j), (self._cost, self._price * rows))
         return [(spending, each) for spending, each in pairs if spending is not None]
 
     def _walk(self, decision: Decision, each: FloatArray) -> float:
@@ -191,7 +189,8 @@ class Limiter:
             amounts = [reply.energy_j for reply in said]
         else:
             amounts = [
-                self._price[self._ensemble.index(reply.name)] if reply.cost is None else reply.cost for reply in said
+                self._price[self._ensemble.index(reply.name)] * len(reply.rows) if reply.cost is None else reply.cost
+                for reply in said
             ]
         return math.fsum(amount for amount in amounts if not math.isnan(amount))
 

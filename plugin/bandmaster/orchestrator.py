@@ -148,7 +148,7 @@ class Orchestrator:
             if plan.weights == "learned":
                 likely = posterior(self.state.evidence(heard[pending], mix), ran[None])[:, 0]
                 # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
-                combined[pending] = likely * heard[pending].any(axis=(1, 2))[:, None]
+                combined[pending] = likely * np.asarray(heard[pending].any(axis=(1, 2)))[:, None]
             elif ensemble.regression:
                 combined[pending] = mean_value(heard[pending], pooled_by * ran)
             else:

@@ -34,17 +34,20 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class RecordedLog:
-    """N requests in arrival order, answered by all M members.
+    """N requests in arrival order, answered by all M members. Most logs have one row a request: then R is N.
 
-    ``truth`` (N,) are class indices, ``NO_LABEL`` where unknown; ``delay`` (N,) counts requests until the label
-    arrives; ``scores`` is (N, M, C), a row of zeros where a member abstained; the figures are (N, M), in s, J, the
+    ``truth`` (R,) are class indices, ``NO_LABEL`` where unknown; ``delay`` (N,) counts requests until the label
+    arrives; ``scores`` is (R, M, C), a row of zeros where a member abstained; the figures are (R, M), in s, J, the
     log's own money and [0, 1], NaN where nobody knows.
 
     ``scores`` and figures stay in the file's order, as they are large: in another order, request ``i`` is their row
     ``rows[i]``. ``profiles`` (N,) name each request's weights; ``None`` where all are judged by the contract's own.
 
-    In regression labels are ``values`` (N,), NaN where unknown, and ``truth`` is 0 where they are known; ``scores`` are
-    the members' values (N, M, 1), NaN where one gave none, which counts as its failure.
+    In regression labels are ``values`` (R,), NaN where unknown, and ``truth`` is 0 where they are known; ``scores`` are
+    the members' values (R, M, 1), NaN where one gave none, which counts as its failure.
+
+    Request ``i`` has the rows from ``bounds[i]`` to ``bounds[i + 1]``; ``bounds`` (N + 1,) is ``None`` where each has
+    one. What belongs to a request, not to a row of it, is that of its first row; its features are the rows' mean.
     """
 
     ensemble: Ensemble
@@ -64,33 +67,79 @@ class RecordedLog:
     order: IntArray | None = None
     profiles: tuple[str, ...] | None = None
     values: FloatArray | None = None
+    bounds: IntArray | None = None
 
     def __len__(self) -> int:
-        return len(self.truth)
+        return len(self.at)
 
     @property
     def rows(self) -> IntArray:
-        """Each request's row in the file, (N,)."""
-        return np.arange(len(self)) if self.order is None else self.order
+        """Each row's place in the file, (R,), request after request."""
+        return np.arange(len(self.truth)) if self.order is None else self.order
+
+    @property
+    def starts(self) -> IntArray:
+        """Each request's first row, (N,)."""
+        return np.arange(len(self)) if self.bounds is None else self.bounds[:-1]
+
+    @property
+    def labelled(self) -> BoolArray:
+        """Which requests (N,) have a label for each of their rows."""
+        return np.logical_and.reduceat(self.truth != NO_LABEL, self.starts)
+
+    def part(self, which: slice) -> RecordedLog:
+        """The requests in ``which``, without a step: a view, for figures of their own."""
+        start, stop, _ = which.indices(len(self))
+        rows = slice(start, stop)
+        if self.bounds is not None:
+            rows = slice(int(self.bounds[start]), int(self.bounds[stop]))
+        return replace(
+            self,
+            truth=self.truth[rows],
+            delay=self.delay[start:stop],
+            at=self.at[start:stop],
+            features=self.features[start:stop],
+            tags=self.tags[start:stop],
+            phases=self.phases[start:stop] if self.phases else None,
+            profiles=self.profiles[start:stop] if self.profiles else None,
+            order=self.rows[rows],
+            values=None if self.values is None else self.values[rows],
+            bounds=None if self.bounds is None else self.bounds[start : stop + 1] - self.bounds[start],
+        )
+
+    def by_row(self, values: Array) -> Array:
+        """Figures of requests (N, …), one for each of their rows, (R, …)."""
+        return values if self.bounds is None else np.repeat(values, np.diff(self.bounds), axis=0)
+
+    def by_request(self, values: FloatArray) -> FloatArray:
+        """The mean over each request's rows of figures (R, …), as (N, …)."""
+        if self.bounds is None:
+            return values
+        sizes = np.diff(self.bounds).reshape(-1, *[1] * (values.ndim - 1))
+        return np.asarray(np.add.reduceat(values, self.starts) / sizes)
 
     @property
     def window_s(self) -> float:
         """How long after its request, at most, a label comes that comes before the log ends, s."""
         after = np.arange(len(self)) + self.delay
-        (comes,) = np.nonzero((after < len(self)) & (self.truth != NO_LABEL))
+        (comes,) = np.nonzero((after < len(self)) & self.labelled)
         newest = np.maximum.accumulate(self.at)
         return float((newest[after[comes]] - self.at[comes]).max(initial=0.0))
 
     def labels(self, i: int) -> tuple[int | float, ...]:
-        """Request ``i``'s labels as an outcome has them."""
-        return (int(self.truth[i]) if self.values is None else float(self.values[i]),)
+        """Request ``i``'s labels, one a row, as an outcome has them."""
+        of = slice(i, i + 1) if self.bounds is None else slice(self.bounds[i], self.bounds[i + 1])
+        return tuple((self.truth if self.values is None else self.values)[of].tolist())
 
     def request(self, i: int) -> Request:
-        """Request ``i``. Its only row holds its row in the file, which is all that a recorded member needs."""
+        """Request ``i``. Its rows hold their places in the file, which is all that a recorded member needs."""
         tags = self.tags[i] if self.tags else ()
-        row = i if self.order is None else self.order[i]
+        if self.bounds is None:
+            rows = np.array([[i if self.order is None else self.order[i]]])
+        else:
+            rows = self.rows[self.bounds[i] : self.bounds[i + 1], None]
         return Request(
-            rows=np.array([[row]]),
+            rows=rows,
             features=self.features[i],
             at=float(self.at[i]),
             tags=tags,
@@ -104,17 +153,22 @@ class RecordedLog:
         """
         laps, within = np.divmod(np.arange(len(order)), len(self))
         lap = self.at[-1] - self.at[0] + (self.at[-1] - self.at[0]) / max(len(self) - 1, 1)
+        rows, bounds = order, None
+        if self.bounds is not None:
+            rows = np.concatenate([np.arange(self.bounds[i], self.bounds[i + 1]) for i in order])
+            bounds = np.r_[0, np.cumsum(np.diff(self.bounds)[order])]
         return replace(
             self,
-            truth=self.truth[order],
+            truth=self.truth[rows],
             delay=self.delay[order],
             at=self.at[within] + laps * lap,
             features=self.features[order],
             tags=tuple(self.tags[i] for i in order) if self.tags else (),
             phases=tuple(self.phases[i] for i in order) if self.phases else None,
-            order=self.rows[order],
+            order=self.rows[rows],
+            bounds=bounds,
             profiles=tuple(self.profiles[i] for i in order) if self.profiles else None,
-            values=None if self.values is None else self.values[order],
+            values=None if self.values is None else self.values[rows],
         )
 
 
@@ -129,15 +183,21 @@ class RecordedMember:
 
 
 class RecordedMeter:
-    """Gives the log's own figures for a recorded member."""
+    """Gives the log's own figures for a recorded member.
+
+    A call that several rows go in takes as long as its slowest row, as a service writes a call's latency on each of its
+    rows; energy and cost are each row's share and add up; explainability is the rows' mean.
+    """
 
     def __init__(self, log: RecordedLog) -> None:
         self._log = log
         self._index = {name: m for m, name in enumerate(log.ensemble.names)}
 
     def run(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
-        at = rows.item(0), self._index[member.name]
-        log = self._log
+        log, m = self._log, self._index[member.name]
+        if len(index) > 1:
+            return self._several(member, rows[index], index)
+        at = rows.item(int(index[0])), m
         scores = member.predict(rows[index])
         failed = log.values is not None and bool(np.isnan(scores).any())
         return MemberAnswer(
@@ -150,6 +210,22 @@ class RecordedMeter:
             energy_from="declared",
             cost=_known(log.cost.item(at)),
             explainability=_known(log.explainability.item(at)),
+        )
+
+    def _several(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
+        log, at = self._log, (rows[:, 0], self._index[member.name])
+        scores = member.predict(rows)
+        failed = log.values is not None and bool(np.isnan(scores).any())
+        return MemberAnswer(
+            name=member.name,
+            rows=index,
+            scores=None if failed else scores,
+            error="gave no value, as logged" if failed else None,
+            latency_s=float(log.latency_s[at].max()),
+            energy_j=float(log.energy_j[at].sum()),
+            energy_from="declared",
+            cost=_known(float(log.cost[at].sum())),
+            explainability=_known(float(log.explainability[at].mean())),
         )
 
 
@@ -219,6 +295,9 @@ def _read_values(table: Table, ensemble: Ensemble) -> RecordedLog:
     values = table.numbers("label", must)
     scores = np.stack([table.numbers(f"{n}__pred", must) for n in ensemble.names], axis=1)[..., None]
     log = _read(table, ensemble, np.where(np.isnan(values), NO_LABEL, 0), scores)
+    if log.bounds is not None:  # a call fails as a whole
+        failed = np.logical_or.reduceat(np.isnan(scores), log.starts)
+        scores[np.repeat(failed, np.diff(log.bounds), axis=0)] = np.nan
     return replace(log, values=values)
 
 
@@ -228,15 +307,22 @@ def _read(table: Table, ensemble: Ensemble, truth: IntArray, scores: Scores) -> 
         return np.stack(columns, axis=1)
 
     frame = table.frame
+    bounds = _bounds(table)
+    first = np.arange(len(table)) if bounds is None else bounds[:-1]
+    tags, phases, profiles = _tags(table), _texts(table, "phase", ""), _texts(table, "profile", DEFAULT_PROFILE)
+    features = table.features()
+    if bounds is not None:
+        features = np.add.reduceat(features, first) / np.diff(bounds)[:, None]
     return RecordedLog(
         ensemble=ensemble,
         truth=truth,
-        delay=_delays(table),
-        at=_times(table),
-        features=table.features(),
-        tags=_tags(table),
-        phases=_texts(table, "phase", ""),
-        profiles=_texts(table, "profile", DEFAULT_PROFILE),
+        delay=_delays(table)[first],
+        at=_times(table)[first],
+        features=features,
+        tags=tuple(tags[i] for i in first) if tags else (),
+        phases=tuple(phases[i] for i in first) if phases else None,
+        profiles=tuple(profiles[i] for i in first) if profiles else None,
+        bounds=bounds,
         scores=scores,
         sha256=table.sha256,
         latency_s=figures("latency_s"),
@@ -251,7 +337,11 @@ def _is_used(column: str, members: Sequence[str]) -> bool:
     member, mark, what = column.rpartition("__")
     if mark and member in members:
         return what in ("pred", "conf", "proba", "latency_s", "energy_j", "cost", "explainability")
-    return column in ("label", "label_delay", "ts", "phase", "profile") or is_input(column) or column.startswith("ctx_")
+    return (
+        column in ("label", "label_delay", "request", "ts", "phase", "profile")
+        or is_input(column)
+        or column.startswith("ctx_")
+    )
 
 
 # ---- Members and classes -----------------------------------------------------------------------------------
@@ -320,6 +410,22 @@ def _delays(table: Table) -> IntArray:
         return np.zeros(len(table), dtype=np.int64)
     delays = table.numbers("label_delay", "must be a whole number of requests, 0 or more", 0.0, 1e15)
     return np.nan_to_num(delays).astype(np.int64)
+
+
+def _bounds(table: Table) -> IntArray | None:
+    """Where each request's rows begin, and the last one's end, (N + 1,); ``None`` where every request has one row."""
+    if "request" not in table:
+        return None
+    names = table.frame["request"]
+    must = "must name each row's request, and the rows of one request must follow each other"
+    table.refuse("request", names.is_null().to_numpy(), must)
+    starts = np.flatnonzero(np.r_[True, (names != names.shift()).to_numpy()[1:]])
+    again = np.zeros(len(table), dtype=np.bool_)
+    again[starts] = (
+        names.gather(starts).is_duplicated().to_numpy() & ~names.gather(starts).is_first_distinct().to_numpy()
+    )
+    table.refuse("request", again, must)
+    return np.r_[starts, len(table)] if len(starts) < len(table) else None
 
 
 def _times(table: Table) -> FloatArray:

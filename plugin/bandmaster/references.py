@@ -44,12 +44,12 @@ def said(log: RecordedLog) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What was done on each of N requests, by a policy or by a reference.
+    """What was done on each of N requests of R rows in all, by a policy or by a reference.
 
-    ``plan`` (N,) is an index into the names ``plans``: whose members ran in which order, ``stages_run`` (N,) of its
-    stages. ``label`` (N,) is the answer as a class index, ``confidence`` (N,) its probability, ``weights`` (N, M) what
-    each member's say counted for, 0 where it did not run. ``probed`` (N,): all other members ran too, after the reply.
-    ``values`` (N,) are the answers in regression, and there alone.
+    ``plan`` (N,) is an index into the names ``plans``: whose members ran in which order, ``stages_run`` (R,) of its
+    stages on each row. ``label`` (R,) is the answer as a class index, ``confidence`` (R,) its probability, ``weights``
+    (N, M) what each member's say counted for, if it ran. ``probed`` (N,): all other members ran too, after the reply.
+    ``values`` (R,) are the answers in regression, and there alone.
     """
 
     plans: tuple[str, ...]
@@ -65,6 +65,8 @@ class Played:
 
 def require_judge(name: str, contract: Contract, log: RecordedLog) -> None:
     """Raise ``BandmasterError`` unless a reference can be played on this log and judged by this contract."""
+    if log.bounds is not None:
+        raise BandmasterError(f"{name}: answers one row a request, and this log has requests of several; leave it out")
     if log.ensemble.regression:
         raise BandmasterError(f"{name}: chooses among classes, and this is a regression; leave it out")
     if contract.own or contract.by_consensus:
@@ -307,10 +309,13 @@ def previous_label(log: RecordedLog, arrivals: Sequence[Sequence[int]], contract
     # What arrives at a request is settled after it was answered: it is known from the next one on.
     newest = np.array([-1, *(max(arriving, default=-1) for arriving in arrivals[:-1])])
     known = np.maximum.accumulate(newest)
-    near = log.truth[known] == log.truth
+    starts = log.starts
+    last = np.r_[starts[1:], len(log.truth)] - 1  # of a request of several rows, the last one's label
+    shown = np.repeat(last[known], last - starts + 1)
+    near = log.by_request((log.truth[shown] == log.truth).astype(np.float64))
     if log.values is not None:
-        near = contract.closeness(log.values[known] - log.values)
-    counted = np.where(known >= 0, near, 0.0)[first:][log.truth[first:] != NO_LABEL]
+        near = log.by_request(contract.closeness(log.values[shown] - log.values))
+    counted = np.where(known >= 0, near, 0.0)[first:][log.labelled[first:]]
     return float(counted.mean()) if len(counted) else float("nan")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -120,7 +121,7 @@ def draw(log: RecordedLog, traffic: Traffic, seed: int) -> Drawn:
     reported = np.random.default_rng([seed, 1]).random(len(log)) < traffic.label_share
     after = np.arange(len(log)) + log.delay
     arrivals: list[list[int]] = [[] for _ in range(len(log))]
-    for i in np.flatnonzero(reported & (log.truth != NO_LABEL) & (after < len(log))):
+    for i in np.flatnonzero(reported & log.labelled & (after < len(log))):
         arrivals[after[i]].append(int(i))
     return Drawn(log, tuple(map(tuple, arrivals)))
 
@@ -143,7 +144,8 @@ def _mixed(log: RecordedLog, mix: Mix, rng: np.random.Generator) -> RecordedLog:
 class Trace:
     """One policy's run, one entry a request, in order of arrival.
 
-    ``row`` is the request's row in the log as given; ``plans`` names every plan that was played, ``plan`` is an index
+    ``row`` is the request's (first) row in the log as given, ``bounds`` are its log's, and labels are one a row of it
+    (R,); ``plans`` names every plan that was played, ``plan`` is an index
     into them; ``ran`` (N, M) says which members ran for the reply; ``label`` and ``truth`` are class indices, in
     regression ``values`` and ``true_values`` the numbers. ``raw`` and ``terms`` map each metric to (N,), a probe's
     energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known.
@@ -165,6 +167,7 @@ class Trace:
     reward: FloatArray
     phases: tuple[str, ...] | None
     drift_events: int
+    bounds: IntArray | None
     profiles: tuple[str, ...] | None
     over_limits: BoolArray
 
@@ -202,25 +205,28 @@ class _Tally:
     """Notes what each request did; what that earned is computed for all at once when the run is over."""
 
     def __init__(self, log: RecordedLog, contract: Contract) -> None:
-        n = len(log)
+        n, rows = len(log), len(log.truth)
         self._log, self._contract = log, contract
-        self._value = None if log.values is None else np.zeros(n)
+        self._labelled = log.labelled
+        self._value = None if log.values is None else np.zeros(rows)
         self.own = {m.name: np.full(n, np.nan) for m in contract.own}
         self._plans: dict[str, int] = {}
-        self._plan, self._stages, self._label = (np.zeros(n, dtype=np.int64) for _ in range(3))
-        self._propensity, self._confidence = np.zeros(n), np.zeros(n)
+        self._plan = np.zeros(n, dtype=np.int64)
+        self._stages, self._label = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+        self._propensity, self._confidence = np.zeros(n), np.zeros(rows)
         self._probed, self.over = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._weights = np.zeros((n, len(log.ensemble.names)))
 
     def add(self, i: int, decision: Decision, answer: Answer) -> None:
         self._plan[i] = self._plans.setdefault(decision.plan, len(self._plans))
-        self._stages[i], self._label[i] = answer.stages_run, answer.labels[0]
-        self._propensity[i], self._confidence[i] = decision.propensity, answer.confidence[0]
+        of = slice(i, i + 1) if self._log.bounds is None else slice(self._log.bounds[i], self._log.bounds[i + 1])
+        self._stages[of], self._label[of] = _stages_by_row(decision, answer, self._log.ensemble), answer.labels
+        self._propensity[i], self._confidence[of] = decision.propensity, answer.confidence
         self._probed[i], self.over[i] = decision.probed, decision.over_limits
         self._weights[i] = answer.weights
         if self._value is not None:
-            self._value[i] = answer.scores.item(0) if answer.labels[0] != NO_ANSWER else np.nan
-        if self.own and self._log.truth[i] != NO_LABEL:
+            self._value[of] = np.where(answer.labels == NO_ANSWER, np.nan, answer.scores[:, 0])
+        if self.own and self._labelled[i]:
             for name, figure in self._judged(decision, answer, self._log.labels(i)).items():
                 self.own[name][i] = figure
 
@@ -248,24 +254,36 @@ class _Tally:
         )
 
 
+def _stages_by_row(decision: Decision, answer: Answer, ensemble: Ensemble) -> IntArray | int:
+    """How many stages each row went through, (n,)."""
+    if len(answer.labels) == 1:
+        return answer.stages_run
+    stages, replies = np.zeros(len(answer.labels), dtype=np.int64), iter(answer.ran)
+    for stage in parse_plan(decision.plan, ensemble).stages[: answer.stages_run]:
+        (reply, *_) = (next(replies) for _ in stage)
+        stages[reply.rows] += 1
+    return stages
+
+
 def _trace(drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, FloatArray], drift_events: int) -> Trace:
     """What ``played`` earned; ``own`` are the figures of the user's own metrics, (N,) each."""
-    log, known = drawn.log, drawn.log.truth != NO_LABEL
-    stages = _stages(played, log.ensemble)
+    log, known = drawn.log, drawn.log.labelled
+    stages = _stages(log, played)
     raw = {
-        "accuracy": np.where(known, _accuracy(log, contract, played), np.nan),
-        "confidence": played.confidence,
-        **_spent(played, stages, figures_of(log, contract)),
+        "accuracy": np.where(known, log.by_request(_accuracy(log, contract, played)), np.nan),
+        "confidence": log.by_request(played.confidence),
+        **_spent(log, played, stages, figures_of(log, contract)),
         **own,
     }
     return Trace(
-        row=log.rows,
+        row=log.rows[log.starts],
+        bounds=log.bounds,
         plans=played.plans,
         plan=played.plan,
         propensity=played.propensity,
         probed=played.probed,
-        stages_run=played.stages_run,
-        ran=np.asarray(stages.any(axis=1)),
+        stages_run=np.maximum.reduceat(played.stages_run, log.starts),
+        ran=np.logical_or.reduceat(stages.any(axis=1), log.starts),
         label=played.label,
         truth=log.truth,
         values=played.values,
@@ -281,31 +299,50 @@ def _trace(drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, F
 
 
 def _accuracy(log: RecordedLog, contract: Contract, played: Played) -> FloatArray:
-    """How right each answer was, (N,) in [0, 1]."""
+    """How right the answer to each row was, (R,) in [0, 1]."""
     if log.values is None or played.values is None:
         return np.asarray(played.label == log.truth, dtype=np.float64)
     error: FloatArray = played.values - log.values
     return contract.closeness(error)
 
 
-def _stages(played: Played, ensemble: Ensemble) -> BoolArray:
-    """Who ran in which stage, (N, S, M)."""
-    members = compiled(played.plans, ensemble).stage_members
-    return members[played.plan] & (np.arange(members.shape[1]) < played.stages_run[:, None])[..., None]
+def _stages(log: RecordedLog, played: Played) -> BoolArray:
+    """Who ran on which row in which stage, (R, S, M)."""
+    members = compiled(played.plans, log.ensemble).stage_members
+    plan = log.by_row(played.plan)
+    return members[plan] & (np.arange(members.shape[1]) < played.stages_run[:, None])[..., None]
 
 
-def _spent(played: Played, stages: BoolArray, figures: Figures) -> dict[str, FloatArray]:
-    """What each request took, (N,). A probe runs all other members: its energy and cost are charged."""
-    ran = stages.any(axis=1)
-    charged = ran | played.probed[:, None]
-    weights = played.weights * ran
-    explained = np.where(ran, figures.explainability, 0.0) * weights
+def _spent(log: RecordedLog, played: Played, stages: BoolArray, figures: Figures) -> dict[str, FloatArray]:
+    """What each request took, (N,). A probe runs all members that have not seen all rows: it is charged."""
+    ran = np.asarray(stages.any(axis=1))
+    calls = _calls(log, ran, stages, figures)
+    # A member that saw some rows for the reply and all of them for the probe is paid for both.
+    again = played.probed[:, None] & ~np.logical_and.reduceat(ran, log.starts)
+    probes = _calls(log, np.ones(ran.shape, dtype=np.bool_), stages, figures)
+    weights = played.weights * np.logical_or.reduceat(ran, log.starts)
+    explained = np.where(weights > 0.0, calls.explainability, 0.0) * weights
     return {
-        "latency": np.where(stages, figures.latency_s[:, None], 0.0).max(axis=-1).sum(axis=-1),
-        "energy": np.where(charged, figures.energy_j, 0.0).sum(axis=-1),
-        "cost": np.where(charged, figures.cost, 0.0).sum(axis=-1),
+        "latency": calls.latency_s.sum(axis=-1),
+        "energy": calls.energy_j.sum(axis=-1) + np.where(again, probes.energy_j, 0.0).sum(axis=-1),
+        "cost": calls.cost.sum(axis=-1) + np.where(again, probes.cost, 0.0).sum(axis=-1),
         "explainability": explained.sum(axis=-1) / weights.sum(axis=-1),
     }
+
+
+def _calls(log: RecordedLog, ran: BoolArray, stages: BoolArray, figures: Figures) -> Figures:
+    """What each member's calls took, all (N, M), and each stage's latency (N, S), as ``RecordedMeter`` adds up rows.
+
+    ``ran`` (R, M, …) says who saw which row, ``stages`` (R, S, M, …) in which stage; figures are each row's, (R, M).
+    """
+    slowest = np.where(stages, figures.latency_s[:, None], 0.0).max(axis=2)
+    rows = np.maximum(np.add.reduceat(ran, log.starts, dtype=np.int64), 1)
+    return Figures(
+        latency_s=np.maximum.reduceat(slowest, log.starts),
+        energy_j=np.add.reduceat(np.where(ran, figures.energy_j, 0.0), log.starts),
+        cost=np.add.reduceat(np.where(ran, figures.cost, 0.0), log.starts),
+        explainability=np.add.reduceat(np.where(ran, figures.explainability, 0.0), log.starts) / rows,
+    )
 
 
 def profiles_of(log: RecordedLog) -> Sequence[str]:
@@ -347,8 +384,9 @@ def trace_frame(trace: Trace, ensemble: Ensemble, policy: str, seed: int, log: i
         "over_limits": trace.over_limits,
         "ran": pl.Series(ran, dtype=pl.List(pl.String)),
         "probed": trace.probed,
-        "label": _classes(trace.label, ensemble) if trace.values is None else trace.values,
-        "truth": _classes(trace.truth, ensemble) if trace.true_values is None else trace.true_values,
+        "rows": np.ones(len(ran), dtype=np.int64) if trace.bounds is None else np.diff(trace.bounds),
+        "label": _said(trace.label, trace.values, trace.bounds, ensemble),
+        "truth": _said(trace.truth, trace.true_values, trace.bounds, ensemble),
         **{_COLUMN.get(name, name): values for name, values in trace.raw.items()},
         **{f"{name}_term": values for name, values in trace.terms.items()},
         "reward": trace.reward,
@@ -357,6 +395,14 @@ def trace_frame(trace: Trace, ensemble: Ensemble, policy: str, seed: int, log: i
 
 
 _COLUMN = {"latency": "latency_s", "energy": "energy_j"}
+
+
+def _said(labels: IntArray, values: FloatArray | None, bounds: IntArray | None, ensemble: Ensemble) -> pl.Series:
+    """Labels as classes or values: one a request, or, in a log of several rows a request, a list of them."""
+    column = _classes(labels, ensemble) if values is None else pl.Series(values, nan_to_null=True)
+    if bounds is None:
+        return column
+    return pl.Series([column[a:b] for a, b in itertools.pairwise(bounds.tolist())], dtype=pl.List(column.dtype))
 
 
 def _classes(indices: IntArray, ensemble: Ensemble) -> pl.Series:
@@ -390,20 +436,21 @@ def fixed_plans(
     """
     if contract.by_consensus:  # which speaks on probes alone
         drawn = replace(drawn, arrivals=((),) * len(drawn.log))
-    log, figures = drawn.log, figures_of(drawn.log, contract)
+    log = drawn.log
     rewards = np.empty((len(log), len(catalogue)))
     total = {name: np.zeros(len(catalogue)) for name in (*_MEASURED, "explainability")}
     for group, which in _by_history(catalogue):
         weights = _prequential_weights(drawn, contract, tracking, group)
-        step = max(1, CHUNK // (len(group.prefix_members) * len(log.ensemble.classes)))
+        widest = 1 if log.bounds is None else int(np.diff(log.bounds).max())
+        step = max(1, CHUNK // (len(group.prefix_members) * len(log.ensemble.classes) * widest))
         for start in range(first, len(log), step):
             part = slice(start, start + step)
-            raw = _evaluate(group, contract, log, figures, weights, part)
+            raw = _evaluate(group, contract, log, weights, part)
             rewards[part, which] = contract.rewards_under(profiles_of(log)[part], raw)
             for name in total:
                 values = raw[name]
                 total[name][which] += (np.nan_to_num(values) if name == "accuracy" else values).sum(axis=0)
-    rewards, labelled = rewards[first:], log.truth[first:] != NO_LABEL
+    rewards, labelled = rewards[first:], log.labelled[first:]
     rewards[~labelled] = np.nan
     means = {name: total[name] / (labelled.sum() if name == "accuracy" else len(rewards)) for name in _MEASURED}
     plans = zip(*(means[name].tolist() for name in _MEASURED), strict=True)
@@ -430,24 +477,54 @@ def _by_history(catalogue: Catalogue) -> list[tuple[Catalogue, IntArray]]:
 
 
 def _evaluate(
-    catalogue: Catalogue, contract: Contract, log: RecordedLog, figures: Figures, weights: FloatArray, part: slice
+    catalogue: Catalogue, contract: Contract, log: RecordedLog, weights: FloatArray, part: slice
 ) -> dict[str, FloatArray]:
     """Each metric of every plan on the requests in ``part``, (B, P)."""
-    scores = log.scores[log.rows[part]].astype(np.float64)
-    seen = evaluate(catalogue, scores, np.ones(scores.shape[:2], dtype=np.bool_), weights[part])
-    own = Figures(figures.latency_s[part], figures.energy_j[part], figures.cost[part], figures.explainability[part])
-    truth, values = log.truth[part, None], log.values
-    accuracy = (seen.labels == truth).astype(np.float64)
-    if values is not None and seen.values is not None:
-        accuracy = contract.closeness(seen.values - values[part, None])
-    members = catalogue.stage_members.sum(axis=2).cumsum(axis=1)
-    return {
-        "accuracy": np.where(truth != NO_LABEL, accuracy, np.nan),
-        "confidence": seen.confidence,
-        "members_per_request": members[np.arange(len(catalogue)), seen.stop].astype(np.float64),
-        **spend(catalogue, seen.stop + 1, own, weights[part]),
+    part_log = log.part(part)
+    rows, row_weights = part_log.rows, part_log.by_row(weights[part])
+    scores = log.scores[rows].astype(np.float64)
+    seen = evaluate(catalogue, scores, np.ones(scores.shape[:2], dtype=np.bool_), row_weights)
+    accuracy = (seen.labels == part_log.truth[:, None]).astype(np.float64)
+    if part_log.values is not None and seen.values is not None:
+        accuracy = contract.closeness(seen.values - part_log.values[:, None])
+    raw = {
+        "accuracy": np.where(part_log.labelled[:, None], part_log.by_request(accuracy), np.nan),
+        "confidence": part_log.by_request(seen.confidence),
         **_own(catalogue, contract, log, seen, weights, part),
     }
+    own = figures_of(part_log, contract)
+    if log.bounds is not None:
+        return raw | _spent_by_calls(catalogue, part_log, seen, own, row_weights)
+    members = catalogue.stage_members.sum(axis=2).cumsum(axis=1)
+    return {
+        **raw,
+        "members_per_request": members[np.arange(len(catalogue)), seen.stop].astype(np.float64),
+        **spend(catalogue, seen.stop + 1, own, row_weights),
+    }
+
+
+def _spent_by_calls(
+    catalogue: Catalogue, log: RecordedLog, seen: Evaluation, figures: Figures, weights: FloatArray
+) -> dict[str, FloatArray]:
+    """What every plan spends on requests of several rows, and how many members run, (N, P); ``weights`` (R, M)."""
+    found: dict[str, list[FloatArray]] = {}
+    for k, plan in enumerate(catalogue.plans):
+        played = Played(
+            plans=(plan.name,),
+            plan=np.zeros(len(log), dtype=np.int64),
+            stages_run=seen.stop[:, k] + 1,
+            label=seen.labels[:, k],
+            confidence=seen.confidence[:, k],
+            weights=np.stack([pool_weights(plan, catalogue.ensemble, w) for w in weights[log.starts]]),
+            probed=np.zeros(len(log), dtype=np.bool_),
+            propensity=np.ones(len(log)),
+        )
+        stages = _stages(log, played)
+        ran = np.logical_or.reduceat(stages.any(axis=1), log.starts)
+        figures_of_plan = _spent(log, played, stages, figures) | {"members_per_request": ran.sum(axis=1).astype(float)}
+        for name, values in figures_of_plan.items():
+            found.setdefault(name, []).append(values)
+    return {name: np.stack(columns, axis=1) for name, columns in found.items()}
 
 
 def _own(
@@ -456,20 +533,23 @@ def _own(
     """The user's own metrics of every plan on the requests in ``part``, (B, P). In the states that their functions see,
     members' statistics are the priors: each plan had a history of its own.
     """
-    figures = {m.name: np.full(seen.labels.shape, np.nan) for m in contract.own}
+    requests = range(*part.indices(len(log)))
+    figures = {m.name: np.full((len(requests), len(catalogue)), np.nan) for m in contract.own}
     if not figures:
         return figures
     states, meter = StateManager(log.ensemble), RecordedMeter(log)
     members = [RecordedMember(name, log.scores[:, m]) for m, name in enumerate(log.ensemble.names)]
-    p, only = np.full(len(catalogue), 1.0 / len(catalogue)), np.zeros(1, dtype=np.int64)
-    for b, i in enumerate(range(*part.indices(len(log)))):
-        if log.truth[i] == NO_LABEL:
-            continue
+    p, labelled, end = np.full(len(catalogue), 1.0 / len(catalogue)), log.labelled, 0
+    for b, i in enumerate(requests):
         request = log.request(i)
-        heard = tuple(meter.run(member, request.rows, only) for member in members)
-        scores = log.scores[log.rows[[i]]].astype(np.float64)
-        values = None if seen.values is None else seen.values[[b]]
-        one = Evaluation(seen.labels[[b]], seen.confidence[[b]], seen.stop[[b]], seen.determined[[b]], values)
+        of, end = slice(end, end + len(request.rows)), end + len(request.rows)
+        if not labelled[i]:
+            continue
+        every = np.arange(len(request.rows))
+        heard = tuple(meter.run(member, request.rows, every) for member in members)
+        scores = log.scores[request.rows[:, 0]].astype(np.float64)
+        values = None if seen.values is None else seen.values[of]
+        one = Evaluation(seen.labels[of], seen.confidence[of], seen.stop[of], seen.determined[of], values)
         state = states.get_state(request)
         decision = Decision(str(i), request.at, catalogue.names, p, 0, "constant", "0", state)
         answer = Answer(scores[:, 0], one.labels[:, 0], one.confidence[:, 0], heard, 1, weights[i])
@@ -483,9 +563,10 @@ def _prequential_weights(drawn: Drawn, contract: Contract, tracking: Tracking, c
     """The weights by recent accuracy (N, M) in force at each request, had a plan of ``catalogue`` been played."""
     log = drawn.log
     if log.values is not None:
-        correct = contract.closeness(log.scores[log.rows, :, 0] - log.values[:, None])
+        right = contract.closeness(log.scores[log.rows, :, 0] - log.values[:, None])
     else:
-        correct = (said(log) == log.truth[:, None]).astype(np.float64)
+        right = (said(log) == log.truth[:, None]).astype(np.float64)
+    correct, rows, starts = log.by_request(right).copy(), log.rows, np.r_[log.starts, len(log.truth)]
     walked = len(catalogue) == 1 and catalogue.stages[0] > 1
     accuracy = RecentAccuracy(log.ensemble, tracking)
     everyone = np.ones((1, len(log.ensemble.names)), dtype=np.bool_)
@@ -493,11 +574,14 @@ def _prequential_weights(drawn: Drawn, contract: Contract, tracking: Tracking, c
     for i, arriving in enumerate(drawn.arrivals):
         weights[i] = weights_in_force(accuracy.value, log.ensemble)
         if walked:
-            scores = log.scores[log.rows[i], None].astype(np.float64)
-            stop = evaluate(catalogue, scores, everyone, weights[i]).stop[0, 0]
-            correct[i, ~catalogue.stage_members[0, : stop + 1].any(axis=0)] = np.nan
+            own = slice(starts[i], starts[i + 1])
+            scores = log.scores[rows[own]].astype(np.float64)
+            stop = evaluate(catalogue, scores, np.repeat(everyone, len(scores), axis=0), weights[i]).stop[:, 0]
+            heard = catalogue.stage_members[0].cumsum(axis=0)[stop] > 0  # (n, M)
+            seen = heard.sum(axis=0)
+            correct[i] = np.where(seen > 0, (right[own] * heard).sum(axis=0) / np.maximum(seen, 1), np.nan)
         for j in arriving:
-            accuracy.update(correct[j], float(log.at[i]))
+            accuracy.update(correct[j])
     return weights
 
 
@@ -621,15 +705,20 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
                 f"log {number} of {len(bench.logs)} has other members or classes than the first; list all classes "
                 "under classes: in the config, and replay logs of one ensemble together"
             )
-        if (log.truth == NO_LABEL).all():
+        if not log.labelled.any():
             raise BandmasterError(
                 f"log {number} of {len(bench.logs)}: column 'label' is empty, so nothing can be compared; fill it "
                 "where outcomes are known"
             )
-        if bench.traffic.order == "kept" and (log.truth[bench.first(len(log)) :] == NO_LABEL).all():
+        if bench.traffic.order == "kept" and not log.labelled[bench.first(len(log)) :].any():
             raise BandmasterError(
                 f"log {number} of {len(bench.logs)}: holds no label in its last {bench.last:g} of requests, so nothing "
                 "can be compared; take figures over a larger share"
+            )
+        if bench.traffic.mix is not None and log.bounds is not None:
+            raise BandmasterError(
+                f"log {number} of {len(bench.logs)}: has requests of several rows, which may be of several classes, so "
+                "that no mix of them can be drawn; play it in its own order, or shuffled"
             )
         classes = len(np.unique(log.truth[log.truth != NO_LABEL]))
         if bench.traffic.mix is not None and bench.traffic.mix.classes > classes:
@@ -719,7 +808,7 @@ def _setting(bench: _Bench, seeds: int) -> Setting:
     phases = mix.phases() if mix else dict.fromkeys(name for log in played for name in phase_rows(log.phases))
     return Setting(
         rows=sum(map(len, played)),
-        unlabelled=sum(int((log.truth == NO_LABEL).sum()) for log in played),
+        unlabelled=sum(int((~log.labelled).sum()) for log in played),
         sha256=",".join(log.sha256 for log in played),
         seeds=seeds,
         order=bench.traffic.order,

@@ -26,7 +26,7 @@ PLANS = Catalogue.of(LOG.ensemble, generate(LOG.ensemble, subsets=3, cascades=3,
 
 
 class ProfileMeter:
-    """Gives each member its profile's figures; members in ``broken`` fail."""
+    """Gives each member its profile's figures, which are a row's; members in ``broken`` fail."""
 
     def __init__(self, broken=frozenset()):
         self._broken = broken
@@ -35,7 +35,8 @@ class ProfileMeter:
         profile = LOG.ensemble.profiles[member.name]
         scores = None if member.name in self._broken else member.predict(rows[index])
         error = "it broke" if scores is None else None
-        return MemberAnswer(member.name, index, scores, profile.latency_s, profile.energy_j, "declared", error)
+        energy = profile.energy_j * len(index)
+        return MemberAnswer(member.name, index, scores, profile.latency_s, energy, "declared", error)
 
 
 def parts(plan, *, broken=frozenset(), probe_share=0.0):
@@ -159,7 +160,8 @@ def test_a_member_that_ran_for_some_rows_and_for_the_probe_is_paid_for_both_call
     outcome = Outcome(0.0, tuple(int(LOG.truth[i]) for i in rows))
     experience = settle(journal, learner, decision.id, outcome).experience
     energy = profile_figures(PLANS.ensemble).energy_j
-    assert experience.reward.raw["energy"] == pytest.approx(energy[0] + 2 * energy[1] + energy[2] + energy[3])
+    again = len(answer.ran[1].rows) * energy[1]
+    assert experience.reward.raw["energy"] == pytest.approx(6 * energy.sum() + again)
     alone, its_learner, its_journal = parts(plan)
     decision, _ = alone.answer(request(*rows))
     own = settle(its_journal, its_learner, decision.id, outcome).experience.reward.value

@@ -48,7 +48,9 @@ class ProfileMeter:
         failed = member.name in self._broken
         scores = None if failed else member.predict(rows[index])
         error = "it broke" if failed else None
-        return MemberAnswer(member.name, index, scores, profile.latency_s, profile.energy_j, "declared", error)
+        return MemberAnswer(
+            member.name, index, scores, profile.latency_s, profile.energy_j * len(index), "declared", error
+        )
 
 
 def parts(state, plan, broken=()):

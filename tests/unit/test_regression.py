@@ -142,7 +142,7 @@ def test_a_logged_null_is_a_failure_of_which_the_others_take_no_notice(config, l
 
 
 def test_what_a_regression_decides_and_is_told_survives_the_journal(config, log):
-    _, decision, answer = answered(config, log, "cheap+mid", int(np.flatnonzero(np.isnan(log.scores[:, 1, 0]))[0]))
+    _, _, answer = answered(config, log, "cheap+mid", int(np.flatnonzero(np.isnan(log.scores[:, 1, 0]))[0]))
     for record in (answer, Outcome(1.0, labels=(-3.25, 7.0)), Outcome(1.0, labels=(3, 4))):
         again = decode(encode(record), type(record))
         assert encode(again) == encode(record)
