@@ -39,7 +39,8 @@ def test_where_no_label_ever_arrives_the_previous_label_is_always_wrong(lab):
 def test_the_previous_label_is_always_reported(lab):
     drawn = draw(lab.logs[0], Traffic(), 0)
     results = lab.replay("random", seeds=1).as_json()
-    assert results["previous_label"]["accuracy"] == pytest.approx(previous_label(drawn.log, drawn.arrivals, lab.config.contract), rel=1e-5)
+    found = previous_label(drawn.log, drawn.arrivals, lab.config.contract)
+    assert results["previous_label"]["accuracy"] == pytest.approx(found, rel=1e-5)
 
 
 def test_a_vote_goes_to_the_class_with_the_greatest_weight_and_abstentions_count_for_nothing():

@@ -38,7 +38,7 @@ def state():
 
 
 class ProfileMeter:
-    """Charges the declared figures a call, however many rows go in; the ``broken`` members fail."""
+    """Charges the declared figures, which are a row's; the ``broken`` members fail."""
 
     def __init__(self, broken):
         self._broken = broken
