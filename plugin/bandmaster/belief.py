@@ -41,6 +41,17 @@ class Said:
         return cls(label, np.searchsorted(EDGES, confidence, side="right"))
 
 
+def bent_odds(expected: FloatArray, usual: FloatArray) -> FloatArray | None:
+    """By what factors (their logarithms) being right, and being wrong, is likelier here than usual: (2, M).
+
+    ``expected`` and ``usual`` (M,) are how often members are right here and of late; ``None`` where they are empty.
+    """
+    if not len(expected):
+        return None
+    here, ever = np.clip(expected, 0.02, 0.98), np.clip(usual, 0.02, 0.98)
+    return np.asarray(np.log([here / ever, (1.0 - here) / (1.0 - ever)]))
+
+
 class Belief:
     """P(what a member says | the true class) for each of M members and C classes, from labelled outcomes.
 
@@ -91,9 +102,23 @@ class Belief:
         out[row, member, own] += self._log_sure[0][member, b, own] - doubt[row, member]
         return out
 
-    def evidence(self, scores: FloatArray, mix: FloatArray) -> Evidence:
-        """For distributions (n, M, C), where the classes' shares are ``mix`` (C,) at present."""
-        return Evidence(self.log_likelihood(Said.of(scores)), np.log(mix), self.overlap)
+    def bend(self, log_likelihood: FloatArray, said: Said, odds: FloatArray) -> FloatArray:
+        """``log_likelihood`` (n, M, C) where members are right oftener or more seldom on such requests than usual.
+
+        ``odds`` is what ``bent_odds`` gives, (2, M), or (n, 2, M) where it differs from row to row.
+        """
+        row, member = np.nonzero(said.label < self.classes)
+        right, wrong = (np.broadcast_to(odds[..., k, :], said.label.shape)[row, member] for k in (0, 1))
+        out = log_likelihood.copy()
+        out[row, member] += wrong[:, None]
+        out[row, member, said.label[row, member]] += right - wrong
+        return out
+
+    def evidence(self, scores: FloatArray, mix: FloatArray, odds: FloatArray | None = None) -> Evidence:
+        """For distributions (n, M, C), where classes' shares are ``mix`` (C,) at present; ``odds`` as for ``bend``."""
+        said = Said.of(scores)
+        likely = self.log_likelihood(said)
+        return Evidence(likely if odds is None else self.bend(likely, said, odds), np.log(mix), self.overlap)
 
     def _log_said(self, member: IntArray, label: IntArray) -> FloatArray:
         """log P(label | class) without how sure it was, (n, M, C)."""

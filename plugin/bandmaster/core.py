@@ -92,7 +92,7 @@ class Request:
     """What arrives: ``rows`` for the members, and what a policy may look at before choosing.
 
     ``features`` (d,) are numeric, in the request's own units; ``tags`` are categorical, ``("country=NL",)``.
-    ``at`` is Unix time in seconds. ``profile`` names the weights by which its reward is to be judged, and ``deadline_s``
+    ``at`` is Unix time in seconds. ``profile`` names the weights by which its reward is to be judged; ``deadline_s``
     tightens the configured deadline for it alone.
     """
 
@@ -125,7 +125,8 @@ class State:
     """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1;
     ``probe_share`` in [0, 1] is the probability with which a request is to be probed now. ``profile`` names the weights
     that the request is judged by. ``fits`` says which plans of the policy's catalogue keep within the limits, at least
-    one of them; it is empty where all do.
+    one of them; it is empty where all do. ``expected`` (M,) is how often each member is right on requests with such
+    features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that.
     """
 
     version: int
@@ -137,6 +138,8 @@ class State:
     probe_share: float = 0.0
     profile: str = DEFAULT_PROFILE
     fits: tuple[bool, ...] = ()
+    expected: FloatArray = field(default_factory=lambda: np.zeros(0))
+    usual: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def within(self, values: FloatArray) -> FloatArray:
         """What the policy's plans are worth, (P,), and −∞ for those that break a limit."""

@@ -125,7 +125,7 @@ class Learner:
             correct = _mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
         else:
             correct = _correct(scores, known, truth)
-        evidence = self.state.evidence(scores)
+        evidence = self.state.evidence(scores, joined.decision.state, now=True)
         own_raw = own.raw if joined.outcome.reward is None else None
         return Experience(
             joined, reward, own.value, scores, known, figures, truth, correct, evidence, own_raw, values=values

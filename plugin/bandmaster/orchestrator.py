@@ -29,6 +29,7 @@ from bandmaster.core import (
     Plan,
     Recorder,
     Request,
+    State,
     Status,
 )
 from bandmaster.learner import Learner
@@ -111,7 +112,7 @@ class Orchestrator:
         # By its name: the policy may offer other plans by now.
         plan = parse_plan(decision.plan, self.ensemble)
         weights = weights_in_force(decision.state.members.accuracy, self.ensemble)
-        answer = self._walk(plan, request, weights, decision.state.label_mix)
+        answer = self._walk(plan, request, weights, decision.state)
         self.limiter.correct(decision, answer.ran)
         self._recorder.record(decision, answer)
         return answer
@@ -126,7 +127,7 @@ class Orchestrator:
         self._recorder.record(decision, probed)
         return probed
 
-    def _walk(self, plan: Plan, request: Request, weights: FloatArray, mix: FloatArray) -> Answer:
+    def _walk(self, plan: Plan, request: Request, weights: FloatArray, state: State) -> Answer:
         ensemble = self.ensemble
         n, classes = len(request.rows), len(ensemble.classes)
         said: list[MemberAnswer] = []
@@ -146,7 +147,7 @@ class Orchestrator:
                 if reply.scores is not None:
                     heard[pending, i] = reply.scores
             if plan.weights == "learned":
-                likely = posterior(self.state.evidence(heard[pending], mix), ran[None])[:, 0]
+                likely = posterior(self.state.evidence(heard[pending], state), ran[None])[:, 0]
                 # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
                 combined[pending] = likely * np.asarray(heard[pending].any(axis=(1, 2)))[:, None]
             elif ensemble.regression:

@@ -27,12 +27,15 @@ THRESHOLDS = np.array([0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One row on which every member's answer is known: what each said, the label, what each took."""
+    """One row on which every member's answer is known: what each said, the label, what each took; and ``odds`` (2, M),
+    by how much its features speak for each (``belief.bent_odds``).
+    """
 
     label: IntArray
     bucket: IntArray
     truth: int
     figures: Figures
+    odds: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +78,15 @@ class Planner:
         self.rows: deque[Known] = deque(maxlen=self.KEEP)
         self._before = np.zeros(members)  # rows, from the oldest, in which the member was another
 
-    def learn(self, said: Said, truth: IntArray, figures: Figures) -> None:
+    def learn(self, said: Said, truth: IntArray, figures: Figures, odds: FloatArray | None = None) -> None:
         """Keep one probed request: what all members said (n, M), the labels (n,), what each member took."""
         # As precise as they are dumped, so that who is restored values plans alike.
         figures = Figures(*(getattr(figures, name).astype(np.float32).astype(np.float64) for name in _FIGURES))
+        odds = np.zeros((2, self.members)) if odds is None else odds
         for i, true in enumerate(truth.tolist()):
             if len(self.rows) == self.KEEP:
                 self._before = np.maximum(self._before - 1, 0)
-            self.rows.append(Known(said.label[i], said.bucket[i], true, figures))
+            self.rows.append(Known(said.label[i], said.bucket[i], true, figures, odds))
 
     def forget(self, which: BoolArray) -> None:
         """What ``which`` members (M,) said until now tells no more what they will say."""
@@ -147,6 +151,7 @@ class Planner:
                 [r.truth for r in rows],
                 _bytes(figures, np.float32),
                 self._before.tolist(),
+                _bytes([r.odds for r in rows], np.float64),
             )
         )
 
@@ -163,8 +168,9 @@ class Planner:
         inside = n == 0 or (0 <= label.min() <= label.max() <= self.classes and max(found.truth) < self.classes)
         if not inside or len(found.before) != self.members:
             raise ValueError("a planner's rows of other members or classes")
-        rows = zip(label, bucket, found.truth, figures, strict=True)
-        self.rows = deque((Known(said, sure, true, Figures(*took)) for said, sure, true, took in rows), self.KEEP)
+        odds = np.frombuffer(found.odds).reshape(n, 2, self.members)
+        rows = zip(label, bucket, found.truth, (Figures(*took) for took in figures), odds, strict=True)
+        self.rows = deque((Known(*row) for row in rows), self.KEEP)
         self._before = np.array(found.before)
 
     def _bench(self, belief: Belief, mix: FloatArray, contract: Contract | None, rng: np.random.Generator) -> _Bench:
@@ -175,7 +181,9 @@ class Planner:
             old = slice(0, int(self._before[m]))
             label[old, m], bucket[old, m] = belief.resample(int(m), truth[old], rng)
         said = Said(label, bucket)
-        evidence = Evidence(belief.leave_out(belief.log_likelihood(said), said, truth), np.log(mix), belief.overlap)
+        likely = belief.leave_out(belief.log_likelihood(said), said, truth)
+        likely = belief.bend(likely, said, np.stack([r.odds for r in self.rows]))
+        evidence = Evidence(likely, np.log(mix), belief.overlap)
         # Rows of classes that are rarer today than when they were kept count for less.
         kept = np.bincount(truth, minlength=self.classes) + 1.0
         weight = (mix / kept)[truth]
@@ -210,6 +218,7 @@ class _Dump(msgspec.Struct, frozen=True):
     truth: list[int]
     figures: bytes
     before: list[float]
+    odds: bytes
 
 
 def _bytes(arrays: Sequence[FloatArray | IntArray], dtype: type) -> bytes:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bandmaster.belief import Belief, Said
+from bandmaster.belief import Belief, Said, bent_odds
 from bandmaster.combine import posterior
+from bandmaster.competence import Competence
 from bandmaster.core import (
     BoolArray,
     DriftEvent,
@@ -106,6 +107,7 @@ class StateManager:
         self._reward = WindowedMean(1, window=window, prior=0.5)
         self._probes = ProbeShare(probing or Probing(0.0), size)
         self.belief = Belief(size, classes)
+        self._competence: Competence | None = None  # the first outcome tells how many features there are
         self._regimes = (
             Regimes(ensemble, self.belief, delta=tracking.delta, relearn=tracking.forget)
             if tracking.delta > 0.0
@@ -117,8 +119,11 @@ class StateManager:
 
     def get_state(self, request: Request) -> State:
         """What is known as ``request`` arrives. Reads only."""
+        expected, usual = self._competences(request.features)
         return State(
             version=self.version,
+            expected=expected,
+            usual=usual,
             features=request.features,
             tags=request.tags,
             members=self._members,
@@ -141,9 +146,18 @@ class StateManager:
         """The windowed mean reward, in [0, 1]."""
         return float(self._reward.value[0])
 
-    def evidence(self, scores: FloatArray, mix: FloatArray | None = None) -> Evidence:
-        """What distributions (n, M, C) speak for, where the classes' shares are ``mix`` (C,), or as they are now."""
-        return self.belief.evidence(scores, self.label_mix if mix is None else mix)
+    def _competences(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """How often each member is right on such requests, and on those of late, (M,) each; empty where unknown."""
+        if self._competence is None or not len(features) or self._competence.features != len(features):
+            return np.zeros(0), np.zeros(0)
+        return self._competence.expected(features), self._competence.usual
+
+    def evidence(self, scores: FloatArray, state: State, *, now: bool = False) -> Evidence:
+        """What distributions (n, M, C) for a request that found ``state`` speak for, under the mix of classes of then,
+        or of ``now``.
+        """
+        mix = self.label_mix if now else state.label_mix
+        return self.belief.evidence(scores, mix, bent_odds(state.expected, state.usual))
 
     def notice(self, scores: FloatArray, known: BoolArray, probed: bool) -> None:
         """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be."""
@@ -172,6 +186,10 @@ class StateManager:
         self._latency.update(latency)
         self._energy.update(energy)
         self._accuracy.update(experience.correct)
+        features = experience.joined.decision.state.features
+        if self._competence is None or self._competence.features != len(features):  # other inputs than before
+            self._competence = Competence(size, len(features))
+        self._competence.learn(features, experience.correct)
         self._reward.update(np.array([experience.reward.value]))
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth)
@@ -202,12 +220,16 @@ class StateManager:
     def dump(self) -> dict[str, Any]:
         """Everything but the drift detectors, which start anew with a new learner."""
         parts = {name: getattr(self, f"_{name}").dump() for name in _PARTS}
-        return parts | {"belief": self.belief.dump(), "probes": self._probes.made, "version": self.version}
+        competence = self._competence.dump() if self._competence else None
+        learned = {"belief": self.belief.dump(), "competence": competence}
+        return parts | learned | {"probes": self._probes.made, "version": self.version}
 
     def load(self, state: dict[str, Any]) -> None:
         for name in _PARTS:
             getattr(self, f"_{name}").load(state[name])
         self.belief.load(state["belief"])
+        dumped = state["competence"]
+        self._competence = None if dumped is None else Competence.of(dumped, len(self._ensemble.names))
         self._probes.made = float(state["probes"])
         self.version = int(state["version"])
         self._members = self._statistics()

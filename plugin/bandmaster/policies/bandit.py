@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from bandmaster.belief import Belief, Said
+from bandmaster.belief import Belief, Said, bent_odds
 from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, Plan, State
 from bandmaster.counterfactual import revealed
@@ -37,6 +37,9 @@ class BanditPolicy:
 
     REPLAN = 200
     """Outcomes between two searches for better plans, once there are many; at first they come closer together."""
+
+    CORRECTED = 16
+    """How many plans, the best by their scores, VW is asked about without tags: it corrects by hundredths."""
 
     TRIES = 80
     """Plans tried in a search, about."""
@@ -83,10 +86,15 @@ class BanditPolicy:
         return spread(state.within(self.values(state)), self._explore, self._learned)
 
     def values(self, state: State) -> FloatArray:
-        """Every plan's expected reward (P,): its score as VW corrects it."""
+        """Every plan's expected reward (P,): its score, as VW corrects it where that may matter."""
         if self._scores is None or self._scores.standard.size != len(state.features):
             return self._prior
-        return self._scores(state) - self._vw.predict(self._lines(self._scores, state))
+        scores = self._scores(state)
+        # Of tags only VW knows anything: what the scores think little of may be the best for one.
+        best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
+        shared, *plans = self._lines(self._scores, state)
+        scores[best] -= self._vw.predict([shared, *(plans[k] for k in best)])
+        return scores
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
@@ -98,16 +106,19 @@ class BanditPolicy:
             # VW minimises a cost: by how much the score promised too much.
             cost = self._scores(state)[chosen] - experience.own
             self._vw.learn(labelled(self._lines(self._scores, state), chosen, cost, decision.propensity))
-        if len(state.features):  # without features there is nothing that the planner's figures could be bent by
+        # Without features there is nothing that the planner's figures could be bent by; without labels it has none.
+        if len(state.features) or experience.truth is None:
             seen = revealed(self.catalogue, self._contract, experience)
-            self._scores.learn(state, experience.correct, seen.rewards, seen.observed_p)
+            self._scores.learn(state, seen.rewards, seen.observed_p)
         self._learned += 1
         self._plan(experience, self._scores)
 
     def _plan(self, experience: Experience, scores: PlanScores) -> None:
         """Let the planner see a probed request, and search where it is time to."""
         if experience.truth is not None and experience.known.all():
-            self._planner.learn(Said.of(experience.scores), experience.truth, experience.figures)
+            state = experience.joined.decision.state
+            odds = bent_odds(state.expected, state.usual)
+            self._planner.learn(Said.of(experience.scores), experience.truth, experience.figures, odds)
         rang = {a.name for a in experience.alarms}
         changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
         self._planner.forget(changed)
@@ -116,11 +127,17 @@ class BanditPolicy:
             mix = np.exp(experience.evidence.log_prior)
             proposal = self._planner.propose(
                 self._belief, mix, self._contract, self._chains(), self._standing(),
-                limit=max(len(self._first) - len(self._kept), 1), tries=self.TRIES,
+                limit=max(len(self._first) - len(self._stay(scores)), 1), tries=self.TRIES,
                 rng=np.random.default_rng([self._seed, self._searched]),
             )  # fmt: skip
             if proposal is not None:
                 self._offer(proposal, scores, mix)
+
+    def _stay(self, scores: PlanScores) -> tuple[Plan, ...]:
+        """The plans of the first catalogue that stay on offer: those the user names; with features half of all, as what
+        is good here may be bad on average, and the planner looks at averages.
+        """
+        return self._first.plans[: max(len(self._kept), len(self._first) // 2 if scores.standard.size else 0)]
 
     def _standing(self) -> list[Chain]:
         """What is always on offer: the best plan of the last search, which others must beat, and every member alone."""
@@ -136,13 +153,13 @@ class BanditPolicy:
         names = self._first.ensemble.names
         found = [Plan(tuple(tuple(names[m] for m in s) for s in v.chain), "learned", v.stop_at) for v in proposal.plans]
         before = {_structure(p): k for k, p in enumerate(self.catalogue.plans)}
-        plans = tuple(dict.fromkeys([*self._kept, *found]))
+        plans = tuple(dict.fromkeys([*self._stay(scores), *found]))
         source = np.array([before.get(_structure(p), -1) for p in plans])
         self._take(compiled(tuple(p.name for p in plans), self._first.ensemble))
         worth, doubt = np.repeat(self._prior[:, None], proposal.by_class.shape[1], axis=1), np.zeros(len(plans))
-        valued = [plans.index(p) for p in found]
-        worth[valued], doubt[valued] = proposal.by_class, proposal.doubt
-        scores.offer(self.catalogue, worth, doubt, source)
+        valued, at = np.zeros(len(plans), dtype=np.bool_), [plans.index(p) for p in found]
+        worth[at], doubt[at], valued[at] = proposal.by_class, proposal.doubt, True
+        scores.offer(self.catalogue, worth, doubt, valued, source)
         self._incumbent = proposal.plans[int((proposal.by_class @ mix - proposal.doubt).argmax())].chain
 
     def _lines(self, scores: PlanScores, state: State) -> list[str]:

@@ -6,14 +6,12 @@ import zlib
 
 import numpy as np
 
+from bandmaster.competence import CHANCE
 from bandmaster.contract import Contract
 from bandmaster.core import Figures, FloatArray, State
 from bandmaster.counterfactual import spend
 from bandmaster.estimators import Standardiser
 from bandmaster.plans import Catalogue
-
-CHANCE = 0.5
-"""How often a member is taken to be right before anything was seen."""
 
 EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
 """Bucket edges for shared features, in deviations. Bucketised features earn more than raw ones there."""

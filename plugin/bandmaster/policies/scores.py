@@ -5,25 +5,22 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from bandmaster.competence import CHANCE
 from bandmaster.contract import Contract
-from bandmaster.core import FloatArray, IntArray, State
-from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser, WindowedMean
+from bandmaster.core import BoolArray, FloatArray, IntArray, State
+from bandmaster.estimators import ForgettingRegression, Standardiser
 from bandmaster.plans import Catalogue
-from bandmaster.policies.examples import CHANCE
 
 
 class PlanScores:
     """A plan's worth under today's mix of classes, and by how much this request's features change it.
 
-    Where a member is good is regressed on the features and random Fourier features of them, with a long memory, as it
-    changes slowly; a plan gains α·(by how much its members are better here than usual). What it earns beyond that, by
-    combining them, by stopping early, is regressed on the features with a short memory. Both learn from every reward
-    that an experience reveals, each weighted by how unlikely it was to be seen.
+    A plan gains α·(by how much its members are expected to be better here than usual). What it earns beyond that, by
+    combining them, by stopping early, is regressed on the features, from every reward that an experience reveals, each
+    weighted by how unlikely it was to be seen.
     """
 
-    MEMORY = 2000.0
-    PLAN_MEMORY = 500.0
-    FOURIER = 40
+    MEMORY = 500.0
     RAREST = 0.02
     """Rewards revealed with a smaller probability count no more than those of this one."""
 
@@ -31,49 +28,47 @@ class PlanScores:
         """``prior`` (P,) is what each plan is worth before anything was seen."""
         self._alpha = contract.weight("accuracy")
         self.standard = Standardiser(features)
-        self._fourier = RandomFourierFeatures(features, self.FOURIER if features else 0)
-        members = len(catalogue.ensemble.names)
-        self._members = ForgettingRegression(
-            np.full(members, CHANCE), features + self._fourier.size, memory=self.MEMORY, ridge=3.0
-        )
-        self._usual = WindowedMean(members, window=self.MEMORY, prior=CHANCE)
-        self._plans = ForgettingRegression(np.zeros(len(prior)), features, memory=self.PLAN_MEMORY, ridge=10.0)
-        self._take(catalogue, prior[:, None] * np.ones(len(catalogue.ensemble.classes)), np.zeros(len(prior)))
+        self._plans = ForgettingRegression(np.zeros(len(prior)), features, memory=self.MEMORY, ridge=10.0)
+        worth = prior[:, None] * np.ones(len(catalogue.ensemble.classes))
+        self._take(catalogue, worth, np.zeros(len(prior)), np.zeros(len(prior), dtype=np.bool_))
 
-    def offer(self, catalogue: Catalogue, worth: FloatArray, doubt: FloatArray, source: IntArray) -> None:
-        """Score other plans from now on: worth (P, C) on each class, ``doubt`` (P,) taken off; the k-th plan was the
-        ``source[k]``-th until now, or is new where -1.
+    def offer(
+        self, catalogue: Catalogue, worth: FloatArray, doubt: FloatArray, valued: BoolArray, source: IntArray
+    ) -> None:
+        """Score other plans from now on: worth (P, C) on each class, ``doubt`` (P,) taken off.
+
+        Where a plan is not ``valued`` (P,), its worth is that of members who are right every other time. The k-th plan
+        was the ``source[k]``-th until now, or is new where -1.
         """
         self._plans.rearrange(source, np.zeros(len(source)))
-        self._take(catalogue, worth, doubt)
+        self._take(catalogue, worth, doubt, valued)
 
-    def _take(self, catalogue: Catalogue, worth: FloatArray, doubt: FloatArray) -> None:
+    def _take(self, catalogue: Catalogue, worth: FloatArray, doubt: FloatArray, valued: BoolArray) -> None:
         ran = catalogue.stage_members.any(axis=1).astype(np.float64)
         self._share = ran / ran.sum(axis=1, keepdims=True) * self._alpha
-        self.worth, self.doubt = worth, doubt
+        self.worth, self.doubt, self.valued = worth, doubt, valued
 
     def __call__(self, state: State) -> FloatArray:
         """Expected rewards (P,) of a request that finds this state."""
         z = self.standard(state.features)
-        return self._expected(z, state.label_mix) + self._plans.predict(z) - self.doubt
+        return self._expected(state) + self._plans.predict(z) - self.doubt
 
-    def _expected(self, z: FloatArray, mix: FloatArray) -> FloatArray:
-        here = np.clip(self._members.predict(self._fourier(z)), 0.0, 1.0)
-        return np.asarray(self.worth @ mix + self._share @ (here - self._usual.value))
+    def _expected(self, state: State) -> FloatArray:
+        worth = np.asarray(self.worth @ state.label_mix)
+        if not len(state.expected):
+            return worth
+        taken = np.where(self.valued, self._share @ state.usual, CHANCE * self._alpha)
+        return np.asarray(worth + self._share @ state.expected - taken)
 
-    def learn(self, state: State, correct: FloatArray, rewards: FloatArray, observed_p: FloatArray) -> None:
-        """Learn members' accuracies (M,) and plans' rewards (P,), NaN where unknown."""
-        z = self.standard(state.features)
+    def learn(self, state: State, rewards: FloatArray, observed_p: FloatArray) -> None:
+        """Learn plans' rewards (P,), NaN where unknown."""
         weights = 1.0 / np.maximum(observed_p, self.RAREST)
-        self._plans.learn(z, rewards - self._expected(z, state.label_mix), weights)
-        bent = self._fourier(z)
-        self._members.learn(bent, correct)
-        self._usual.update(np.clip(self._members.predict(bent), 0.0, 1.0))
+        self._plans.learn(self.standard(state.features), rewards - self._expected(state), weights)
         self.standard.learn(state.features)
 
     def dump(self) -> bytes:
-        parts = [self.standard.dump(), self._members.dump(), self._plans.dump()]
-        return msgspec.msgpack.encode(_Dump(parts, self._usual.dump(), self.worth.tolist(), self.doubt.tolist()))
+        parts = [self.standard.dump(), self._plans.dump()]
+        return msgspec.msgpack.encode(_Dump(parts, self.worth.tolist(), self.doubt.tolist(), self.valued.tolist()))
 
     @classmethod
     def of(cls, dumped: bytes, catalogue: Catalogue, contract: Contract) -> PlanScores:
@@ -82,22 +77,20 @@ class PlanScores:
             found = msgspec.msgpack.decode(dumped, type=_Dump)
         except msgspec.DecodeError as problem:
             raise ValueError(f"no scores: {problem}") from None
-        worth, doubt = np.array(found.worth), np.array(found.doubt)
+        worth, doubt, valued = np.array(found.worth), np.array(found.doubt), np.array(found.valued, dtype=np.bool_)
         shape = (len(catalogue), len(catalogue.ensemble.classes))
-        if len(found.parts) != 3 or worth.shape != shape or doubt.shape != shape[:1]:
+        if len(found.parts) != 2 or worth.shape != shape or not doubt.shape == valued.shape == shape[:1]:
             raise ValueError(f"scores of {len(doubt)} plans, not of {shape[0]}")
         standard = Standardiser.of(found.parts[0])
         scores = cls(catalogue, contract, doubt, standard.size)
         scores.standard = standard
-        scores._members.load(found.parts[1])
-        scores._plans.load(found.parts[2])
-        scores._usual.load(found.usual)
-        scores._take(catalogue, worth, doubt)
+        scores._plans.load(found.parts[1])
+        scores._take(catalogue, worth, doubt, valued)
         return scores
 
 
 class _Dump(msgspec.Struct, frozen=True):
     parts: list[bytes]
-    usual: list[list[float]]
     worth: list[list[float]]
     doubt: list[float]
+    valued: list[bool]

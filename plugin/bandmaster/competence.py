@@ -1,0 +1,74 @@
+"""Where each member is good: how often it is right on requests with such features."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from bandmaster.core import FloatArray
+from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser, WindowedMean
+
+CHANCE = 0.5
+"""How often a member is taken to be right before anything was seen."""
+
+
+class Competence:
+    """Every member's accuracy regressed on the request's features and random Fourier features of them.
+
+    With a long memory, as where a member is good changes slowly.
+    """
+
+    MEMORY = 2000.0
+    FOURIER = 40
+
+    def __init__(self, members: int, features: int) -> None:
+        self.features = features
+        self._standard = Standardiser(features)
+        self._fourier = RandomFourierFeatures(features, self.FOURIER if features else 0)
+        self._regression = ForgettingRegression(
+            np.full(members, CHANCE), features + self._fourier.size, memory=self.MEMORY, ridge=3.0
+        )
+        self._usual = WindowedMean(members, window=self.MEMORY, prior=CHANCE)
+
+    def expected(self, features: FloatArray) -> FloatArray:
+        """How often each member is right on such a request, (M,) in [0, 1]."""
+        bent = self._fourier(self._standard(features))
+        return np.clip(self._regression.predict(bent), 0.0, 1.0)
+
+    @property
+    def usual(self) -> FloatArray:
+        """What was expected of each member on the requests of late, on average: (M,) in [0, 1]."""
+        return self._usual.value
+
+    def learn(self, features: FloatArray, correct: FloatArray) -> None:
+        """Learn one request's features (d,) and each member's accuracy on it (M,), NaN where unknown."""
+        bent = self._fourier(self._standard(features))
+        self._regression.learn(bent, correct)
+        self._usual.update(np.clip(self._regression.predict(bent), 0.0, 1.0))
+        self._standard.learn(features)
+
+    def dump(self) -> bytes:
+        parts = [self._standard.dump(), self._regression.dump()]
+        return msgspec.msgpack.encode(_Dump(self.features, parts, self._usual.dump()))
+
+    @classmethod
+    def of(cls, dumped: bytes, members: int) -> Competence:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        try:
+            found = msgspec.msgpack.decode(dumped, type=_Dump)
+        except msgspec.DecodeError as problem:
+            raise ValueError(f"no competence: {problem}") from None
+        standard = Standardiser.of(found.parts[0]) if len(found.parts) == 2 else None
+        if standard is None or standard.size != found.features:
+            raise ValueError(f"no competence over {found.features} features")
+        competence = cls(members, found.features)
+        competence._standard = standard
+        competence._regression.load(found.parts[1])
+        competence._usual.load(found.usual)
+        return competence
+
+
+class _Dump(msgspec.Struct, frozen=True):
+    features: int
+    parts: list[bytes]
+    usual: list[list[float]]
