@@ -46,7 +46,10 @@ def test_it_starts_with_the_catalogue_and_goes_over_to_learned_plans_once_enough
     until = next(i for i, (names, _) in enumerate(offers) if names != first.names)
     assert sum(probed for _, probed in offers[:until]) >= 10
     last = learner.manager.policy.catalogue
-    assert all(plan.weights == "learned" for plan in last.plans)
+    # What is good for some features may be bad on average: half of the first catalogue stays.
+    half = len(first) // 2
+    assert last.names[:half] == first.names[:half]
+    assert all(plan.weights == "learned" for plan in last.plans[half:])
     assert len({names for names, _ in offers}) > 3, "plans are renewed again and again"
 
 
@@ -105,9 +108,10 @@ def test_a_member_that_has_changed_is_planned_with_anew_at_once():
     assert policy._planner._before.tolist() == [0, rows, 0, 0]
 
 
-@pytest.mark.parametrize("features", [0, 5])
+@pytest.mark.parametrize("features", [1, 5])
 def test_models_that_take_other_inputs_are_served_by_what_was_learned_with_the_old_ones(features):
     few = sample_log(300, members=2)  # of which fewer plans can be found than there were at first
+    few = replace(few, features=np.zeros((300, 0)))
     learner, _ = played(lambda *given: BanditPolicy(*given[:2], profile_figures(few.ensemble), given[2]), few)
     policy = learner.manager.policy
     assert len(policy.catalogue) < len(sample_catalogue(few))
@@ -133,41 +137,39 @@ def test_without_anything_learned_a_plan_is_worth_what_it_was_said_to_be_less_it
     plans, scores = scores_of(worth=0.4)
     np.testing.assert_allclose(scores(state_with([1.0, -2.0])), 0.4)
     worth = np.linspace(0.0, 1.0, 3) * np.ones((len(plans), 1))
-    doubt = np.linspace(0.0, 0.1, len(plans))
-    scores.offer(plans, worth, doubt, np.full(len(plans), -1))
+    doubt, valued = np.linspace(0.0, 0.1, len(plans)), np.ones(len(plans), dtype=bool)
+    scores.offer(plans, worth, doubt, valued, np.full(len(plans), -1))
     np.testing.assert_allclose(scores(state_with([0.0, 0.0])), 0.5 - doubt)
     np.testing.assert_allclose(scores(state_with([0.0, 0.0], (0.0, 0.0, 1.0))), 1.0 - doubt)
 
 
 def test_a_plan_is_worth_more_where_its_members_are_good():
     plans, scores = scores_of(features=1)
-    rng = np.random.default_rng(0)
-    unknown = np.full(len(plans), np.nan)
-    for _ in range(800):
-        x = rng.choice([-1.0, 1.0])
-        correct = rng.random(4) < np.where(x > 0, [0.9, 0.5, 0.3, 0.5], [0.3, 0.5, 0.9, 0.5])
-        scores.learn(state_with([x]), correct.astype(float), unknown, unknown)
-    here, there = scores(state_with([1.0])), scores(state_with([-1.0]))
+    usual = np.full(4, 0.6)
+    here = replace(state_with([0.0]), expected=np.array([0.9, 0.6, 0.3, 0.6]), usual=usual)
     alone = [plans.index(name) for name in LOG.ensemble.names]
-    gain = (here - there)[alone]
-    assert gain[0] > 0.2
-    assert gain[2] < -0.2
-    assert abs(gain[[1, 3]]).max() < 0.1  # α is .7, the differences .6: an ideal would say ±.42 and 0
+    # Worth that stands for members who are right every other time, and worth that stands for those of late.
+    np.testing.assert_allclose(scores(here)[alone], 0.5 + 0.7 * np.array([0.4, 0.1, -0.2, 0.1]))
+    worth, valued = np.full((len(plans), 3), 0.5), np.ones(len(plans), dtype=bool)
+    scores.offer(plans, worth, np.zeros(len(plans)), valued, np.full(len(plans), -1))
+    np.testing.assert_allclose(scores(here)[alone], 0.5 + 0.7 * np.array([0.3, 0.0, -0.3, 0.0]))
+    pair = plans.index("m0+m1")
+    assert scores(here)[pair] == pytest.approx(0.5 + 0.7 * 0.15)
 
 
 def test_what_a_plan_earned_beyond_its_members_is_learned_and_goes_with_it_when_plans_change():
     plans, scores = scores_of(features=1)
-    rng, unknown = np.random.default_rng(0), np.full(4, np.nan)
+    rng = np.random.default_rng(0)
     for _ in range(400):
         rewards = np.full(len(plans), np.nan)
         k = int(rng.integers(len(plans)))
         rewards[k] = 0.8 if k == 3 else 0.5
-        scores.learn(state_with([rng.normal()]), unknown, rewards, np.where(np.isnan(rewards), np.nan, 0.5))
+        scores.learn(state_with([rng.normal()]), rewards, np.where(np.isnan(rewards), np.nan, 0.5))
     found = scores(state_with([0.0]))
     assert found[3] == pytest.approx(0.8, abs=0.08)
     assert np.delete(found, 3) == pytest.approx(0.5, abs=0.08)
     few = Catalogue.of(LOG.ensemble, [plans.plans[3], plans.plans[0], parse_plan("m1>m2@0.9~learned", LOG.ensemble)])
-    scores.offer(few, np.full((3, 3), 0.5), np.zeros(3), np.array([3, 0, -1]))
+    scores.offer(few, np.full((3, 3), 0.5), np.zeros(3), np.ones(3, dtype=bool), np.array([3, 0, -1]))
     assert scores(state_with([0.0])) == pytest.approx([found[3], found[0], 0.5])
 
 
@@ -175,7 +177,7 @@ def test_what_scores_keep_makes_others_their_equal_and_nothing_else_is_taken():
     plans, scores = scores_of(features=3)
     for experience in played(bandit())[1][:60]:
         known = np.where(np.arange(len(plans)) % 2 == 0, 0.7, np.nan)
-        scores.learn(experience.joined.decision.state, experience.correct, known, known)
+        scores.learn(experience.joined.decision.state, known, known)
     kept = scores.dump()
     twin = PlanScores.of(kept, plans, CONTRACT)
     state = state_with([0.1, -1.0, 2.0])

@@ -87,7 +87,7 @@ def test_a_learned_plan_answers_as_if_all_plans_were_walked_at_once(state, plan,
     for rows in batches:
         decision, answer = orchestrator.answer(request(*rows))
         at = np.array(rows) - 300
-        evidence = state.evidence(scores[at], decision.state.label_mix)
+        evidence = state.evidence(scores[at], decision.state)
         seen = evaluate(PLANS, scores[at], known[at], answer.weights, evidence)
         assert answer.labels.tolist() == seen.labels[:, k].tolist()
         np.testing.assert_allclose(answer.confidence, seen.confidence[:, k], atol=1e-12)
@@ -100,11 +100,11 @@ def test_where_all_that_ran_fail_nobody_has_answered(state, plan):
     manager = RLManager(ConstantPolicy(plans, plan), np.random.default_rng(0))
     orchestrator, _, _ = parts(state, NAMES[0], broken=("m1", "m3"))
     orchestrator.manager = manager
-    _, answer = orchestrator.answer(request(301, 302))
+    decision, answer = orchestrator.answer(request(301, 302))
     assert answer.labels.tolist() == [NO_ANSWER, NO_ANSWER]
     assert answer.confidence.tolist() == [0.0, 0.0]
     silent = np.zeros((2, 4, 3))
-    evidence = state.evidence(silent)
+    evidence = state.evidence(silent, decision.state)
     seen = evaluate(plans, silent, np.ones((2, 4), dtype=bool), answer.weights, evidence)
     assert seen.labels.tolist() == [[NO_ANSWER], [NO_ANSWER]]
     assert (seen.confidence == 0.0).all()
