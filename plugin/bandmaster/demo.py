@@ -30,10 +30,11 @@ import polars as pl
 import bandmaster
 from bandmaster import build
 from bandmaster.config import Config, load
-from bandmaster.core import BandmasterError, DriftEvent, Ensemble, FloatArray
+from bandmaster.core import BandmasterError, DriftEvent, Ensemble, FloatArray, Joined
 from bandmaster.counterfactual import evaluate
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import SqliteJournal
+from bandmaster.learner import Learner
 from bandmaster.plans import compiled
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Step, Traffic, replay
@@ -250,7 +251,9 @@ def send_live(address: str, log: Path, told: Callable[[int, float], None]) -> fl
 
 
 def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Live:
-    """Read the journal that the live run left, and replay it: every plan walked again from recorded outputs."""
+    """Read the journal that the live run left, and replay it: every reward computed anew from recorded answers, every
+    plan walked again from recorded outputs.
+    """
     # A copy: the journal itself has an owner, the learner that is still running.
     copy = demo.out / "journal.db"
     copy.unlink(missing_ok=True)
@@ -263,13 +266,8 @@ def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Li
             found = journal.reward(joined.decision.id)
             if found is None:
                 raise BandmasterError(f"{demo.journal}: decision {joined.decision.id} was settled without a reward")
-            scores, known = learner.outputs(joined.answer)
-            chosen = compiled((joined.decision.plan,), ensemble)
-            walked = evaluate(chosen, scores, known, joined.answer.weights)
-            again = learner.reward(joined)
-            same = walked.labels[:, 0] == joined.answer.labels
             recorded.append(found.value)
-            replayed.append(again.value if same.all() else np.nan)
+            replayed.append(learner.reward(joined).value if _walked_alike(learner, joined) else np.nan)
             accuracy.append(found.raw["accuracy"])
             energy.append(found.raw["energy"])
             times.append(joined.outcome.at)
@@ -287,6 +285,19 @@ def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Li
         seconds=seconds,
         events=events,
     )
+
+
+def _walked_alike(learner: Learner, joined: Joined) -> bool:
+    """Whether walking the plan again from what its members said gives the answer that was given.
+
+    Plans with learned weights answered by a belief that is another by now: there the answer stands as recorded.
+    """
+    chosen = compiled((joined.decision.plan,), learner.ensemble)
+    if chosen.plans[0].weights == "learned":
+        return True
+    scores, known = learner.outputs(joined.answer)
+    walked = evaluate(chosen, scores, known, joined.answer.weights)
+    return bool((walked.labels[:, 0] == joined.answer.labels).all())
 
 
 def compare(demo: Demo, config: Config, logs: Sequence[RecordedLog], told: Callable[[Step], None]) -> Results:
