@@ -37,7 +37,7 @@ def test_what_is_kept_makes_another_its_equal_and_nothing_else_is_taken():
         c.learn(np.array([0.3]), np.array([1.0, 0.0, np.nan]))
     assert twin.dump() == competence.dump()
     for garbage, members in ((b"", 3), (competence.dump()[:-5], 3), (competence.dump(), 4)):
-        with pytest.raises(ValueError, match="figures|competence|finite|lists"):
+        with pytest.raises(ValueError, match=r"figures|competence|finite|lists"):
             Competence.of(garbage, members)
 
 
