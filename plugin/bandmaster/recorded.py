@@ -198,34 +198,30 @@ class RecordedMeter:
         if len(index) > 1:
             return self._several(member, rows[index], index)
         at = rows.item(int(index[0])), m
-        scores = member.predict(rows[index])
-        failed = log.values is not None and bool(np.isnan(scores).any())
-        return MemberAnswer(
-            name=member.name,
-            rows=index,
-            scores=None if failed else scores,
-            error="gave no value, as logged" if failed else None,
-            latency_s=log.latency_s.item(at),
-            energy_j=log.energy_j.item(at),
-            energy_from="declared",
-            cost=_known(log.cost.item(at)),
-            explainability=_known(log.explainability.item(at)),
-        )
+        took = log.latency_s.item(at), log.energy_j.item(at), log.cost.item(at), log.explainability.item(at)
+        return self._answer(member, rows[index], index, *took)
 
     def _several(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
         log, at = self._log, (rows[:, 0], self._index[member.name])
+        latency, energy, cost = log.latency_s[at].max(), log.energy_j[at].sum(), log.cost[at].sum()
+        explainability = log.explainability[at].mean()
+        return self._answer(member, rows, index, float(latency), float(energy), float(cost), float(explainability))
+
+    def _answer(
+        self, member: Member, rows: Array, index: IntArray, latency: float, energy: float, cost: float, clear: float
+    ) -> MemberAnswer:
         scores = member.predict(rows)
-        failed = log.values is not None and bool(np.isnan(scores).any())
+        failed = self._log.values is not None and bool(np.isnan(scores).any())
         return MemberAnswer(
             name=member.name,
             rows=index,
             scores=None if failed else scores,
             error="gave no value, as logged" if failed else None,
-            latency_s=float(log.latency_s[at].max()),
-            energy_j=float(log.energy_j[at].sum()),
+            latency_s=latency,
+            energy_j=energy,
             energy_from="declared",
-            cost=_known(float(log.cost[at].sum())),
-            explainability=_known(float(log.explainability[at].mean())),
+            cost=_known(cost),
+            explainability=_known(clear),
         )
 
 

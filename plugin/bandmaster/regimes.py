@@ -33,10 +33,10 @@ class Regimes:
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Watch one settled request that the belief has learned; return the alarms, the reaction to them done."""
-        truth = None if self._ensemble.regression else experience.truth
+        truth = experience.truth
         if truth is not None:
             self._recent.append((Said.of(experience.scores), experience.known, truth))
-        alarms = self._monitor.update(_surprises(experience, truth), experience.joined.outcome.at)
+        alarms = self._monitor.update(_surprises(experience), experience.joined.outcome.at)
         once = {a.name: a for a in alarms}
         for m, name in enumerate(self._ensemble.names):
             if f"accuracy:{name}" in once and self._relearn and truth is not None:
@@ -56,25 +56,25 @@ class Regimes:
         return Said(np.concatenate(labels), np.concatenate(buckets)), np.concatenate(truths)
 
 
-def _surprises(experience: Experience, truth: IntArray | None) -> FloatArray:
+def _surprises(experience: Experience) -> FloatArray:
     """By how much each member (M,), each on its own word (M,), and the answer did better or worse than promised.
 
     In [-1, 1], NaN where nothing is known. Where there are no labels to promise, perfection is taken for promised.
     """
-    if truth is None:
-        unknown = np.full_like(experience.correct, np.nan)
+    unknown = np.full_like(experience.correct, np.nan)
+    if experience.truth is None:
         return np.concatenate([experience.correct - 1.0, unknown, [experience.reward.value - 1.0]])
     known, answer = experience.known, experience.joined.answer
     likely = posterior(experience.evidence, known[:, None])[:, 0]
     together = _promised(np.broadcast_to(likely[:, None], experience.scores.shape), experience)
-    alone = together
+    probed = unknown
     if known.all():
-        alone = _promised(posterior(experience.evidence, np.eye(known.shape[1], dtype=np.bool_)), experience)
+        alone = posterior(experience.evidence, np.eye(known.shape[1], dtype=np.bool_))
+        probed = experience.correct - _promised(alone, experience)
     rows = np.arange(len(known))
     answered = np.where(answer.labels >= 0, likely[rows, answer.labels], 0.0).mean()
-    right = (answer.labels == truth).mean()
-    probed = experience.correct if known.all() else np.full_like(experience.correct, np.nan)
-    return np.concatenate([experience.correct - together, probed - alone, np.array([right - answered])])
+    right = (answer.labels == experience.truth).mean()
+    return np.concatenate([experience.correct - together, probed, np.array([right - answered])])
 
 
 def _promised(likely: FloatArray, experience: Experience) -> FloatArray:

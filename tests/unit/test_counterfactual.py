@@ -1,6 +1,5 @@
 """Walking all plans at once gives what walking each alone gives, failures, abstentions and several rows included."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +10,13 @@ from bandmaster.core import NO_ANSWER, BandmasterError, MemberAnswer, Outcome, R
 from bandmaster.counterfactual import evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
-from bandmaster.orchestrator import Orchestrator, settle
+from bandmaster.orchestrator import settle
 from bandmaster.plans import Catalogue, compiled, generate
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
 from bandmaster.probes import Probing
-from bandmaster.recorded import RecordedMember
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
-from bandmaster.testing import sample_log
+from bandmaster.testing import sample_log, sample_orchestrator
 from bandmaster.testing.policies import CONTRACT
 
 LOG = sample_log(60, seed=3, abstain=0.2)
@@ -28,11 +26,11 @@ PLANS = Catalogue.of(LOG.ensemble, generate(LOG.ensemble, subsets=3, cascades=3,
 class ProfileMeter:
     """Gives each member its profile's figures, which are a row's; members in ``broken`` fail."""
 
-    def __init__(self, broken=frozenset()):
-        self._broken = broken
+    def __init__(self, ensemble, broken=frozenset()):
+        self._ensemble, self._broken = ensemble, broken
 
     def run(self, member, rows, index):
-        profile = LOG.ensemble.profiles[member.name]
+        profile = self._ensemble.profiles[member.name]
         scores = None if member.name in self._broken else member.predict(rows[index])
         error = "it broke" if scores is None else None
         energy = profile.energy_j * len(index)
@@ -42,20 +40,10 @@ class ProfileMeter:
 def parts(plan, *, broken=frozenset(), probe_share=0.0):
     policy = ConstantPolicy(PLANS, plan) if isinstance(plan, str) else plan
     policy.probes = probe_share > 0.0
-    manager = RLManager(policy, np.random.default_rng(0))
     state = StateManager(LOG.ensemble, probing=Probing(probe_share, adapt=False))
-    learner = Learner(LOG.ensemble, CONTRACT, state, manager)
-    journal, count = MemoryJournal(), itertools.count()
-    orchestrator = Orchestrator(
-        ensemble=LOG.ensemble,
-        state=learner.state,
-        manager=manager,
-        members={n: RecordedMember(n, LOG.scores[:, m]) for m, n in enumerate(LOG.ensemble.names)},
-        meter=ProfileMeter(broken),
-        recorder=journal,
-        new_id=lambda at: str(next(count)),
-    )
-    return orchestrator, learner, journal
+    learner = Learner(LOG.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)))
+    journal = MemoryJournal()
+    return sample_orchestrator(learner, LOG, journal, meter=ProfileMeter(LOG.ensemble, broken)), learner, journal
 
 
 def told(experience, plans=PLANS):

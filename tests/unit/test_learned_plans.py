@@ -5,17 +5,17 @@ import itertools
 import numpy as np
 import pytest
 
-from bandmaster.core import NO_ANSWER, MemberAnswer, Outcome, Request
+from bandmaster.core import NO_ANSWER, Outcome, Request
 from bandmaster.counterfactual import evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
-from bandmaster.orchestrator import Orchestrator, settle
+from bandmaster.orchestrator import settle
 from bandmaster.plans import compiled
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
-from bandmaster.recorded import RecordedMember
 from bandmaster.rl_manager import RLManager
-from bandmaster.testing import sample_experiences, sample_learner, sample_log
+from bandmaster.testing import sample_experiences, sample_learner, sample_log, sample_orchestrator
 from bandmaster.testing.policies import CONTRACT
+from tests.unit.test_counterfactual import ProfileMeter
 
 LOG = sample_log(400, seed=3, abstain=0.2)
 NAMES = (
@@ -37,39 +37,10 @@ def state():
     return learner.state
 
 
-class ProfileMeter:
-    """Charges the declared figures, which are a row's; the ``broken`` members fail."""
-
-    def __init__(self, broken):
-        self._broken = broken
-
-    def run(self, member, rows, index):
-        profile = LOG.ensemble.profiles[member.name]
-        failed = member.name in self._broken
-        scores = None if failed else member.predict(rows[index])
-        error = "it broke" if failed else None
-        return MemberAnswer(
-            member.name, index, scores, profile.latency_s, profile.energy_j * len(index), "declared", error
-        )
-
-
 def parts(state, plan, broken=()):
-    policy = ConstantPolicy(PLANS, plan)
-    manager = RLManager(policy, np.random.default_rng(0))
-    journal, count = MemoryJournal(), itertools.count()
-    return (
-        Orchestrator(
-            ensemble=LOG.ensemble,
-            state=state,
-            manager=manager,
-            members={n: RecordedMember(n, LOG.scores[:, m]) for m, n in enumerate(LOG.ensemble.names)},
-            meter=ProfileMeter(broken),
-            recorder=journal,
-            new_id=lambda at: str(next(count)),
-        ),
-        Learner(LOG.ensemble, CONTRACT, state, manager),
-        journal,
-    )
+    learner = Learner(LOG.ensemble, CONTRACT, state, RLManager(ConstantPolicy(PLANS, plan), np.random.default_rng(0)))
+    journal = MemoryJournal()
+    return sample_orchestrator(learner, LOG, journal, meter=ProfileMeter(LOG.ensemble, broken)), learner, journal
 
 
 def request(*rows):

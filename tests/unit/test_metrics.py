@@ -1,6 +1,5 @@
 """Metrics of the user's own: imported with care, judged as it happened and as it would have, or not trained on."""
 
-import itertools
 import logging
 import pickle
 import subprocess
@@ -17,14 +16,13 @@ from bandmaster.counterfactual import evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
 from bandmaster.metrics import ImportedFunction, NoFigureError, own_figures, would_be
-from bandmaster.orchestrator import Orchestrator, settle
+from bandmaster.orchestrator import settle
 from bandmaster.plans import Catalogue, generate
 from bandmaster.policies.traditional import ConstantPolicy
 from bandmaster.probes import Probing
-from bandmaster.recorded import RecordedMember, RecordedMeter
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
-from bandmaster.testing import sample_log
+from bandmaster.testing import sample_log, sample_orchestrator
 
 LOG = sample_log(60, seed=3, abstain=0.2)
 PLANS = Catalogue.of(LOG.ensemble, generate(LOG.ensemble, subsets=3, cascades=3, stop_at=(0.5, 0.9), limit=40))
@@ -43,27 +41,13 @@ def contract_of(use, **more):
     return Contract.of(Metric("accuracy", 0.5), Metric("own", 0.5, goal="min", high=2.0, use=use, **more))
 
 
-class OneRowMeter(RecordedMeter):
-    """As the recorded meter, for requests of several rows: each member's figures are those of the first."""
-
-
 def parts(contract, plan, probe_share=0.0):
     policy = ConstantPolicy(PLANS, plan)
     policy.probes = probe_share > 0.0
-    manager = RLManager(policy, np.random.default_rng(0))
     state = StateManager(LOG.ensemble, probing=Probing(probe_share, adapt=False))
-    learner = Learner(LOG.ensemble, contract, state, manager)
-    journal, count = MemoryJournal(), itertools.count()
-    orchestrator = Orchestrator(
-        ensemble=LOG.ensemble,
-        state=learner.state,
-        manager=manager,
-        members={n: RecordedMember(n, LOG.scores[:, m]) for m, n in enumerate(LOG.ensemble.names)},
-        meter=OneRowMeter(LOG),
-        recorder=journal,
-        new_id=lambda at: str(next(count)),
-    )
-    return orchestrator, learner, journal
+    learner = Learner(LOG.ensemble, contract, state, RLManager(policy, np.random.default_rng(0)))
+    journal = MemoryJournal()
+    return sample_orchestrator(learner, LOG, journal), learner, journal
 
 
 def play(contract, plan, rows=(5,), probe_share=0.0):

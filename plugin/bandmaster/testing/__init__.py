@@ -9,7 +9,14 @@ from bandmaster.testing.journals import (
     sample_decision,
 )
 from bandmaster.testing.members import MEMBER_RULES, check_member
-from bandmaster.testing.policies import POLICY_RULES, check_policy, sample_experiences, sample_learner, sample_log
+from bandmaster.testing.policies import (
+    POLICY_RULES,
+    check_policy,
+    sample_experiences,
+    sample_learner,
+    sample_log,
+    sample_orchestrator,
+)
 
 __all__ = [
     "CHECKED_WINDOW_S",
@@ -25,4 +32,5 @@ __all__ = [
     "sample_experiences",
     "sample_learner",
     "sample_log",
+    "sample_orchestrator",
 ]

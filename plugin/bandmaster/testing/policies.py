@@ -16,6 +16,8 @@ from bandmaster.core import (
     Ensemble,
     Experience,
     FloatArray,
+    Journal,
+    Meter,
     Outcome,
     Policy,
     Profile,
@@ -23,6 +25,7 @@ from bandmaster.core import (
 )
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
+from bandmaster.limits import Limits
 from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.plans import Catalogue, generate, parse_plan
 from bandmaster.probes import Probing
@@ -92,18 +95,33 @@ def sample_learner(
     return Learner(log.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)))
 
 
-def sample_experiences(learner: Learner, log: RecordedLog, seed: int = 0) -> Iterator[Experience]:
-    """Let the learner's policy choose over ``log``, drawing by ``seed``; give each experience once it was learned."""
-    journal, count = MemoryJournal(), itertools.count()
-    orchestrator = Orchestrator(
+def sample_orchestrator(
+    learner: Learner,
+    log: RecordedLog,
+    journal: Journal,
+    *,
+    seed: int = 0,
+    meter: Meter | None = None,
+    limits: Limits | None = None,
+) -> Orchestrator:
+    """Answers requests of ``log`` by what ``learner`` holds, drawing by ``seed``; ``meter`` goes before the log's."""
+    count = itertools.count()
+    return Orchestrator(
         ensemble=log.ensemble,
         state=learner.state,
         manager=RLManager(learner.manager.policy, np.random.default_rng(seed)),
         members={n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)},
-        meter=RecordedMeter(log),
+        meter=meter or RecordedMeter(log),
         recorder=journal,
         new_id=lambda at: str(next(count)),
+        limits=limits,
     )
+
+
+def sample_experiences(learner: Learner, log: RecordedLog, seed: int = 0) -> Iterator[Experience]:
+    """Let the learner's policy choose over ``log``, drawing by ``seed``; give each experience once it was learned."""
+    journal = MemoryJournal()
+    orchestrator = sample_orchestrator(learner, log, journal, seed=seed)
     for i in range(len(log)):
         request = log.request(i)
         decision, answer = orchestrator.answer(request)
