@@ -1,6 +1,5 @@
 """Hard limits: what may not be chosen is not, no budget is overspent, and what is logged is what was drawn from."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,18 +9,17 @@ from hypothesis import strategies as st
 
 from bandmaster.core import Ensemble
 from bandmaster.journal.memory import MemoryJournal
-from bandmaster.learner import profile_figures
+from bandmaster.learner import Learner, profile_figures
 from bandmaster.limits import Budget, Limits, Spending, fitting, masked
-from bandmaster.orchestrator import Orchestrator
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.exp4 import Exp4Policy
 from bandmaster.policies.exploration import Exploration, spread
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
 from bandmaster.probes import Probing
-from bandmaster.recorded import RecordedMember, RecordedMeter
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
-from bandmaster.testing.policies import CONTRACT, sample_catalogue, sample_log
+from bandmaster.testing import sample_log, sample_orchestrator
+from bandmaster.testing.policies import CONTRACT, sample_catalogue
 
 LOG = sample_log(60)
 PLANS = sample_catalogue(LOG)
@@ -33,17 +31,9 @@ LATENCY = np.array([LOG.ensemble.profiles[n].latency_s for n in LOG.ensemble.nam
 def decide_all(limits, times=None, *, policy=None, probe_share=0.3, seed=0, deadlines=None):
     """Every request of the log answered, and probed where it was to be: decisions and answers."""
     state = StateManager(LOG.ensemble, probing=Probing(probe_share, adapt=False))
-    count = itertools.count()
-    orchestrator = Orchestrator(
-        ensemble=LOG.ensemble,
-        state=state,
-        manager=RLManager(policy or Probed(PLANS), np.random.default_rng(seed)),
-        members={n: RecordedMember(n, LOG.scores[:, m]) for m, n in enumerate(LOG.ensemble.names)},
-        meter=RecordedMeter(LOG),
-        recorder=MemoryJournal(),
-        new_id=lambda at: str(next(count)),
-        limits=limits,
-    )
+    manager = RLManager(policy or Probed(PLANS), np.random.default_rng(seed))
+    learner = Learner(LOG.ensemble, CONTRACT, state, manager)
+    orchestrator = sample_orchestrator(learner, LOG, MemoryJournal(), seed=seed, limits=limits)
     done = []
     for i in range(len(LOG) if times is None else len(times)):
         request = replace(LOG.request(i), at=float(i if times is None else times[i]))
