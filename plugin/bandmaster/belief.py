@@ -7,38 +7,15 @@ the member does in general, so that a hundred outcomes suffice. And as members e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 
-from bandmaster.core import BoolArray, Evidence, FloatArray, IntArray
+from bandmaster.core import CONFIDENCE_EDGES, BoolArray, Evidence, FloatArray, IntArray, Said
 
-EDGES = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97, 0.99, 0.999])
-"""Where one bucket of confidence ends and the next begins: finer where members are usually sure."""
-
-BUCKETS = len(EDGES) + 1
-
-OVERLAPS = np.array([0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0])
-"""Candidates for a belief's overlap."""
+BUCKETS = len(CONFIDENCE_EDGES) + 1
 
 DENSE = 128
 """Up to so many classes, which class is taken for which is learned for every pair; beyond, for each class alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What members said to rows, both (n, M): the class index, C for an abstention; and the bucket of confidence."""
-
-    label: IntArray
-    bucket: IntArray
-
-    @classmethod
-    def of(cls, scores: FloatArray) -> Said:
-        """From distributions (n, M, C); a row of zeros is an abstention."""
-        confidence = scores.max(axis=-1)
-        label = np.where(confidence > 0.0, scores.argmax(axis=-1), scores.shape[-1])
-        return cls(label, np.searchsorted(EDGES, confidence, side="right"))
 
 
 def bent_odds(expected: FloatArray, usual: FloatArray) -> FloatArray | None:
@@ -76,7 +53,7 @@ class Belief:
 
     def __init__(self, members: int, classes: int) -> None:
         self.members, self.classes = members, classes
-        self._d = np.arange(classes)
+        self._d, self._every = np.arange(classes), np.arange(members)
         self._said = np.zeros((members, classes + 1, classes if classes <= DENSE else 2))
         self._sure = np.zeros((2, members, BUCKETS, classes))  # right: by true class; wrong: by what was said
         self._seen = np.zeros((members, classes))
@@ -88,37 +65,25 @@ class Belief:
 
     # ---- Reading ---------------------------------------------------------------------------------------------
 
-    def log_likelihood(self, said: Said) -> FloatArray:
-        """log P(said | class), (n, M, C)."""
-        every = np.arange(self.members)
-        label, bucket = said.label, said.bucket
-        out = self._log_said(every, label)
-        answered = label < self.classes
-        shown = np.minimum(label, self.classes - 1)
-        doubt = np.where(answered, self._log_sure[1][every, bucket, shown], 0.0)
-        out += doubt[..., None]
-        row, member = np.nonzero(answered)
-        own, b = label[row, member], bucket[row, member]
-        out[row, member, own] += self._log_sure[0][member, b, own] - doubt[row, member]
-        return out
-
-    def bend(self, log_likelihood: FloatArray, said: Said, odds: FloatArray) -> FloatArray:
-        """``log_likelihood`` (n, M, C) where members are right oftener or more seldom on such requests than usual.
-
-        ``odds`` is what ``bent_odds`` gives, (2, M), or (n, 2, M) where it differs from row to row.
+    def log_likelihood(self, said: Said, odds: FloatArray | None = None) -> FloatArray:
+        """log P(said | class), (n, M, C). Bent by ``odds``, as ``bent_odds`` gives them, (2, M), or (n, 2, M) where they
+        differ from row to row: where members are right oftener or more seldom on such requests than usual.
         """
-        row, member = np.nonzero(said.label < self.classes)
-        right, wrong = (np.broadcast_to(odds[..., k, :], said.label.shape)[row, member] for k in (0, 1))
-        out = log_likelihood.copy()
-        out[row, member] += wrong[:, None]
-        out[row, member, said.label[row, member]] += right - wrong
+        label, bucket = said.label, said.bucket
+        out = self._log_said(self._every, label)
+        gain, doubt = self._log_sure[:, self._every, bucket, label]  # 0 for abstentions
+        shown = np.minimum(label, self.classes - 1)
+        if odds is not None:
+            right, wrong = odds[..., 0, :], odds[..., 1, :]
+            answered = label < self.classes
+            gain, doubt = gain + (right - wrong) * answered, doubt + wrong * answered
+        out += doubt[..., None]
+        out[np.arange(len(label))[:, None], self._every, shown] += gain
         return out
 
-    def evidence(self, scores: FloatArray, mix: FloatArray, odds: FloatArray | None = None) -> Evidence:
-        """For distributions (n, M, C), where classes' shares are ``mix`` (C,) at present; ``odds`` as for ``bend``."""
-        said = Said.of(scores)
-        likely = self.log_likelihood(said)
-        return Evidence(likely if odds is None else self.bend(likely, said, odds), np.log(mix), self.overlap)
+    def evidence(self, said: Said, mix: FloatArray, odds: FloatArray | None = None) -> Evidence:
+        """Of what was said, where classes' shares are ``mix`` (C,) at present; ``odds`` as for ``log_likelihood``."""
+        return Evidence(self.log_likelihood(said, odds), np.log(mix), self.overlap)
 
     def _log_said(self, member: IntArray, label: IntArray) -> FloatArray:
         """log P(label | class) without how sure it was, (n, M, C)."""
@@ -144,11 +109,11 @@ class Belief:
         """Count rows; return the members, what they said and the classes, one entry an answer."""
         row, member = np.nonzero(known)
         label, bucket, true = said.label[row, member], said.bucket[row, member], truth[row]
-        right, wrong = label == true, (label != true) & (label < self.classes)
+        right, answered = label == true, label < self.classes
         np.add.at(self._seen, (member, true), 1.0)
         np.add.at(self._said, (member, label, true if self.classes <= DENSE else right.astype(np.int64)), 1.0)
-        np.add.at(self._sure[0], (member[right], bucket[right], true[right]), 1.0)
-        np.add.at(self._sure[1], (member[wrong], bucket[wrong], label[wrong]), 1.0)
+        sure = np.where(right, 0, 1)[answered], member[answered], bucket[answered], label[answered]
+        np.add.at(self._sure, sure, 1.0)
         return member, label, true
 
     def relearn(self, member: int, said: Said, truth: IntArray) -> None:
@@ -203,7 +168,9 @@ class Belief:
 
     def _tables(self) -> None:
         """Every table, from counts and pools."""
-        self._log_sure = np.log(self._shrunk_sure(slice(None), slice(None)))
+        sure = np.log(self._shrunk_sure(slice(None), slice(None)))
+        self._log_sure = np.zeros((*sure.shape[:-1], self.classes + 1))
+        self._log_sure[0, ..., :-1], self._log_sure[1, ..., :-1] = sure[0] - sure[1], sure[1]
         if self.classes <= DENSE:
             self._base = self._general()
             self._log_table = np.log(self._shrunk(slice(None), slice(None)))
@@ -216,8 +183,10 @@ class Belief:
             self._refresh_sparse()
         else:
             self._log_table[member, :, true] = np.log(self._shrunk(member, true))
-        for of in (true, np.minimum(label, self.classes - 1)):
-            self._log_sure[:, member, :, of] = np.moveaxis(np.log(self._shrunk_sure(member, of)), 0, 1)
+        answered = label < self.classes
+        member, label = member[answered], label[answered]
+        right, wrong = np.log(self._shrunk_sure(member, label))
+        self._log_sure[0, member, :, label], self._log_sure[1, member, :, label] = right - wrong, wrong
 
     def _general(self) -> FloatArray:
         """P(label | class) of a member that treats all classes alike, (M, C + 1, C)."""
@@ -235,15 +204,12 @@ class Belief:
 
     def _shrunk_sure(self, member: slice | IntArray, of: slice | IntArray) -> FloatArray:
         """P(bucket | right, class) and P(bucket | wrong, what was said): (2, M, B, C), or (2, k, B) for k pairs."""
-        count, usual = self._sure[:, member, :, of], self._usual[:, member]
+        count, usual = self._sure[:, member, :, of], self.SHRINK_BUCKETS * self._usual[:, member]
         if isinstance(member, slice):
-            return np.asarray(
-                (count + self.SHRINK_BUCKETS * usual[..., None])
-                / (count.sum(axis=2, keepdims=True) + self.SHRINK_BUCKETS)
-            )
-        count = np.moveaxis(count, 0, 1)  # numpy puts the axis of indices that stand apart first
-        total = count.sum(axis=2, keepdims=True)
-        return np.asarray((count + self.SHRINK_BUCKETS * usual) / (total + self.SHRINK_BUCKETS))
+            usual = usual[..., None]
+        else:
+            count = count.swapaxes(0, 1)  # numpy puts the axis of indices that stand apart first
+        return np.asarray((count + usual) / (count.sum(axis=2, keepdims=True) + self.SHRINK_BUCKETS))
 
     def _refresh_sparse(self) -> None:
         """With very many classes: how often each is recognised, and how often each is said instead of another."""
@@ -279,9 +245,8 @@ class Belief:
             of = np.exp(self._log_table[member, :, 0][:, None] + self._log_wrong[member, truth])
             of[truth, np.arange(len(truth))] = np.exp(self._log_table[member, truth, 1])
         label = _draw(of, rng)
-        right, shown = label == truth, np.minimum(label, self.classes - 1)
-        sure = np.where(right, np.exp(self._log_sure[0][member][:, truth]), np.exp(self._log_sure[1][member][:, shown]))
-        return label, np.where(label < self.classes, _draw(sure, rng), 0)
+        gain, doubt = self._log_sure[:, member, :, label].transpose(1, 2, 0)
+        return label, np.where(label < self.classes, _draw(np.exp(doubt + gain * (label == truth)), rng), 0)
 
     # ---- Keeping ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from bandmaster.core import NO_ANSWER, BoolArray, Ensemble, Evidence, FloatArray, IntArray
@@ -41,25 +43,36 @@ def posterior(evidence: Evidence, members: BoolArray) -> FloatArray:
     Genest & Zidek 1986, "Combining probability distributions", section 3: the product of the prior and of everyone's
     likelihood raised to a weight, here the same ``s**-overlap`` for all s members of a set, as they err together.
     """
-    size = members.sum(axis=-1)
-    weight = members * np.power(np.maximum(size, 1), -evidence.overlap)[..., None]
-    logits = np.matmul(weight, evidence.log_likelihood) + evidence.log_prior
-    logits -= logits.max(axis=-1, keepdims=True)
-    likely = np.exp(logits)
+    weight = members * _discounts(members.shape[-1], evidence.overlap)[members.sum(axis=-1)][..., None]
+    logits = weight @ evidence.log_likelihood + evidence.log_prior
+    likely = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(likely / likely.sum(axis=-1, keepdims=True))
+
+
+@lru_cache
+def _discounts(members: int, overlap: float) -> FloatArray:
+    """What each of s members that answered together counts for, for every s from 0 to ``members``."""
+    return np.asarray(np.maximum(np.arange(members + 1.0), 1.0) ** -overlap)
 
 
 def verdict(pooled: FloatArray) -> tuple[IntArray, FloatArray]:
     """The answer of pooled distributions (..., C): class indices and their probabilities, both (...)."""
-    labels = pooled.argmax(axis=-1)
-    confidence = np.take_along_axis(pooled, labels[..., None], axis=-1)[..., 0]
-    return np.where(confidence > 0.0, labels, NO_ANSWER), confidence
+    confidence = pooled.max(axis=-1)
+    return np.where(confidence > 0.0, pooled.argmax(axis=-1), NO_ANSWER), confidence
 
 
 def value_verdict(pooled: FloatArray) -> tuple[IntArray, FloatArray]:
     """What ``verdict`` is to distributions, for values (..., 1): 0 and 1, ``NO_ANSWER`` and 0 where there is none."""
     answered = ~np.isnan(pooled[..., 0])
     return np.where(answered, 0, NO_ANSWER), answered.astype(np.float64)
+
+
+def mean_known(values: FloatArray | BoolArray, known: BoolArray) -> FloatArray:
+    """The mean over rows of (n, K), of those that are ``known`` (n, K), as (K,); NaN where none is."""
+    if len(known) == 1:
+        return np.where(known[0], values[0], np.nan)
+    rows = known.sum(axis=0)
+    return np.where(rows > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(rows, 1), np.nan)
 
 
 def weights_in_force(accuracy: FloatArray, ensemble: Ensemble) -> FloatArray:

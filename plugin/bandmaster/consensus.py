@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bandmaster.combine import mean_known
 from bandmaster.core import BoolArray, FloatArray, IntArray
 
 _TIE = 1e-9
@@ -37,7 +38,7 @@ def member_agreement(scores: FloatArray) -> FloatArray:
     reference = others_say(scores)
     said = scores.argmax(axis=-1)
     agreed = np.take_along_axis(reference, said[..., None], axis=-1)[..., 0] * (scores.sum(axis=-1) > 0.0)
-    return _mean_where(agreed, reference.sum(axis=-1) > 0.0)
+    return mean_known(agreed, reference.sum(axis=-1) > 0.0)
 
 
 def plan_agreement(scores: FloatArray, labels: IntArray, heard: BoolArray) -> FloatArray:
@@ -54,9 +55,4 @@ def plan_agreement(scores: FloatArray, labels: IntArray, heard: BoolArray) -> Fl
     agreed = of_label.transpose(0, 2, 1) * (labels >= 0)[..., None]
     judges = heard & (reference.sum(axis=-1) > 0.0)[:, None, :]
     count = judges.sum(axis=-1)
-    return _mean_where((agreed * judges).sum(axis=-1) / np.maximum(count, 1), count > 0)
-
-
-def _mean_where(values: FloatArray, known: BoolArray) -> FloatArray:
-    rows = known.sum(axis=0)
-    return np.where(rows > 0, (values * known).sum(axis=0) / np.maximum(rows, 1), np.nan)
+    return mean_known((agreed * judges).sum(axis=-1) / np.maximum(count, 1), count > 0)

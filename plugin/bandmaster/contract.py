@@ -29,6 +29,9 @@ METRICS: Mapping[str, str] = {
 """Every metric a contract may name without saying how it is measured, and its unit."""
 
 
+_TINY = float(np.finfo(np.float64).tiny)
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric of the contract: its weight, and the normaliser ``f`` that maps its unit into [0, 1].
@@ -73,11 +76,21 @@ class Metric:
         """Map raw figures of any shape into [0, 1]. NaN stays NaN: an unknown figure has no term."""
         x = np.asarray(value, dtype=np.float64)
         if self.scale == "log":
-            x = np.log(np.maximum(x, np.finfo(np.float64).tiny))
+            x = np.log(np.maximum(x, _TINY))
             low, high = math.log(self.low), math.log(self.high)
         else:
             low, high = self.low, self.high
-        share = np.clip((x - low) / (high - low), 0.0, 1.0)
+        share = np.minimum(np.maximum((x - low) / (high - low), 0.0), 1.0)
+        return 1.0 - share if self.goal == "min" else share
+
+    def term(self, value: float) -> float:
+        """``normalise`` of one figure, without an array around it."""
+        if self.scale == "log":
+            x, low, high = (math.log(max(v, _TINY)) for v in (value, self.low, self.high))
+        else:
+            x, low, high = value, self.low, self.high
+        share = (x - low) / (high - low)
+        share = 0.0 if share < 0.0 else 1.0 if share > 1.0 else share  # lets NaN pass, as ``min`` and ``max`` do not
         return 1.0 - share if self.goal == "min" else share
 
 
@@ -199,7 +212,7 @@ class Contract:
 
     def reward(self, raw: Mapping[str, float]) -> Reward:
         """The reward of one case. ``raw`` holds a figure for each metric that weighs anything; all others are kept."""
-        terms = {m.name: float(m.normalise(raw[m.name])) for m in self.metrics if m.weight > 0.0 or m.name in raw}
+        terms = {m.name: m.term(raw[m.name]) for m in self.metrics if m.weight > 0.0 or m.name in raw}
         # fsum and the clip keep rounding from ever leaving [0, 1].
         value = math.fsum(m.weight * terms[m.name] for m in self.metrics if m.weight > 0.0)
         return Reward(value=min(1.0, max(0.0, value)), raw=dict(raw), terms=terms)

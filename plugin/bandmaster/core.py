@@ -302,6 +302,25 @@ class Figures:
     explainability: FloatArray
 
 
+CONFIDENCE_EDGES = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97, 0.99, 0.999])
+"""Where one bucket of confidence ends and the next begins: finer where members are usually sure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What members said to rows, both (n, M): the class index, C for an abstention; and the bucket of confidence."""
+
+    label: IntArray
+    bucket: IntArray
+
+    @classmethod
+    def of(cls, scores: FloatArray) -> Said:
+        """From distributions (n, M, C); a row of zeros is an abstention."""
+        confidence = scores.max(axis=-1)
+        label = np.where(confidence > 0.0, scores.argmax(axis=-1), scores.shape[-1])
+        return cls(label, CONFIDENCE_EDGES.searchsorted(confidence, side="right"))
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What speaks for each class: ``log_likelihood`` (n, M, C) of what each member said, and the ``log_prior`` (C,).
@@ -322,8 +341,8 @@ class Experience:
     charge. ``scores`` (n, M, C) is what the members said (zeros where one abstained, failed or is unknown), ``known``
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
     ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
-    the others where consensus judges, NaN where it is unknown. ``evidence`` is what the members' answers speak for, as
-    was believed before this outcome. ``alarms`` were raised by this very outcome. ``own_raw`` are the figures that make
+    the others where consensus judges, NaN where it is unknown. ``said`` is what the scores come down to, and
+    ``evidence`` what that speaks for, as was believed before this outcome. ``alarms`` were raised by this very outcome. ``own_raw`` are the figures that make
     ``own`` under any profile's weights, ``None`` where a reward was reported and not computed.
 
     In regression ``scores`` (n, M, 1) are the members' values, NaN where unknown; ``truth`` is ``None``, the labels are
@@ -338,6 +357,7 @@ class Experience:
     figures: Figures
     truth: IntArray | None
     correct: FloatArray
+    said: Said
     evidence: Evidence
     own_raw: Mapping[str, float] | None = None
     alarms: tuple[DriftEvent, ...] = ()

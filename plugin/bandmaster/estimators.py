@@ -21,12 +21,14 @@ class WindowedMean:
 
     __slots__ = ("_decay", "_sum", "_weight", "seen")
 
-    def __init__(self, size: int, *, window: float, prior: float | FloatArray = 0.0, prior_weight: float = 1.0) -> None:
+    def __init__(
+        self, size: int, *, window: float, prior: float | FloatArray = 0.0, prior_weight: float | FloatArray = 1.0
+    ) -> None:
         if window < 1.0:
             raise ValueError(f"a window holds at least 1 observation, not {window}")
         self._decay = 1.0 - 1.0 / window
-        self._sum = np.broadcast_to(np.asarray(prior, dtype=np.float64), (size,)) * prior_weight
-        self._weight = np.full(size, prior_weight)
+        self._weight = np.ones(size) * prior_weight
+        self._sum = prior * self._weight
         self.seen = np.zeros(size)
 
     @property
@@ -35,7 +37,7 @@ class WindowedMean:
 
     def update(self, values: FloatArray) -> None:
         """Add one observation to each stream whose value is not NaN. ``values`` is (size,)."""
-        known = ~np.isnan(values)
+        known = values == values
         decay = np.where(known, self._decay, 1.0)
         self._sum = self._sum * decay + np.where(known, values, 0.0)
         self._weight = self._weight * decay + known
@@ -80,31 +82,32 @@ class LabelMix:
     def __init__(self, classes: int) -> None:
         self._counts = np.zeros((len(self.MEMORIES), classes))
         self._merit = np.zeros(len(self.MEMORIES))
+        self._keep = (1.0 - 1.0 / self.MEMORIES)[:, None]
+        self._take(self._counts)
 
     @property
     def value(self) -> FloatArray:
         """The shares (C,), all above 0, summing to 1."""
         weight = np.exp(self._merit - self._merit.max())
-        return np.asarray(weight @ self._shares() / weight.sum())
+        return np.asarray(weight @ self._shares / weight.sum())
 
     @property
     def steady(self) -> FloatArray:
         """The shares (C,) over the longest memory."""
-        return np.asarray(self._shares()[-1])
+        return np.asarray(self._shares[-1])
 
-    def _shares(self) -> FloatArray:
-        counts = self._counts + self.PRIOR
-        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+    def _take(self, counts: FloatArray) -> None:
+        self._counts, held = counts, counts + self.PRIOR
+        self._shares = held / held.sum(axis=1, keepdims=True)
 
     def learn(self, label: FloatArray) -> None:
         """Learn one more label as a distribution (C,): how likely it is each class."""
-        self._merit = self.KEEP * self._merit + np.log(self._shares() @ label + 1e-9)
-        self._counts *= (1.0 - 1.0 / self.MEMORIES)[:, None]
-        self._counts += label
+        self._merit = self.KEEP * self._merit + np.log(self._shares @ label + 1e-9)
+        self._take(self._counts * self._keep + label)
 
     def correct(self, label: FloatArray) -> None:
         """Put right, by (C,) summing to 0, what was learned of an earlier label."""
-        self._counts = np.maximum(self._counts + label, 0.0)
+        self._take(np.maximum(self._counts + label, 0.0))
 
     def dump(self) -> list[list[float]]:
         return [*self._counts.tolist(), self._merit.tolist()]
@@ -115,7 +118,8 @@ class LabelMix:
         shapes = [*(self._counts.shape[1:] for _ in self.MEMORIES), self._merit.shape]
         if [a.shape for a in arrays] != shapes or not all(np.isfinite(a).all() for a in arrays):
             raise ValueError(f"expected {len(shapes)} lists of finite figures")
-        self._counts, self._merit = np.stack(arrays[:-1]), arrays[-1]
+        self._take(np.stack(arrays[:-1]))
+        self._merit = arrays[-1]
 
 
 class Standardiser:
@@ -130,6 +134,7 @@ class Standardiser:
 
     def __init__(self, size: int) -> None:
         self._mean, self._variance, self._count = np.zeros(size), np.zeros(size), 0
+        self._scale()
 
     @property
     def size(self) -> int:
@@ -140,17 +145,23 @@ class Standardiser:
         self._count += 1
         step = features - self._mean
         if self._count > self.TRUST:
-            reach = self.OUTLIER * np.where(self._variance > 0.0, np.sqrt(self._variance), np.abs(step))
-            step = np.clip(step, -reach, reach)
+            reach = self.OUTLIER * np.where(self._variance > 0.0, self._deviation, np.abs(step))
+            step = np.minimum(np.maximum(step, -reach), reach)
         rate = max(1.0 / self._count, 1.0 / self.MEMORY)
         self._mean = self._mean + rate * step
         self._variance = (1.0 - rate) * (self._variance + rate * step**2)
+        self._scale()
 
     def __call__(self, features: FloatArray) -> FloatArray:
         """Standardised features (d,); 0 for a feature that has never varied."""
+        if not len(self._mean):
+            return features
+        z = (features - self._mean) / self._deviation
+        return np.asarray(np.minimum(np.maximum(z, -self.LIMIT), self.LIMIT))
+
+    def _scale(self) -> None:
         deviation = np.sqrt(self._variance)
-        z = (features - self._mean) / np.where(deviation > 0.0, deviation, np.inf)
-        return np.asarray(np.clip(z, -self.LIMIT, self.LIMIT))
+        self._deviation = np.where(deviation > 0.0, deviation, np.inf)
 
     def dump(self) -> bytes:
         return np.concatenate([[float(self._count)], self._mean, self._variance]).tobytes()
@@ -164,6 +175,7 @@ class Standardiser:
         standard = cls(len(figures) // 2)
         standard._count = int(figures[0])
         standard._mean, standard._variance = figures[1 : standard.size + 1], figures[standard.size + 1 :]
+        standard._scale()
         return standard
 
 

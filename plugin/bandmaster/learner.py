@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bandmaster.combine import mean_known
 from bandmaster.consensus import member_agreement, plan_agreement
 from bandmaster.contract import Contract
 from bandmaster.core import (
@@ -26,6 +28,7 @@ from bandmaster.core import (
     Joined,
     MemberAnswer,
     Reward,
+    Said,
 )
 from bandmaster.metrics import NoFigureError, own_figures
 from bandmaster.plans import compiled, parse_plan, pool_weights
@@ -113,6 +116,7 @@ class Learner:
         reward = self.reward(joined)
         own = self._reward(joined, charge_probe=False) if answer.probes else reward
         scores, known = self.outputs(answer)
+        said = Said.of(scores)
         truth = values = None
         if labels is not None and self.ensemble.regression:
             values = np.asarray(labels, dtype=np.float64)
@@ -122,13 +126,16 @@ class Learner:
         if joined.outcome.consensus:
             correct = member_agreement(scores)
         elif values is not None:
-            correct = _mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
+            correct = mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
         else:
-            correct = _correct(scores, known, truth)
-        evidence = self.state.evidence(scores, joined.decision.state, now=True)
+            # An abstention is wrong.
+            correct = (
+                np.full(known.shape[1], np.nan) if truth is None else mean_known(said.label == truth[:, None], known)
+            )
+        evidence = self.state.evidence(said, joined.decision.state, now=True)
         own_raw = own.raw if joined.outcome.reward is None else None
         return Experience(
-            joined, reward, own.value, scores, known, figures, truth, correct, evidence, own_raw, values=values
+            joined, reward, own.value, scores, known, figures, truth, correct, said, evidence, own_raw, values=values
         )
 
     def notice(self, decision: Decision, answer: Answer) -> None:
@@ -139,7 +146,7 @@ class Learner:
         if self._outdated(decision, answer) is not None:
             return
         scores, known = self.outputs(answer)
-        self.state.notice(scores, known, decision.probed)
+        self.state.notice(Said.of(scores), known, decision.probed)
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
@@ -168,7 +175,7 @@ class Learner:
         raw = self._spent(joined, charge_probe)
         raw["confidence"] = float(answer.confidence.mean())
         if outcome.reward is not None:
-            terms = {m.name: float(m.normalise(raw[m.name])) for m in contract.metrics if m.name in raw}
+            terms = {m.name: m.term(raw[m.name]) for m in contract.metrics if m.name in raw}
             return Reward(outcome.reward, raw, terms)
         raw["accuracy"] = self._accuracy(joined)
         seen = answer if charge_probe else replace(answer, probes=())
@@ -197,19 +204,21 @@ class Learner:
         stages = [[index(n) for n in stage] for stage in plan.stages[: answer.stages_run]]
         ran = [i for stage in stages for i in stage]
         figures = self._figures(answer.ran)
-        energy, cost = figures.energy_j[ran].sum(), figures.cost[ran].sum()
+        latency, energies, costs = figures.latency_s.tolist(), figures.energy_j.tolist(), figures.cost.tolist()
+        energy, cost = sum(energies[i] for i in ran), sum(costs[i] for i in ran)
         if charge_probe and answer.probes:
             # A member that saw some rows for the reply and all of them for the probe ran twice, and is paid twice.
             probed, probes = [index(p.name) for p in answer.probes], self._figures(answer.probes)
-            energy, cost = energy + probes.energy_j[probed].sum(), cost + probes.cost[probed].sum()
-        weights = pool_weights(plan, self.ensemble, answer.weights)[ran]
+            energy += float(probes.energy_j[probed].sum())
+            cost += float(probes.cost[probed].sum())
+        weights, clear = pool_weights(plan, self.ensemble, answer.weights)[ran], figures.explainability[ran]
         spent = {
-            "latency": float(sum(figures.latency_s[stage].max() for stage in stages)),
-            "energy": float(energy),
-            "cost": float(cost),
-            "explainability": float(np.average(figures.explainability[ran], weights=weights)),
+            "latency": sum(max(latency[i] for i in stage) for stage in stages),
+            "energy": energy,
+            "cost": cost,
+            "explainability": float(weights @ clear / weights.sum()),
         }
-        return {name: figure for name, figure in spent.items() if not np.isnan(figure)}
+        return {name: figure for name, figure in spent.items() if not math.isnan(figure)}
 
     def outputs(self, answer: Answer) -> tuple[FloatArray, BoolArray]:
         """What the members said, (n, M, C), and whose answer to which row is known, (n, M); probes included.
@@ -233,7 +242,7 @@ class Learner:
         What is declared is what one row takes: energy and cost are paid for each row that went in.
         """
         declared = self._profile
-        latency, energy = np.full_like(declared.latency_s, np.nan), np.full_like(declared.energy_j, np.nan)
+        latency, energy = (np.full(len(declared.cost), np.nan) for _ in range(2))
         cost, explainability = declared.cost.copy(), declared.explainability.copy()
         paid = np.ones(len(cost))
         for said in answers:
@@ -252,20 +261,6 @@ class Learner:
     def _live(self, metric: str) -> bool:
         found = self.contract.metric(metric)
         return found is None or found.source == "live"
-
-
-def _correct(scores: FloatArray, known: BoolArray, truth: IntArray | None) -> FloatArray:
-    """Each member's accuracy over the rows it saw, (M,); NaN where it saw none. An abstention is wrong."""
-    if truth is None:
-        return np.full(known.shape[1], np.nan)
-    right = (scores.argmax(axis=-1) == truth[:, None]) & (scores.sum(axis=-1) > 0.0)
-    return _mean_known(right, known)
-
-
-def _mean_known(right: FloatArray | BoolArray, known: BoolArray) -> FloatArray:
-    """The mean of (n, M) over the rows known, (M,); NaN where none is."""
-    rows = known.sum(axis=0)
-    return np.where(rows > 0, (right * known).sum(axis=0) / np.maximum(rows, 1), np.nan)
 
 
 def profile_figures(ensemble: Ensemble) -> Figures:

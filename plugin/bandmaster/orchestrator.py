@@ -29,6 +29,7 @@ from bandmaster.core import (
     Plan,
     Recorder,
     Request,
+    Said,
     State,
     Status,
 )
@@ -147,7 +148,7 @@ class Orchestrator:
                 if reply.scores is not None:
                     heard[pending, i] = reply.scores
             if plan.weights == "learned":
-                likely = posterior(self.state.evidence(heard[pending], state), ran[None])[:, 0]
+                likely = posterior(self.state.evidence(Said.of(heard[pending]), state), ran[None])[:, 0]
                 # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
                 combined[pending] = likely * np.asarray(heard[pending].any(axis=(1, 2)))[:, None]
             elif ensemble.regression:
@@ -159,7 +160,8 @@ class Orchestrator:
             if not len(pending):
                 break
         labels, confidence = value_verdict(combined) if ensemble.regression else verdict(combined)
-        return Answer(np.nan_to_num(combined), labels, confidence, tuple(said), stages_run, weights)
+        combined = np.nan_to_num(combined) if ensemble.regression else combined
+        return Answer(combined, labels, confidence, tuple(said), stages_run, weights)
 
     def _run_stage(self, stage: Sequence[str], request: Request, pending: IntArray) -> list[MemberAnswer]:
         members = [self._members[name] for name in stage]

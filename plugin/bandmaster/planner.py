@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from bandmaster.belief import OVERLAPS, Belief, Said
+from bandmaster.belief import Belief
 from bandmaster.combine import posterior
 from bandmaster.contract import Contract
-from bandmaster.core import BoolArray, Evidence, Figures, FloatArray, IntArray
+from bandmaster.core import BoolArray, Evidence, Figures, FloatArray, IntArray, Said
 
 Chain = tuple[tuple[int, ...], ...]
 """A plan's stages, as members' indices."""
@@ -112,7 +112,7 @@ class Planner:
         if len(self.rows) < self.ENOUGH:
             return None
         bench = self._bench(belief, mix, contract, rng)
-        found = {chain: bench.value(chain) for chain in dict.fromkeys([*standing, *known])}
+        found = bench.values(list(dict.fromkeys([*standing, *known])))
         tried = 0
         while tried < tries:
             best = sorted(found.values(), key=lambda v: -v.mean)[: self.AROUND]
@@ -120,26 +120,12 @@ class Planner:
             if not new:
                 break
             picked = rng.choice(len(new), size=min(self.AT_ONCE, len(new)), replace=False)
-            for i in picked:
-                found[new[i]] = bench.value(new[i])
+            found |= bench.values([new[i] for i in picked])
             tried += len(picked)
         plans = sorted(found.values(), key=lambda v: (v.chain not in standing, -v.mean))[:limit]
         plans.sort(key=lambda v: -v.mean)
-        doubt = [bench.error(v, found[standing[0]]) for v in plans]
-        return Proposal(tuple(plans), bench.by_class(plans), np.array(doubt))
-
-    def fit(self, belief: Belief, mix: FloatArray, chains: Sequence[Chain]) -> float:
-        """The overlap under which the posteriors of these plans' members would have been most likely right."""
-        bench = self._bench(belief, mix, None, np.random.default_rng(0))
-        sets = np.zeros((len(chains), self.members), dtype=np.bool_)
-        for row, chain in zip(sets, chains, strict=True):
-            row[[m for stage in chain for m in stage]] = True
-        scored = []
-        for overlap in OVERLAPS:
-            evidence = Evidence(bench.evidence.log_likelihood, bench.evidence.log_prior, float(overlap))
-            right = np.take_along_axis(posterior(evidence, sets), bench.truth[:, None, None], axis=-1)[..., 0]
-            scored.append(float(bench.weight @ np.log(np.maximum(right, 1e-9)).mean(axis=1)))
-        return float(OVERLAPS[int(np.argmax(scored))])
+        rewards = np.stack([v.rewards for v in plans])
+        return Proposal(tuple(plans), bench.by_class(rewards), bench.errors(rewards - found[standing[0]].rewards))
 
     def dump(self) -> bytes:
         rows = self.rows
@@ -173,7 +159,7 @@ class Planner:
         self.rows = deque((Known(*row) for row in rows), self.KEEP)
         self._before = np.array(found.before)
 
-    def _bench(self, belief: Belief, mix: FloatArray, contract: Contract | None, rng: np.random.Generator) -> _Bench:
+    def _bench(self, belief: Belief, mix: FloatArray, contract: Contract, rng: np.random.Generator) -> _Bench:
         label = np.stack([r.label for r in self.rows])
         bucket = np.stack([r.bucket for r in self.rows])
         truth = np.array([r.truth for r in self.rows])
@@ -181,8 +167,8 @@ class Planner:
             old = slice(0, int(self._before[m]))
             label[old, m], bucket[old, m] = belief.resample(int(m), truth[old], rng)
         said = Said(label, bucket)
-        likely = belief.leave_out(belief.log_likelihood(said), said, truth)
-        likely = belief.bend(likely, said, np.stack([r.odds for r in self.rows]))
+        odds = np.stack([r.odds for r in self.rows])
+        likely = belief.leave_out(belief.log_likelihood(said, odds), said, truth)
         evidence = Evidence(likely, np.log(mix), belief.overlap)
         # Rows of classes that are rarer today than when they were kept count for less.
         kept = np.bincount(truth, minlength=self.classes) + 1.0
@@ -238,7 +224,10 @@ def _stacked(figures: Sequence[Figures]) -> Figures:
 
 
 class _Bench:
-    """Values plans on n rows, each set of members' posterior computed once."""
+    """Values plans on n rows, many at once; what each set of members says is computed once."""
+
+    AT_ONCE = 1 << 22
+    """Figures in the largest array of posteriors."""
 
     def __init__(
         self,
@@ -247,80 +236,111 @@ class _Bench:
         answered: BoolArray,
         weight: FloatArray,
         figures: Figures,
-        contract: Contract | None,
+        contract: Contract,
     ) -> None:
         self.evidence, self.truth, self.weight = evidence, truth, weight
         self._answered = answered
         self._figures, self._contract = figures, contract
-        self._posteriors: dict[tuple[int, ...], tuple[FloatArray, FloatArray]] = {}
-        self._rewards: dict[Chain, FloatArray] = {}
+        self._heard: dict[tuple[int, ...], _Heard] = {}
 
-    def value(self, chain: Chain) -> Valued:
-        """The plan with the thresholds that earn most; each stage's given the others', from the last to the first."""
-        earned, sure = self._stages(chain)
-        stop_at = [1.0] * (len(chain) - 1)
-        for _ in range(2 if len(chain) > 2 else 1):
+    def values(self, chains: Sequence[Chain]) -> dict[Chain, Valued]:
+        """The plans with the thresholds that earn most."""
+        self._hear(chains)
+        by_length: dict[int, list[Chain]] = {}
+        for chain in chains:
+            by_length.setdefault(len(chain), []).append(chain)
+        return {v.chain: v for group in by_length.values() for v in self._values(group)}
+
+    def _values(self, chains: Sequence[Chain]) -> Iterator[Valued]:
+        """Of K plans of as many stages. Each stage's threshold is the best given the others', from the last to the first."""
+        stages = range(len(chains[0]))
+        earned = [self._earned([c[: j + 1] for c in chains]) for j in stages]
+        passed = [np.stack([self._heard[_members(c[: j + 1])].passed for c in chains]) for j in stages]
+        never = len(THRESHOLDS)
+        stop = np.full((len(stages), len(chains), 1), never)
+        for _ in range(2 if len(stages) > 2 else 1):
             later = earned[-1]
-            for j in reversed(range(len(chain) - 1)):
-                reached = np.all([sure[i] < stop_at[i] for i in range(j)], axis=0) if j else True
+            for j in reversed(stages[:-1]):
+                reached = np.all([passed[i] <= stop[i] for i in range(j)], axis=0)
                 # What each threshold gains over never stopping here: sums over the rows that it lets stop.
                 gain = self.weight * reached * (earned[j] - later)
-                passed = np.searchsorted(THRESHOLDS, sure[j], side="right")
-                upto = np.bincount(passed, gain, minlength=len(THRESHOLDS) + 1)[::-1].cumsum()[::-1]
-                stop_at[j] = float(THRESHOLDS[int(upto[1:].argmax())])
-                later = np.where(sure[j] >= stop_at[j], earned[j], later)
+                row = np.arange(len(chains))[:, None] * (never + 1)
+                by_passed = np.bincount((row + passed[j]).ravel(), gain.ravel(), minlength=len(chains) * (never + 1))
+                upto = by_passed.reshape(len(chains), never + 1)[:, ::-1].cumsum(axis=1)[:, ::-1]
+                stop[j] = upto[:, 1:].argmax(axis=1)[:, None]
+                later = np.where(passed[j] > stop[j], earned[j], later)
         rewards = earned[-1]
-        for j in reversed(range(len(chain) - 1)):
-            rewards = np.where(sure[j] >= stop_at[j], earned[j], rewards)
-        return Valued(chain, tuple(stop_at), float(self.weight @ rewards), rewards)
+        for j in reversed(stages[:-1]):
+            rewards = np.where(passed[j] > stop[j], earned[j], rewards)
+        at = THRESHOLDS[np.minimum(stop[:-1, :, 0], never - 1)].T.tolist()
+        for chain, thresholds, mean, own in zip(chains, at, (rewards @ self.weight).tolist(), rewards, strict=True):
+            yield Valued(chain, tuple(thresholds), mean, own)
 
-    def by_class(self, plans: Sequence[Valued]) -> FloatArray:
-        """Mean rewards (P, C) on the rows of each class, drawn towards the plan's mean where there are few."""
-        rewards = np.stack([v.rewards for v in plans])
-        mean = np.array([v.mean for v in plans])[:, None]
+    def by_class(self, rewards: FloatArray) -> FloatArray:
+        """Mean rewards (P, C) of those (P, n) on the rows of each class, drawn towards the plan's mean where there are
+        few.
+        """
         classes = np.eye(self.evidence.log_prior.shape[0])[self.truth]
         few = 3.0
+        mean = (rewards @ self.weight)[:, None]
         return np.asarray((rewards @ classes + few * mean) / (classes.sum(axis=0) + few))
 
-    def error(self, one: Valued, other: Valued) -> float:
-        """The standard error of the difference of two plans' means."""
-        apart = one.rewards - other.rewards
-        return float(np.sqrt(self.weight**2 @ (apart - self.weight @ apart) ** 2))
+    def errors(self, apart: FloatArray) -> FloatArray:
+        """The standard errors (P,) of the means of (P, n)."""
+        mean = (apart @ self.weight)[:, None]
+        return np.asarray(np.sqrt((apart - mean) ** 2 @ self.weight**2))
 
-    def _stages(self, chain: Chain) -> tuple[list[FloatArray], list[FloatArray]]:
-        """What stopping after each stage would earn, and the posterior of the answer then, each (n,)."""
-        earned, sure = [], []
-        for j in range(1, len(chain) + 1):
-            run = chain[:j]
-            confidence, right = self._posterior(tuple(sorted(m for stage in run for m in stage)))
-            if run not in self._rewards:
-                self._rewards[run] = self._reward(run, right, confidence)
-            earned.append(self._rewards[run])
-            sure.append(confidence)
-        return earned, sure
+    def _hear(self, chains: Sequence[Chain]) -> None:
+        """What each set of members that has run after a stage says, as far as it is new."""
+        sets = dict.fromkeys(_members(c[: j + 1]) for c in chains for j in range(len(c)))
+        new = [members for members in sets if members not in self._heard]
+        n, size, classes = self.evidence.log_likelihood.shape
+        step = max(1, self.AT_ONCE // (n * classes))
+        for start in range(0, len(new), step):
+            part = new[start : start + step]
+            ran = np.zeros((len(part), size), dtype=np.bool_)
+            for row, members in zip(ran, part, strict=True):
+                row[list(members)] = True
+            likely = posterior(self.evidence, ran)
+            somebody = self._answered @ ran.T
+            sure = likely.max(axis=2) * somebody
+            right = (likely.argmax(axis=2) == self.truth[:, None]) * somebody
+            passed = np.searchsorted(THRESHOLDS, sure, side="right")
+            for k, members in enumerate(part):
+                self._heard[members] = _Heard(sure[:, k], right[:, k].astype(np.float64), passed[:, k])
 
-    def _posterior(self, members: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-        if members not in self._posteriors:
-            ran = np.zeros((1, self.evidence.log_likelihood.shape[1]), dtype=np.bool_)
-            ran[0, list(members)] = True
-            likely = posterior(self.evidence, ran)[:, 0]
-            right = (likely.argmax(axis=1) == self.truth).astype(np.float64)
-            somebody = self._answered[:, list(members)].any(axis=1)
-            self._posteriors[members] = likely.max(axis=1) * somebody, right * somebody
-        return self._posteriors[members]
-
-    def _reward(self, run: Chain, right: FloatArray, confidence: FloatArray) -> FloatArray:
-        figures, ran = self._figures, [m for stage in run for m in stage]
-        assert self._contract is not None  # only ``fit`` makes a bench without one, and it values no plan
-        rewards = self._contract.rewards(
-            {
-                "accuracy": right,
-                "confidence": confidence,
-                "latency": np.sum([figures.latency_s[:, list(s)].max(axis=1) for s in run], axis=0),
-                "energy": figures.energy_j[:, ran].sum(axis=1),
-                "cost": figures.cost[:, ran].sum(axis=1),
-                "explainability": figures.explainability[:, ran].mean(axis=1),
-            }
-        )
+    def _earned(self, runs: Sequence[Chain]) -> FloatArray:
+        """What each row would have earned, had it stopped after these stages, (K, n)."""
+        heard, took = [self._heard[_members(run)] for run in runs], self._figures
+        stages = np.zeros((len(runs[0]), len(runs), 1, took.cost.shape[1]), dtype=np.bool_)
+        for k, run in enumerate(runs):
+            for j, stage in enumerate(run):
+                stages[j, k, 0, list(stage)] = True
+        ran = stages.any(axis=0)
+        raw = {
+            "accuracy": lambda: np.stack([h.right for h in heard]),
+            "confidence": lambda: np.stack([h.sure for h in heard]),
+            "latency": lambda: np.where(stages, took.latency_s, 0.0).max(axis=-1).sum(axis=0),
+            "energy": lambda: np.where(ran, took.energy_j, 0.0).sum(axis=-1),
+            "cost": lambda: np.where(ran, took.cost, 0.0).sum(axis=-1),
+            "explainability": lambda: np.where(ran, took.explainability, 0.0).sum(axis=-1) / ran.sum(axis=-1),
+        }
+        weighed = [m.name for m in self._contract.metrics if m.weight and not m.use]
+        rewards = self._contract.foreseen({name: raw[name]() for name in weighed})
         # Where the contract weighs nothing that differs between rows, they have one reward.
-        return np.broadcast_to(rewards, right.shape)
+        return np.broadcast_to(rewards, (len(runs), len(self.truth)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What a set of members says to n rows: how ``sure``, whether ``right`` (1 or 0), and how many of the thresholds
+    that passes.
+    """
+
+    sure: FloatArray
+    right: FloatArray
+    passed: IntArray
+
+
+def _members(run: Chain) -> tuple[int, ...]:
+    return tuple(sorted(m for stage in run for m in stage))

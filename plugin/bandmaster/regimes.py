@@ -6,9 +6,9 @@ from collections import deque
 
 import numpy as np
 
-from bandmaster.belief import Belief, Said
-from bandmaster.combine import posterior
-from bandmaster.core import BoolArray, DriftEvent, Ensemble, Experience, FloatArray, IntArray
+from bandmaster.belief import Belief
+from bandmaster.combine import mean_known, posterior
+from bandmaster.core import BoolArray, DriftEvent, Ensemble, Experience, FloatArray, IntArray, Said
 from bandmaster.drift import DriftMonitor
 
 
@@ -35,8 +35,10 @@ class Regimes:
         """Watch one settled request that the belief has learned; return the alarms, the reaction to them done."""
         truth = experience.truth
         if truth is not None:
-            self._recent.append((Said.of(experience.scores), experience.known, truth))
+            self._recent.append((experience.said, experience.known, truth))
         alarms = self._monitor.update(_surprises(experience), experience.joined.outcome.at)
+        if not alarms:
+            return ()
         once = {a.name: a for a in alarms}
         for m, name in enumerate(self._ensemble.names):
             if f"accuracy:{name}" in once and self._relearn and truth is not None:
@@ -61,26 +63,27 @@ def _surprises(experience: Experience) -> FloatArray:
 
     In [-1, 1], NaN where nothing is known. Where there are no labels to promise, perfection is taken for promised.
     """
-    unknown = np.full_like(experience.correct, np.nan)
+    unknown = np.full(len(experience.correct), np.nan)
     if experience.truth is None:
         return np.concatenate([experience.correct - 1.0, unknown, [experience.reward.value - 1.0]])
-    known, answer = experience.known, experience.joined.answer
+    known, labels = experience.known, experience.joined.answer.labels
+    rows = np.arange(len(known))
     likely = posterior(experience.evidence, known[:, None])[:, 0]
-    together = _promised(np.broadcast_to(likely[:, None], experience.scores.shape), experience)
+    # Class C, an abstention, is never right.
+    promised = np.concatenate([likely, np.zeros((len(known), 1))], axis=1)
+    together = mean_known(promised[rows[:, None], experience.said.label], known)
     probed = unknown
     if known.all():
-        alone = posterior(experience.evidence, np.eye(known.shape[1], dtype=np.bool_))
-        probed = experience.correct - _promised(alone, experience)
-    rows = np.arange(len(known))
-    answered = np.where(answer.labels >= 0, likely[rows, answer.labels], 0.0).mean()
-    right = (answer.labels == experience.truth).mean()
-    return np.concatenate([experience.correct - together, probed, np.array([right - answered])])
+        probed = experience.correct - _promised_alone(experience)
+    answered = np.where(labels >= 0, likely[rows, labels], 0.0)
+    right = labels == experience.truth
+    return np.concatenate([experience.correct - together, probed, [(right - answered).mean()]])
 
 
-def _promised(likely: FloatArray, experience: Experience) -> FloatArray:
-    """How probably each member (M,) is right by the posteriors ``likely`` (n, M, C), over the rows that it saw."""
-    scores, known = experience.scores, experience.known
-    own = np.take_along_axis(likely, scores.argmax(axis=-1)[..., None], axis=-1)[..., 0]
-    promised = np.where(scores.max(axis=-1) > 0.0, own, 0.0)
-    rows = known.sum(axis=0)
-    return np.where(rows > 0, (promised * known).sum(axis=0) / np.maximum(rows, 1), np.nan)
+def _promised_alone(experience: Experience) -> FloatArray:
+    """How probably each member (M,) is right by its own word, where all members are known to have answered or not."""
+    label, known = experience.said.label, experience.known
+    alone = posterior(experience.evidence, np.eye(known.shape[1], dtype=np.bool_))
+    shown = np.minimum(label, alone.shape[-1] - 1)
+    own = alone[np.arange(len(label))[:, None], np.arange(label.shape[1]), shown]
+    return np.asarray((own * (label < alone.shape[-1])).mean(axis=0))

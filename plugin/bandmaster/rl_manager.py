@@ -13,18 +13,19 @@ def checked_distribution(probabilities: FloatArray, size: int, who: str) -> Floa
     is no distribution: VW's own explorers have been seen to return ties of 1.0 and −2.0.
     """
     p = np.array(probabilities, dtype=np.float64)
-    if p.shape != (size,) or not np.isfinite(p).all() or (p < 0.0).any() or abs(p.sum() - 1.0) > 1e-4:
+    total = p.sum()
+    if p.shape != (size,) or not p.min() >= 0.0 or not abs(total - 1.0) <= 1e-4:  # NaN fails both
         raise BandmasterError(f"policy {who} gave no distribution over {size} plans: {np.array2string(p, threshold=8)}")
-    p /= p.sum()
+    p /= total
     p.setflags(write=False)
     return p
 
 
 def sample(probabilities: FloatArray, rng: np.random.Generator) -> int:
     """Draw an index by inversion: one uniform number a decision, so that a seed replays."""
-    index = int(np.searchsorted(np.cumsum(probabilities), rng.random(), side="right"))
+    index = int(probabilities.cumsum().searchsorted(rng.random(), side="right"))
     # Rounding may leave the last cumulative sum just under the drawn number; and p = 0 is never drawn.
-    return min(index, int(np.flatnonzero(probabilities)[-1]))
+    return index if index < len(probabilities) else int(np.flatnonzero(probabilities)[-1])
 
 
 class RLManager:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bandmaster.belief import Belief, Said, bent_odds
-from bandmaster.combine import posterior
+from bandmaster.belief import Belief, bent_odds
+from bandmaster.combine import mean_known, posterior
 from bandmaster.competence import Competence
 from bandmaster.core import (
     BoolArray,
@@ -21,6 +21,7 @@ from bandmaster.core import (
     MemberStatistics,
     Profile,
     Request,
+    Said,
     State,
 )
 from bandmaster.drift import Changes
@@ -99,10 +100,13 @@ class StateManager:
         energy = np.array([(p.energy_j if p else None) or 0.0 for p in profiles])
         share = prior_share(classes)
         self._accuracy = RecentAccuracy(ensemble, tracking)
-        self._confidence = WindowedMean(size, window=window, prior=share, prior_weight=PRIOR_WEIGHT)
-        self._agreement = WindowedMean(size, window=window, prior=share, prior_weight=PRIOR_WEIGHT)
-        self._latency = WindowedMean(size, window=window, prior=latency)
-        self._energy = WindowedMean(size, window=window, prior=energy)
+        # Of every member its confidence, then the agreement of every member, latencies, energies: (4·M,).
+        self._habits = WindowedMean(
+            4 * size,
+            window=window,
+            prior=np.concatenate([np.full(2 * size, share), latency, energy]),
+            prior_weight=np.repeat([PRIOR_WEIGHT, 1.0], 2 * size),
+        )
         self._label_mix = LabelMix(classes)
         self._reward = WindowedMean(1, window=window, prior=0.5)
         self._probes = ProbeShare(probing or Probing(0.0), size)
@@ -148,48 +152,38 @@ class StateManager:
 
     def _competences(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
         """How often each member is right on such requests, and on those of late, (M,) each; empty where unknown."""
-        if self._competence is None or not len(features) or self._competence.features != len(features):
+        if self._competence is None or self._competence.features != len(features):
             return np.zeros(0), np.zeros(0)
         return self._competence.expected(features), self._competence.usual
 
-    def evidence(self, scores: FloatArray, state: State, *, now: bool = False) -> Evidence:
-        """What distributions (n, M, C) for a request that found ``state`` speak for, under the mix of classes of then,
-        or of ``now``.
-        """
+    def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
+        """What was said of a request that found ``state`` speaks for, under the mix of classes of then, or of ``now``."""
         mix = self.label_mix if now else state.label_mix
-        return self.belief.evidence(scores, mix, bent_odds(state.expected, state.usual))
+        return self.belief.evidence(said, mix, bent_odds(state.expected, state.usual))
 
-    def notice(self, scores: FloatArray, known: BoolArray, probed: bool) -> None:
+    def notice(self, said: Said, known: BoolArray, probed: bool) -> None:
         """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be."""
-        self._label_mix.learn(self._guess(self.belief.log_likelihood(Said.of(scores)), known))
+        self._label_mix.learn(self._guess(self.belief.log_likelihood(said), known))
         if probed:
             self._probes.learn()
 
     def _guess(self, log_likelihood: FloatArray, known: BoolArray) -> FloatArray:
         """The rows' classes as the members see them, (C,). Under the steady mix, or the mix would confirm itself."""
         evidence = Evidence(log_likelihood, np.log(self._label_mix.steady), self.belief.overlap)
-        return np.asarray(posterior(evidence, known[:, None])[:, 0].mean(axis=0))
+        likely = posterior(evidence, known[:, None])[:, 0]
+        return np.asarray(likely[0] if len(likely) == 1 else likely.mean(axis=0))
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
-        answer = experience.joined.answer
-        size = len(self._ensemble.names)
-        confidence, agreement, latency, energy = (np.full(size, np.nan) for _ in range(4))
-        for said in (*answer.ran, *answer.probes):
-            i = self._ensemble.index(said.name)
-            latency[i], energy[i] = said.latency_s, said.energy_j
-            if said.scores is not None and len(said.scores) and not self._ensemble.regression:
-                confidence[i] = said.scores.max(axis=1).mean()
-                agreement[i] = (said.scores.argmax(axis=1) == answer.labels[said.rows]).mean()
-        self._confidence.update(confidence)
-        self._agreement.update(agreement)
-        self._latency.update(latency)
-        self._energy.update(energy)
+        self._habits.update(self._habits_of(experience).ravel())
         self._accuracy.update(experience.correct)
         features = experience.joined.decision.state.features
-        if self._competence is None or self._competence.features != len(features):  # other inputs than before
-            self._competence = Competence(size, len(features))
-        self._competence.learn(features, experience.correct)
+        if not len(features):
+            self._competence = None
+        elif self._competence is None or self._competence.features != len(features):  # other inputs than before
+            self._competence = Competence(len(self._ensemble.names), len(features))
+        if self._competence is not None:
+            self._competence.learn(features, experience.correct)
         self._reward.update(np.array([experience.reward.value]))
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth)
@@ -200,20 +194,35 @@ class StateManager:
         self.version += 1
         return alarms
 
+    def _habits_of(self, experience: Experience) -> FloatArray:
+        """How sure each member was, how far it agreed with the answer, what it took: (4, M), NaN where unknown."""
+        answer, known, names = experience.joined.answer, experience.known, self._ensemble.names
+        habits = np.full((4, len(names)), np.nan)
+        if not self._ensemble.regression:
+            habits[0] = mean_known(experience.scores.max(axis=-1), known)
+            habits[1] = mean_known(experience.said.label == answer.labels[:, None], known)
+        for said in (*answer.ran, *answer.probes):
+            i = names.index(said.name)
+            habits[2, i], habits[3, i] = said.latency_s, said.energy_j
+            if said.scores is None:
+                habits[:2, i] = np.nan
+        return habits
+
     def _learn_classes(self, experience: Experience, truth: IntArray) -> None:
-        scores, known = experience.scores, experience.known
+        known = experience.known
         guessed = self._guess(experience.evidence.log_likelihood, known)
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
-        self.belief.learn(Said.of(scores), known, truth)
+        self.belief.learn(experience.said, known, truth)
 
     def _statistics(self) -> MemberStatistics:
+        confidence, agreement, latency_s, energy_j = _frozen(self._habits.value.reshape(4, -1))
         return MemberStatistics(
             accuracy=_frozen(self._accuracy.value),
-            confidence=_frozen(self._confidence.value),
-            agreement=_frozen(self._agreement.value),
-            latency_s=_frozen(self._latency.value),
-            energy_j=_frozen(self._energy.value),
+            confidence=confidence,
+            agreement=agreement,
+            latency_s=latency_s,
+            energy_j=energy_j,
             labelled=_frozen(self._accuracy.labelled),
         )
 
@@ -235,7 +244,7 @@ class StateManager:
         self._members = self._statistics()
 
 
-_PARTS = ("accuracy", "confidence", "agreement", "latency", "energy", "label_mix", "reward")
+_PARTS = ("accuracy", "habits", "label_mix", "reward")
 
 
 def _frozen(values: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bandmaster.policies
-from bandmaster.belief import Said
+from bandmaster.core import Said
 from bandmaster.config import POLICIES
 from bandmaster.contract import Contract
 from bandmaster.core import Policy

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from bandmaster.belief import BUCKETS, DENSE, EDGES, Belief, Said
+from bandmaster.belief import BUCKETS, DENSE, Belief
+from bandmaster.core import CONFIDENCE_EDGES as EDGES, Said
 from bandmaster.combine import posterior
 from bandmaster.core import Evidence
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bandmaster.core import NO_ANSWER, Outcome, Request
+from bandmaster.core import NO_ANSWER, Outcome, Request, Said
 from bandmaster.counterfactual import evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
@@ -58,7 +58,7 @@ def test_a_learned_plan_answers_as_if_all_plans_were_walked_at_once(state, plan,
     for rows in batches:
         decision, answer = orchestrator.answer(request(*rows))
         at = np.array(rows) - 300
-        evidence = state.evidence(scores[at], decision.state)
+        evidence = state.evidence(Said.of(scores[at]), decision.state)
         seen = evaluate(PLANS, scores[at], known[at], answer.weights, evidence)
         assert answer.labels.tolist() == seen.labels[:, k].tolist()
         np.testing.assert_allclose(answer.confidence, seen.confidence[:, k], atol=1e-12)
@@ -75,7 +75,7 @@ def test_where_all_that_ran_fail_nobody_has_answered(state, plan):
     assert answer.labels.tolist() == [NO_ANSWER, NO_ANSWER]
     assert answer.confidence.tolist() == [0.0, 0.0]
     silent = np.zeros((2, 4, 3))
-    evidence = state.evidence(silent, decision.state)
+    evidence = state.evidence(Said.of(silent), decision.state)
     seen = evaluate(plans, silent, np.ones((2, 4), dtype=bool), answer.weights, evidence)
     assert seen.labels.tolist() == [[NO_ANSWER], [NO_ANSWER]]
     assert (seen.confidence == 0.0).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from bandmaster.belief import Belief, Said, bent_odds
+from bandmaster.belief import Belief, bent_odds
 from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, Plan, State
 from bandmaster.counterfactual import revealed
@@ -35,8 +35,12 @@ class BanditPolicy:
     name = "bandit"
     probes = True
 
-    REPLAN = 200
+    REPLAN = 1000
     """Outcomes between two searches for better plans, once there are many; at first they come closer together."""
+
+    MIXED, AT_LEAST = 0.15, 50
+    """A search is due, too, where so great a share of requests is of other classes than at the last one, and at least
+    so many outcomes have come since."""
 
     CORRECTED = 16
     """How many plans, the best by their scores, VW is asked about without tags: it corrects by hundredths."""
@@ -66,6 +70,7 @@ class BanditPolicy:
         self._take(catalogue)
         spread(self._prior, self._explore, 0)  # refuses here what it would refuse at the first request
         self._learned, self._searched = 0, 0
+        self._mix = np.full(belief.classes, 1.0 / belief.classes)  # when plans were last searched for
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._planner = Planner(belief.members, belief.classes)
         self._incumbent: Chain | None = None
@@ -92,8 +97,8 @@ class BanditPolicy:
         scores = self._scores(state)
         # Of tags only VW knows anything: what the scores think little of may be the best for one.
         best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
-        shared, *plans = self._lines(self._scores, state)
-        scores[best] -= self._vw.predict([shared, *(plans[k] for k in best)])
+        shared = shared_line(self._scores.standard, state)
+        scores[best] -= self._vw.predict([shared, *(self._plan_lines[k] for k in best.tolist())])
         return scores
 
     def learn(self, experience: Experience) -> None:
@@ -105,7 +110,9 @@ class BanditPolicy:
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
             cost = self._scores(state)[chosen] - experience.own
-            self._vw.learn(labelled(self._lines(self._scores, state), chosen, cost, decision.propensity))
+            # Its regression looks at the chosen plan alone.
+            lines = [shared_line(self._scores.standard, state), self._plan_lines[chosen]]
+            self._vw.learn(labelled(lines, 0, cost, decision.propensity))
         # Without features there is nothing that the planner's figures could be bent by; without labels it has none.
         if len(state.features) or experience.truth is None:
             seen = revealed(self.catalogue, self._contract, experience)
@@ -118,13 +125,15 @@ class BanditPolicy:
         if experience.truth is not None and experience.known.all():
             state = experience.joined.decision.state
             odds = bent_odds(state.expected, state.usual)
-            self._planner.learn(Said.of(experience.scores), experience.truth, experience.figures, odds)
-        rang = {a.name for a in experience.alarms}
-        changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
-        self._planner.forget(changed)
-        if changed.any() or self._learned - self._searched >= min(self.REPLAN, 20 + self._searched // 8):
-            self._searched = self._learned
-            mix = np.exp(experience.evidence.log_prior)
+            self._planner.learn(experience.said, experience.truth, experience.figures, odds)
+        changed = np.zeros(self._belief.members, dtype=np.bool_)
+        if experience.alarms:
+            rang = {a.name for a in experience.alarms}
+            changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
+            self._planner.forget(changed)
+        mix = np.exp(experience.evidence.log_prior)
+        if changed.any() or self._due(mix):
+            self._searched, self._mix = self._learned, mix
             proposal = self._planner.propose(
                 self._belief, mix, self._contract, self._chains(), self._standing(),
                 limit=max(len(self._first) - len(self._stay(scores)), 1), tries=self.TRIES,
@@ -132,6 +141,11 @@ class BanditPolicy:
             )  # fmt: skip
             if proposal is not None:
                 self._offer(proposal, scores, mix)
+
+    def _due(self, mix: FloatArray) -> bool:
+        since = self._learned - self._searched
+        moved = since >= self.AT_LEAST and float(np.abs(mix - self._mix).sum()) / 2.0 > self.MIXED
+        return moved or since >= min(self.REPLAN, 20 + self._searched // 8)
 
     def _stay(self, scores: PlanScores) -> tuple[Plan, ...]:
         """The plans of the first catalogue that stay on offer: those the user names; with features half of all, as what
@@ -162,14 +176,11 @@ class BanditPolicy:
         scores.offer(self.catalogue, worth, doubt, valued, source)
         self._incumbent = proposal.plans[int((proposal.by_class @ mix - proposal.doubt).argmax())].chain
 
-    def _lines(self, scores: PlanScores, state: State) -> list[str]:
-        return [shared_line(scores.standard, state), *self._plan_lines]
-
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
         return msgspec.msgpack.encode(
-            _Dump(self._learned, self._searched, self.catalogue.names, self._incumbent, self._planner.dump(), scores,
-                  self._vw.dump())
+            _Dump(self._learned, self._searched, self._mix.tolist(), self.catalogue.names, self._incumbent,
+                  self._planner.dump(), scores, self._vw.dump())
         )  # fmt: skip
 
     def load(self, snapshot: bytes) -> None:
@@ -180,6 +191,9 @@ class BanditPolicy:
             scores = PlanScores.of(dumped.scores, catalogue, self._contract) if dumped.scores is not None else None
             planner = Planner(self._belief.members, self._belief.classes)
             planner.load(dumped.planner)
+            mix = np.array(dumped.mix)
+            if len(mix) != self._belief.classes or not np.isfinite(mix).all():
+                raise ValueError(f"a mix of {len(mix)} classes")
         except (msgspec.DecodeError, ValueError) as problem:
             raise BandmasterError(
                 f"no snapshot of a bandit over {len(self._first.ensemble.names)} members: {problem}"
@@ -188,11 +202,13 @@ class BanditPolicy:
         self._take(catalogue)
         self._scores, self._planner = scores, planner
         self._learned, self._searched, self._incumbent = dumped.learned, dumped.searched, dumped.incumbent
+        self._mix = mix
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
     searched: int
+    mix: list[float]
     plans: tuple[str, ...]
     incumbent: Chain | None
     planner: bytes

@@ -50,8 +50,7 @@ class PlanScores:
 
     def __call__(self, state: State) -> FloatArray:
         """Expected rewards (P,) of a request that finds this state."""
-        z = self.standard(state.features)
-        return self._expected(state) + self._plans.predict(z) - self.doubt
+        return self._expected(state) - self.doubt + self._plans.predict(self.standard(state.features))
 
     def _expected(self, state: State) -> FloatArray:
         worth = np.asarray(self.worth @ state.label_mix)
