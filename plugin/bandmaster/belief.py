@@ -66,8 +66,10 @@ class Belief:
     # ---- Reading ---------------------------------------------------------------------------------------------
 
     def log_likelihood(self, said: Said, odds: FloatArray | None = None) -> FloatArray:
-        """log P(said | class), (n, M, C). Bent by ``odds``, as ``bent_odds`` gives them, (2, M), or (n, 2, M) where they
-        differ from row to row: where members are right oftener or more seldom on such requests than usual.
+        """log P(said | class), (n, M, C).
+
+        Bent by ``odds``, as ``bent_odds`` gives them, (2, M), or (n, 2, M) where they differ from row to row: where
+        members are right oftener or more seldom on such requests than usual.
         """
         label, bucket = said.label, said.bucket
         out = self._log_said(self._every, label)

@@ -342,8 +342,9 @@ class Experience:
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
     ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
     the others where consensus judges, NaN where it is unknown. ``said`` is what the scores come down to, and
-    ``evidence`` what that speaks for, as was believed before this outcome. ``alarms`` were raised by this very outcome. ``own_raw`` are the figures that make
-    ``own`` under any profile's weights, ``None`` where a reward was reported and not computed.
+    ``evidence`` what that speaks for, as was believed before this outcome. ``alarms`` were raised by this very outcome.
+    ``own_raw`` are the figures that make ``own`` under any profile's weights, ``None`` where a reward was reported and
+    not computed.
 
     In regression ``scores`` (n, M, 1) are the members' values, NaN where unknown; ``truth`` is ``None``, the labels are
     ``values`` (n,), and ``correct`` is what the contract's accuracy makes of each member's errors.

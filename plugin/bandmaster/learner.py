@@ -24,7 +24,6 @@ from bandmaster.core import (
     Experience,
     Figures,
     FloatArray,
-    IntArray,
     Joined,
     MemberAnswer,
     Reward,

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 import bandmaster.policies
-from bandmaster.core import Said
 from bandmaster.config import POLICIES
 from bandmaster.contract import Contract
-from bandmaster.core import Policy
+from bandmaster.core import Policy, Said
 from bandmaster.learner import profile_figures
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPolicy

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from bandmaster.belief import BUCKETS, DENSE, Belief
-from bandmaster.core import CONFIDENCE_EDGES as EDGES, Said
 from bandmaster.combine import posterior
-from bandmaster.core import Evidence
+from bandmaster.core import CONFIDENCE_EDGES as EDGES
+from bandmaster.core import Evidence, Said
 
 MANY = DENSE + 40
 """More classes than every pair is learned of."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bandmaster.belief import Belief, bent_odds
-from bandmaster.core import Said
 from bandmaster.competence import CHANCE, Competence
+from bandmaster.core import Said
 
 
 def taught(n=1500, seed=0):

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandmaster.belief import Belief
-from bandmaster.core import Said
 from bandmaster.contract import Contract, Metric
-from bandmaster.core import Ensemble, Figures, Plan
+from bandmaster.core import Ensemble, Figures, Plan, Said
 from bandmaster.counterfactual import evaluate, plan_rewards
 from bandmaster.planner import THRESHOLDS, Planner, _Bench
 from bandmaster.plans import Catalogue
