@@ -126,11 +126,10 @@ class Learner:
             correct = member_agreement(scores)
         elif values is not None:
             correct = mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
+        elif truth is not None:
+            correct = mean_known(said.label == truth[:, None], known)  # an abstention is wrong
         else:
-            # An abstention is wrong.
-            correct = (
-                np.full(known.shape[1], np.nan) if truth is None else mean_known(said.label == truth[:, None], known)
-            )
+            correct = np.full(known.shape[1], np.nan)
         evidence = self.state.evidence(said, joined.decision.state, now=True)
         own_raw = own.raw if joined.outcome.reward is None else None
         return Experience(

@@ -8,7 +8,7 @@ every class of request apart, so that a change of the classes' mix changes the p
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -252,7 +252,7 @@ class _Bench:
         return {v.chain: v for group in by_length.values() for v in self._values(group)}
 
     def _values(self, chains: Sequence[Chain]) -> Iterator[Valued]:
-        """Of K plans of as many stages. Each stage's threshold is the best given the others', from the last to the first."""
+        """Of K plans of as many stages, each stage's threshold the best given the others', from the last to the first."""
         stages = range(len(chains[0]))
         earned = [self._earned([c[: j + 1] for c in chains]) for j in stages]
         passed = [np.stack([self._heard[_members(c[: j + 1])].passed for c in chains]) for j in stages]
@@ -317,7 +317,7 @@ class _Bench:
             for j, stage in enumerate(run):
                 stages[j, k, 0, list(stage)] = True
         ran = stages.any(axis=0)
-        raw = {
+        raw: Mapping[str, Callable[[], FloatArray]] = {
             "accuracy": lambda: np.stack([h.right for h in heard]),
             "confidence": lambda: np.stack([h.sure for h in heard]),
             "latency": lambda: np.where(stages, took.latency_s, 0.0).max(axis=-1).sum(axis=0),
