@@ -252,7 +252,7 @@ class _Bench:
         return {v.chain: v for group in by_length.values() for v in self._values(group)}
 
     def _values(self, chains: Sequence[Chain]) -> Iterator[Valued]:
-        """Of K plans of as many stages, each stage's threshold the best given the others', from the last to the first."""
+        """Of K plans of as many stages, each threshold the best given the others', from the last stage to the first."""
         stages = range(len(chains[0]))
         earned = [self._earned([c[: j + 1] for c in chains]) for j in stages]
         passed = [np.stack([self._heard[_members(c[: j + 1])].passed for c in chains]) for j in stages]

@@ -157,7 +157,7 @@ class StateManager:
         return self._competence.expected(features), self._competence.usual
 
     def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
-        """What was said of a request that found ``state`` speaks for, under the mix of classes of then or of ``now``."""
+        """What was said of a request that found ``state`` speaks for, under the mix of classes then, or ``now``."""
         mix = self.label_mix if now else state.label_mix
         return self.belief.evidence(said, mix, bent_odds(state.expected, state.usual))
 
