@@ -19,7 +19,7 @@ ROOMS = [
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "regimes", "state"),
-        *("table", "streams", "recorded", "rl_manager", "learner"),
+        *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
     ["references", "replay", "results", "profile"],

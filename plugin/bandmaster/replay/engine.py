@@ -201,7 +201,7 @@ def _play(bench: _Bench, policy: str, seed: int, part: Path | None) -> Run:
         rewards=trace.reward[first:],
         measures=measures_of(trace, np.arange(first, len(drawn.log))),
         probe_share=float(trace.probed[first:].mean()),
-        drift_events=float(trace.drift_events),
+        drift_events=None if trace.drift_events is None else float(trace.drift_events),
         by_phase=tuple(Phase(n, len(at), measures_of(trace, at)) for n, at in phase_rows(trace.phases, first).items()),
         seconds=time.perf_counter() - began,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from bandmaster.contract import Contract
 from bandmaster.core import NO_ANSWER, Answer, Decision, Ensemble, IntArray, Journal, Outcome
+from bandmaster.lean import LeanLearner
 from bandmaster.learner import Learner
 from bandmaster.metrics import NoFigureError, own_figures
 from bandmaster.orchestrator import Orchestrator, settle
@@ -51,14 +52,15 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
         for j in arriving:
             settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=log.labels(j)))
     played = tally.played(log.ensemble)
-    trace = trace_of(drawn, parts.learner.contract, played, tally.own, len(parts.journal.events()))
+    alarms = None if isinstance(parts.learner, LeanLearner) else len(parts.journal.events())
+    trace = trace_of(drawn, parts.learner.contract, played, tally.own, alarms)
     return replace(trace, over_limits=tally.over)
 
 
 def refer(drawn: Drawn, contract: Contract, reference: str, seed: int) -> Trace:
     """One of ``REFERENCES`` on one seed's traffic, charged as policies are."""
     course = Course(drawn.log, drawn.arrivals, contract, figures_of(drawn.log, contract), seed)
-    return trace_of(drawn, contract, REFERENCES[reference](course), {}, 0)
+    return trace_of(drawn, contract, REFERENCES[reference](course), {}, None)
 
 
 class _Tally:

@@ -45,16 +45,18 @@ class Trace:
     terms: Mapping[str, FloatArray]
     reward: FloatArray
     phases: tuple[str, ...] | None
-    drift_events: int
+    drift_events: int | None
     bounds: IntArray | None
     profiles: tuple[str, ...] | None
     over_limits: BoolArray
 
 
 def trace_of(
-    drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, FloatArray], drift_events: int
+    drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, FloatArray], drift_events: int | None
 ) -> Trace:
-    """What ``played`` earned; ``own`` are the figures of the user's own metrics, (N,) each."""
+    """What ``played`` earned; ``own`` are the figures of the user's own metrics, (N,) each. ``drift_events`` is ``None``
+    where nobody looked for any.
+    """
     log, known = drawn.log, drawn.log.labelled
     stages = stages_of(log, played)
     raw = {
