@@ -49,8 +49,8 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class Run:
     """One policy on one seed's traffic of so many ``requests``. Runs with the same ``traffic`` met the same ones in the
-    same order. ``rewards`` has one entry for each that counts, NaN where there is no label; ``drift_events`` is ``None``
-    where nobody looked for drift.
+    same order. ``rewards`` has one entry for each that counts, NaN where there is no label. ``drift_events`` is
+    ``None`` where nobody looked for drift.
     """
 
     policy: str

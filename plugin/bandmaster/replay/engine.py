@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, IntArray
 from bandmaster.plans import Catalogue, all_members
 from bandmaster.recorded import RecordedLog
-from bandmaster.references import REFERENCES, previous_label, require_judge
-from bandmaster.replay.hindsight import MEASURED, fixed_plans
+from bandmaster.references import REFERENCES, SEEDLESS, previous_label, require_judge
+from bandmaster.replay.hindsight import MEASURED, FixedPlans, fixed_plans_from
 from bandmaster.replay.playing import MakeParts, refer, run
 from bandmaster.replay.trace import Trace, trace_frame
 from bandmaster.replay.traffic import Drawn, Traffic, draw
@@ -51,11 +51,11 @@ class _Bench:
     contract: Contract
     tracking: Tracking
     traffic: Traffic
-    last: float
+    shares: tuple[float, ...]
 
-    def first(self, requests: int) -> int:
-        """The first request that counts, of so many; those before it warm up."""
-        return requests - max(1, round(self.last * requests))
+    def firsts(self, requests: int) -> list[int]:
+        """For each share, the first request that counts, of so many; those before it warm up."""
+        return [requests - max(1, round(share * requests)) for share in self.shares]
 
     def draw(self, seed: int) -> Drawn:
         return draw(_unmapped(self.logs[seed % len(self.logs)]), self.traffic, seed)
@@ -63,6 +63,21 @@ class _Bench:
     def traffic_of(self, seed: int) -> int:
         """Seeds that meet the same requests in the same order have the same number."""
         return seed % len(self.logs) if self.traffic.order == "kept" else seed
+
+    def meet_the_same(self, seeds: int) -> list[list[int]]:
+        """The seeds, those together that meet the same requests in the same order and hear of the same labels."""
+        if self.traffic.label_share < 1.0:
+            return [[seed] for seed in range(seeds)]
+        groups: dict[int, list[int]] = {}
+        for seed in range(seeds):
+            groups.setdefault(self.traffic_of(seed), []).append(seed)
+        return list(groups.values())
+
+    def draws(self, policy: str) -> bool:
+        """Whether a policy's seed makes a difference to it, not to its traffic alone."""
+        if policy in REFERENCES:
+            return policy not in SEEDLESS
+        return getattr(self.make(policy, self.logs[0], 0).learner.manager.policy, "draws", True)
 
 
 def replay(
@@ -90,30 +105,81 @@ def replay(
 
     Raises ``BandmasterError`` when the logs do not fit each other, hold no label, or a policy cannot be made.
     """
+    (results,) = replay_over(
+        (last,),
+        logs,
+        make,
+        catalogue,
+        contract,
+        tracking,
+        policies=policies,
+        seeds=seeds,
+        traffic=traffic,
+        jobs=jobs,
+        progress=progress,
+        trace=trace,
+    )
+    return results
+
+
+def replay_over(
+    shares: Sequence[float],
+    logs: Sequence[RecordedLog],
+    make: MakeParts,
+    catalogue: Catalogue,
+    contract: Contract,
+    tracking: Tracking,
+    *,
+    policies: Sequence[str],
+    seeds: int = 10,
+    traffic: Traffic | None = None,
+    jobs: int | None = None,
+    progress: Callable[[Step], None] | None = None,
+    trace: Path | None = None,
+) -> list[Results]:
+    """As ``replay`` for each of these last ``shares``, all from the same runs."""
     began = time.perf_counter()
-    bench = _Bench(tuple(logs), make, catalogue, contract, tracking, traffic or Traffic(), last)
+    bench = _Bench(tuple(logs), make, catalogue, contract, tracking, traffic or Traffic(), tuple(shares))
     _check(bench, policies, seeds)
     jobs = jobs or joblib.cpu_count()
-    alone = len({bench.traffic_of(seed) for seed in range(seeds)}) == 1
+    runs: list[list[Run]] = [[] for _ in shares]
+    hindsights: list[list[Hindsight]] = [[] for _ in shares]
     with _TraceFile(trace) as file:
-        tasks = [joblib.delayed(_look_back)(bench, seed, alone) for seed in _yardstick_seeds(bench, seeds)]
-        for name in policies:
-            for seed in range(seeds):
-                tasks.append(joblib.delayed(_play)(bench, name, seed, file.part()))
-        runs: list[Run] = []
-        hindsights: list[Hindsight] = []
+        tasks = _tasks(bench, policies, seeds, file)
         for done, found in enumerate(joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks), start=1):
-            if isinstance(found, Run):
-                runs.append(found)
-            else:
-                hindsights.append(found)
+            for k in range(len(shares)):
+                runs[k] += found.runs[k]
+                hindsights[k] += found.hindsights[k]
             if progress:
                 progress(_step(found, done, len(tasks)))
         file.merge(max(map(bench.traffic.length, logs)))
-    runs.sort(key=lambda r: (policies.index(r.policy), r.seed))
-    hindsights.sort(key=lambda h: h.seed)
-    timing = _timing(bench, runs, jobs, time.perf_counter() - began)
-    return summarise(_setting(bench, seeds), runs, hindsights, timing)
+    for played, yardsticks in zip(runs, hindsights, strict=True):
+        played.sort(key=lambda r: (policies.index(r.policy), r.seed))
+        yardsticks.sort(key=lambda h: h.seed)
+    timing = _timing(runs[0], jobs, time.perf_counter() - began)
+    return [
+        summarise(_setting(bench, seeds, s), r, h, timing) for s, r, h in zip(shares, runs, hindsights, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one task found, for each share: the runs of every seed that shares it, or a traffic's yardsticks."""
+
+    runs: list[list[Run]]
+    hindsights: list[list[Hindsight]]
+
+
+def _tasks(bench: _Bench, policies: Sequence[str], seeds: int, file: _TraceFile) -> list[Any]:
+    """All there is to play: every traffic's yardsticks, and every policy's runs, each that seeds share once."""
+    same = bench.meet_the_same(seeds)
+    alone = len({bench.traffic_of(seed) for seed in range(seeds)}) == 1
+    tasks = [joblib.delayed(_look_back)(bench, group[0], alone) for group in same]
+    for name in policies:
+        parts = [file.part() for _ in range(seeds)]  # in the order in which the trace has them
+        for group in [[seed] for seed in range(seeds)] if bench.draws(name) else same:
+            tasks.append(joblib.delayed(_play)(bench, name, {seed: parts[seed] for seed in group}))
+    return tasks
 
 
 def _unmapped(log: RecordedLog) -> RecordedLog:
@@ -138,8 +204,9 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
         raise BandmasterError("a replay needs at least one log, one policy and one seed")
     if len(set(policies)) != len(policies):
         raise BandmasterError(f"a policy is named twice: {', '.join(policies)}; name each once")
-    if not 0.0 < bench.last <= 1.0:
-        raise BandmasterError(f"last {bench.last}: is no share of the requests; give one above 0, at most 1")
+    for share in bench.shares:
+        if not 0.0 < share <= 1.0:
+            raise BandmasterError(f"last {share}: is no share of the requests; give one above 0, at most 1")
     for number, log in enumerate(bench.logs, start=1):
         if log.ensemble != bench.catalogue.ensemble:
             raise BandmasterError(
@@ -151,10 +218,10 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
                 f"log {number} of {len(bench.logs)}: column 'label' is empty, so nothing can be compared; fill it "
                 "where outcomes are known"
             )
-        if bench.traffic.order == "kept" and not log.labelled[bench.first(len(log)) :].any():
+        if bench.traffic.order == "kept" and not log.labelled[max(bench.firsts(len(log))) :].any():
             raise BandmasterError(
-                f"log {number} of {len(bench.logs)}: holds no label in its last {bench.last:g} of requests, so nothing "
-                "can be compared; take figures over a larger share"
+                f"log {number} of {len(bench.logs)}: holds no label in its last {min(bench.shares):g} of requests, so "
+                "nothing can be compared; take figures over a larger share"
             )
         if bench.traffic.mix is not None and log.bounds is not None:
             raise BandmasterError(
@@ -174,15 +241,10 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
             bench.make(name, bench.logs[0], 0)
 
 
-def _yardstick_seeds(bench: _Bench, seeds: int) -> list[int]:
-    """One seed for each traffic; every seed where which labels arrive differs between them."""
-    if bench.traffic.label_share < 1.0:
-        return list(range(seeds))
-    return list({bench.traffic_of(seed): seed for seed in reversed(range(seeds))}.values())[::-1]
-
-
-def _play(bench: _Bench, policy: str, seed: int, part: Path | None) -> Run:
+def _play(bench: _Bench, policy: str, parts: Mapping[int, Path | None]) -> _Found:
+    """One run, which is that of each of these seeds; the trace of each goes to its own of the ``parts``."""
     began = time.perf_counter()
+    seed = min(parts)
     drawn = bench.draw(seed)
     # One thread of linear algebra: arrays are small, cores are busy with other runs, and sums stay the same.
     with threadpool_limits(1):
@@ -190,20 +252,28 @@ def _play(bench: _Bench, policy: str, seed: int, part: Path | None) -> Run:
             trace = refer(drawn, bench.contract, policy, seed)
         else:
             trace = run(drawn, bench.make, policy, seed)
-    if part is not None:
-        trace_frame(trace, drawn.log.ensemble, policy, seed, seed % len(bench.logs)).write_parquet(part)
-    first = bench.first(len(drawn.log))
+    for own, part in parts.items():
+        if part is not None:
+            trace_frame(trace, drawn.log.ensemble, policy, own, own % len(bench.logs)).write_parquet(part)
+    seconds = time.perf_counter() - began
+    played = [_run(trace, policy, bench.traffic_of(seed), first, seconds) for first in bench.firsts(len(drawn.log))]
+    return _Found([[replace(one, seed=own) for own in parts] for one in played], [[] for _ in played])
+
+
+def _run(trace: Trace, policy: str, traffic: int, first: int, seconds: float) -> Run:
+    """A run's figures over the requests from the ``first`` that counts on; whose seed it is stays open."""
+    requests = len(trace.reward)
     return Run(
         policy=policy,
-        seed=seed,
-        traffic=bench.traffic_of(seed),
-        requests=len(drawn.log),
+        seed=0,
+        traffic=traffic,
+        requests=requests,
         rewards=trace.reward[first:],
-        measures=measures_of(trace, np.arange(first, len(drawn.log))),
+        measures=measures_of(trace, np.arange(first, requests)),
         probe_share=float(trace.probed[first:].mean()),
         drift_events=None if trace.drift_events is None else float(trace.drift_events),
         by_phase=tuple(Phase(n, len(at), measures_of(trace, at)) for n, at in phase_rows(trace.phases, first).items()),
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
     )
 
 
@@ -216,12 +286,19 @@ def measures_of(trace: Trace, rows: IntArray) -> Measures:
     )
 
 
-def _look_back(bench: _Bench, seed: int, keep: bool) -> Hindsight:
+def _look_back(bench: _Bench, seed: int, keep: bool) -> _Found:
+    """The yardsticks of a seed's traffic; what each request would have earned only to ``keep``."""
     began = time.perf_counter()
     drawn = bench.draw(seed)
-    first = bench.first(len(drawn.log))
+    firsts = bench.firsts(len(drawn.log))
     with threadpool_limits(1):
-        fixed = fixed_plans(drawn, bench.catalogue, bench.contract, bench.tracking, first)
+        fixed = fixed_plans_from(firsts, drawn, bench.catalogue, bench.contract, bench.tracking)
+    seconds = time.perf_counter() - began
+    found = [_hindsight(bench, drawn, seed, first, f, seconds) for first, f in zip(firsts, fixed, strict=True)]
+    return _Found([[] for _ in found], [[h if keep else replace(h, rewards=None)] for h in found])
+
+
+def _hindsight(bench: _Bench, drawn: Drawn, seed: int, first: int, fixed: FixedPlans, seconds: float) -> Hindsight:
     singles = fixed.rewards[:, _singles(bench.catalogue)]
     phases = phase_rows(drawn.log.phases, first)
     return Hindsight(
@@ -233,8 +310,8 @@ def _look_back(bench: _Bench, seed: int, keep: bool) -> Hindsight:
         },
         oracle=mean(singles.max(axis=1)),
         previous_label=previous_label(drawn.log, drawn.arrivals, bench.contract, first),
-        rewards=fixed.rewards if keep else None,
-        seconds=time.perf_counter() - began,
+        rewards=fixed.rewards,
+        seconds=seconds,
     )
 
 
@@ -243,7 +320,7 @@ def _singles(catalogue: Catalogue) -> list[int]:
     return [catalogue.index(name) for name in catalogue.ensemble.names]
 
 
-def _setting(bench: _Bench, seeds: int) -> Setting:
+def _setting(bench: _Bench, seeds: int, last: float) -> Setting:
     played = bench.logs[:seeds]
     mix = bench.traffic.mix
     phases = mix.phases() if mix else dict.fromkeys(name for log in played for name in phase_rows(log.phases))
@@ -256,7 +333,7 @@ def _setting(bench: _Bench, seeds: int) -> Setting:
         mix=asdict(mix) if mix else None,
         delay=bench.traffic.delay,
         label_share=bench.traffic.label_share,
-        last=bench.last,
+        last=last,
         contract=bench.contract.describe(),
         plans=bench.catalogue.names,
         singles=tuple(_singles(bench.catalogue)),
@@ -265,13 +342,15 @@ def _setting(bench: _Bench, seeds: int) -> Setting:
     )
 
 
-def _step(found: Run | Hindsight, done: int, of: int) -> Step:
-    if isinstance(found, Run):
-        return Step(found.policy, found.seed, found.measures.reward, found.seconds, done, of)
-    return Step("yardsticks", found.seed, None, found.seconds, done, of)
+def _step(found: _Found, done: int, of: int) -> Step:
+    for r in found.runs[0]:
+        return Step(r.policy, r.seed, r.measures.reward, r.seconds, done, of)
+    (h,) = found.hindsights[0]
+    return Step("yardsticks", h.seed, None, h.seconds, done, of)
 
 
-def _timing(bench: _Bench, runs: Sequence[Run], jobs: int, seconds: float) -> dict[str, Any]:
+def _timing(runs: Sequence[Run], jobs: int, seconds: float) -> dict[str, Any]:
+    """A run that seeds share stands for each of them, with what it took once."""
     return {
         "jobs": jobs,
         "seconds": seconds,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bandmaster.combine import weights_in_force
 from bandmaster.contract import Contract
-from bandmaster.core import Answer, Decision, Figures, FloatArray, IntArray, Joined, Outcome
+from bandmaster.core import Answer, BoolArray, Decision, Figures, FloatArray, IntArray, Joined, Outcome
 from bandmaster.counterfactual import Evaluation, evaluate, spend
 from bandmaster.metrics import plan_figures
 from bandmaster.plans import Catalogue, pool_weights
@@ -46,24 +48,42 @@ def fixed_plans(
     and the members that the plan ran, before ``first`` too; nobody probes. A test holds this equal to driving
     ``answer`` and ``settle`` with the constant policy.
     """
+    return fixed_plans_from((first,), drawn, catalogue, contract, tracking)[0]
+
+
+def fixed_plans_from(
+    firsts: Sequence[int], drawn: Drawn, catalogue: Catalogue, contract: Contract, tracking: Tracking
+) -> list[FixedPlans]:
+    """As ``fixed_plans``, for each of these first requests that count, all from one evaluation."""
     if contract.by_consensus:  # which speaks on probes alone
         drawn = replace(drawn, arrivals=((),) * len(drawn.log))
     log = drawn.log
     rewards = np.empty((len(log), len(catalogue)))
-    total = {name: np.zeros(len(catalogue)) for name in (*MEASURED, "explainability")}
+    totals = {first: {name: np.zeros(len(catalogue)) for name in MEASURED} for first in firsts}
     for group, which in _by_history(catalogue):
         weights = _prequential_weights(drawn, contract, tracking, group)
         widest = 1 if log.bounds is None else int(np.diff(log.bounds).max())
         step = max(1, CHUNK // (len(group.prefix_members) * len(log.ensemble.classes) * widest))
-        for start in range(first, len(log), step):
-            part = slice(start, start + step)
+        for part in _parts(firsts, len(log), step):
             raw = _evaluate(group, contract, log, weights, part)
             rewards[part, which] = contract.rewards_under(profiles_of(log)[part], raw)
-            for name in total:
-                values = raw[name]
-                total[name][which] += (np.nan_to_num(values) if name == "accuracy" else values).sum(axis=0)
-    rewards, labelled = rewards[first:], log.labelled[first:]
-    rewards[~labelled] = np.nan
+            for name in MEASURED:
+                summed = (np.nan_to_num(raw[name]) if name == "accuracy" else raw[name]).sum(axis=0)
+                for first, total in totals.items():
+                    if part.start >= first:
+                        total[name][which] += summed
+    rewards[~log.labelled] = np.nan
+    return [_means(rewards[first:], log.labelled[first:], totals[first]) for first in firsts]
+
+
+def _parts(firsts: Sequence[int], requests: int, step: int) -> Iterator[slice]:
+    """The requests from the earliest of ``firsts`` on, at most ``step`` at once, none across one of them."""
+    for begin, end in itertools.pairwise(sorted({*firsts, requests})):
+        for start in range(begin, end, step):
+            yield slice(start, min(start + step, end))
+
+
+def _means(rewards: FloatArray, labelled: BoolArray, total: Mapping[str, FloatArray]) -> FixedPlans:
     means = {name: total[name] / (labelled.sum() if name == "accuracy" else len(rewards)) for name in MEASURED}
     plans = zip(*(means[name].tolist() for name in MEASURED), strict=True)
     return FixedPlans(rewards, tuple(Measures(mean(rewards[:, k]), *figures) for k, figures in enumerate(plans)))

@@ -27,7 +27,8 @@ class Trace:
     (R,); ``plans`` names every plan that was played, ``plan`` is an index
     into them; ``ran`` (N, M) says which members ran for the reply; ``label`` and ``truth`` are class indices, in
     regression ``values`` and ``true_values`` the numbers. ``raw`` and ``terms`` map each metric to (N,), a probe's
-    energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known.
+    energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known. ``drift_events`` is
+    ``None`` where nobody looked for drift.
     """
 
     row: IntArray
@@ -54,9 +55,7 @@ class Trace:
 def trace_of(
     drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, FloatArray], drift_events: int | None
 ) -> Trace:
-    """What ``played`` earned; ``own`` are the figures of the user's own metrics, (N,) each. ``drift_events`` is ``None``
-    where nobody looked for any.
-    """
+    """What ``played`` earned; ``own`` are the figures of the user's own metrics, (N,) each."""
     log, known = drawn.log, drawn.log.labelled
     stages = stages_of(log, played)
     raw = {
