@@ -127,8 +127,21 @@ def _evaluate(
     return {
         **raw,
         "members_per_request": members[np.arange(len(catalogue)), seen.stop].astype(np.float64),
-        **spend(catalogue, seen.stop + 1, own, row_weights),
+        **spend(catalogue, seen.stop + 1, _once(own), row_weights, explained=contract.counts("explainability")),
     }
+
+
+def _once(figures: Figures) -> Figures:
+    """The figures (B, M), each kind as (1, M) where it is the same on all requests, as declared ones are: what plans
+    spend of it, stage by stage, need not be added up for every request anew.
+    """
+
+    def once(values: FloatArray) -> FloatArray:
+        return (
+            values[:1] if np.array_equal(values, np.broadcast_to(values[:1], values.shape), equal_nan=True) else values
+        )
+
+    return Figures(once(figures.latency_s), once(figures.energy_j), once(figures.cost), once(figures.explainability))
 
 
 def _spent_by_calls(
@@ -196,18 +209,19 @@ def _prequential_weights(drawn: Drawn, contract: Contract, tracking: Tracking, c
         right = (said(log) == log.truth[:, None]).astype(np.float64)
     correct, rows, starts = log.by_request(right).copy(), log.rows, np.r_[log.starts, len(log.truth)]
     walked = len(catalogue) == 1 and catalogue.stages[0] > 1
+    recent = np.empty(correct.shape)
     accuracy = RecentAccuracy(log.ensemble, tracking)
     everyone = np.ones((1, len(log.ensemble.names)), dtype=np.bool_)
-    weights = np.empty(correct.shape)
     for i, arriving in enumerate(drawn.arrivals):
-        weights[i] = weights_in_force(accuracy.value, log.ensemble)
+        recent[i] = accuracy.value
         if walked:
+            weights = weights_in_force(recent[i], log.ensemble)
             own = slice(starts[i], starts[i + 1])
             scores = log.scores[rows[own]].astype(np.float64)
-            stop = evaluate(catalogue, scores, np.repeat(everyone, len(scores), axis=0), weights[i]).stop[:, 0]
+            stop = evaluate(catalogue, scores, np.repeat(everyone, len(scores), axis=0), weights).stop[:, 0]
             heard = catalogue.stage_members[0].cumsum(axis=0)[stop] > 0  # (n, M)
             seen = heard.sum(axis=0)
             correct[i] = np.where(seen > 0, (right[own] * heard).sum(axis=0) / np.maximum(seen, 1), np.nan)
         for j in arriving:
             accuracy.update(correct[j])
-    return weights
+    return weights_in_force(recent, log.ensemble)
