@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.metadata
+import os
 import platform
 import sys
 import time
@@ -23,6 +24,7 @@ from bandmaster.core import BandmasterError
 from bandmaster.replay import Step
 from benchmarks import record, report, suite
 from benchmarks.checks import judged
+from benchmarks.effort import Clock, effort
 from benchmarks.record import Record, Timing
 from benchmarks.scenario import ROOT, Scenario, Summary, load_all
 from benchmarks.sources import Place, UnavailableError
@@ -101,20 +103,25 @@ def _data(given: Path | None) -> Path | None:
 def _run(chosen: Sequence[Scenario], place: Place, folder: Path, seeds: int | None, jobs: int | None) -> dict[str, str]:
     """Run scenario by scenario, keeping each one's record as soon as it is there; says which could not run, and why."""
     missing: dict[str, str] = {}
+    efforts = {scenario.id: effort(scenario, place, seeds) for scenario in chosen}
+    clock = Clock(list(efforts.values()), jobs or os.cpu_count() or 1)
     for number, scenario in enumerate(chosen, start=1):
         if isinstance(scenario, Summary):
             continue
         began = time.perf_counter()
-        click.echo(f"{number}/{len(chosen)} {scenario.id}", err=True)
+        click.echo(f"{number}/{len(chosen)} {scenario.id}, {clock.left}", err=True)
         try:
             with _progress(scenario.id) as listener:
                 ran = suite.run(scenario, place, listener, seeds=seeds, jobs=jobs)
         except UnavailableError as problem:
             missing[scenario.id] = str(problem)
+            clock.skipped(efforts[scenario.id])
             click.echo(f"    left out: {problem}", err=True)
             continue
         found = judged(ran.record, scenario.must_show, {})
-        record.write(folder / "results", found, _timing(time.perf_counter() - began, ran.us_per_request))
+        took = time.perf_counter() - began
+        clock.ran(efforts[scenario.id], took)
+        record.write(folder / "results", found, _timing(took, ran.us_per_request))
         _say(found)
     return missing
 

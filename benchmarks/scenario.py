@@ -99,12 +99,17 @@ class TrafficSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Play(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One replay of a scenario, where it has several; what is absent is the scenario's own. ``at`` is what is swept."""
+    """One replay of a scenario, where it has several; what is absent is the scenario's own. ``at`` is what is swept.
+
+    ``windows`` names the last shares of its requests that figures are taken over, each a play of its own in the record;
+    without them there is one, the traffic's ``last`` under the play's own name.
+    """
 
     traffic: TrafficSpec | None = None
     policies: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
     at: float | None = None
+    windows: dict[str, float] = {}
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -151,14 +156,16 @@ class Replayed(Hosted, frozen=True, kw_only=True, tag="replay"):
     over_time: bool = False
 
     def all_plays(self) -> dict[str, Play]:
-        """The plays by name, with the scenario's own traffic and policies where they have none."""
+        """The plays by name, with the scenario's own traffic and policies where they have none, and their windows."""
         plays = self.plays or {"replay": Play()}
         if self.sweep:
             plays = {f"accuracy {w:g}": Play(settings={"contract": self._swept(w)}, at=w) for w in self.sweep}
-        return {
-            name: Play(play.traffic or self.traffic, expand(play.policies or self.policies), play.settings, play.at)
-            for name, play in plays.items()
-        }
+        return {name: self._whole(name, play) for name, play in plays.items()}
+
+    def _whole(self, name: str, play: Play) -> Play:
+        traffic = play.traffic or self.traffic
+        windows = play.windows or {name: traffic.last}
+        return Play(traffic, expand(play.policies or self.policies), play.settings, play.at, windows)
 
     def _swept(self, weight: float) -> dict[str, Any]:
         contract: dict[str, dict[str, Any]] = self.block()["contract"]
@@ -217,9 +224,20 @@ def load(path: Path) -> Scenario:
     names = [check.name for check in scenario.must_show]
     if len(set(names)) != len(names):
         raise BandmasterError(f"{path}: must_show has a name twice: {', '.join(names)}; name each check once")
-    if isinstance(scenario, Replayed) and scenario.plays and scenario.sweep:
-        raise BandmasterError(f"{path}: has plays and a sweep; keep one of them")
+    if isinstance(scenario, Replayed):
+        _check_plays(path, scenario)
     return scenario
+
+
+def _check_plays(path: Path, scenario: Replayed) -> None:
+    if scenario.plays and scenario.sweep:
+        raise BandmasterError(f"{path}: has plays and a sweep; keep one of them")
+    windows = [window for play in scenario.all_plays().values() for window in play.windows]
+    if len(set(windows)) != len(windows):
+        raise BandmasterError(f"{path}: plays have a window twice: {', '.join(windows)}; name each once")
+    for name, play in scenario.plays.items():
+        if play.windows and (play.traffic or scenario.traffic).last != 1.0:
+            raise BandmasterError(f"{path}: play {name} has windows and a last share; keep one of them")
 
 
 def load_all(folder: Path = SCENARIOS) -> dict[str, Scenario]:

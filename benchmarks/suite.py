@@ -16,7 +16,7 @@ from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.plans import Catalogue
 from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
-from bandmaster.replay import Step, replay
+from bandmaster.replay import Step, replay_over
 from bandmaster.table import NO_LABEL
 from benchmarks import decision_cost, degraded
 from benchmarks.record import Curve, MemberFigures, Played, Record
@@ -94,7 +94,8 @@ def _replayed(scenario: Replayed, place: Place, listener: Listener, seeds: int, 
         available, lacking = _available(play.policies, config, logs[0])
         missing |= lacking
         bench = _Bench(config, catalogue, logs, seeds, jobs)
-        plays[name], times = _play(bench, play, available, scenario.over_time, listener)
+        found, times = _play(bench, play, available, scenario.over_time, listener)
+        plays |= found
         for policy, us in times.items():
             spent.setdefault(policy, []).append(us)
     figures = {policy: float(np.mean(us)) for policy, us in spent.items()}
@@ -114,13 +115,13 @@ class _Bench:
 
 def _play(
     bench: _Bench, play: Play, policies: Sequence[str], over_time: bool, listener: Listener
-) -> tuple[Played, dict[str, float]]:
-    """One replay, and each policy's µs a request."""
-    spec = play.traffic or TrafficSpec()
-    traffic = spec.traffic()
+) -> tuple[dict[str, Played], dict[str, float]]:
+    """One replay, judged over each of its windows, and each policy's µs a request. The first has the course."""
+    traffic = (play.traffic or TrafficSpec()).traffic()
     with tempfile.TemporaryDirectory(prefix="bandmaster-") as folder:
         trace = Path(folder) / "trace.parquet" if over_time else None
-        results = replay(
+        found = replay_over(
+            tuple(play.windows.values()),
             bench.logs,
             build.ReplayFactory(bench.config),
             bench.catalogue,
@@ -129,14 +130,17 @@ def _play(
             policies=policies,
             seeds=bench.seeds,
             traffic=traffic,
-            last=spec.last,
             jobs=bench.jobs,
             progress=listener.step,
             trace=trace,
         )
         requests = traffic.length(bench.logs[0])
         curves = () if trace is None else _curves(trace, requests)
-    return Played(requests, results.as_json(), play.at, curves), results.timing["us_per_request"]
+    plays = {
+        window: Played(requests, results.as_json(), play.at, curves if k == 0 else ())
+        for k, (window, results) in enumerate(zip(play.windows, found, strict=True))
+    }
+    return plays, found[0].timing["us_per_request"]
 
 
 def _curves(trace: Path, requests: int) -> tuple[Curve, ...]:

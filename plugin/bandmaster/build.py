@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bandmaster import lean
 from bandmaster.belief import Belief
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
@@ -276,6 +277,8 @@ class ReplayFactory:
     def __call__(self, spec: str, log: RecordedLog, seed: int) -> Parts:
         plans = catalogue(self.config, log.ensemble)
         learning = learner(replace(self.config, seed=seed), plans, np.random.default_rng([seed, 2]), spec)
+        if lean.suffices(learning.manager.policy, self.config.contract, self.config.limits):
+            learning = lean.LeanLearner(log.ensemble, self.config.contract, tracking(self.config), learning.manager)
         journal = MemoryJournal(log.window_s, keep=False)
         count = itertools.count()
         answering = orchestrator(

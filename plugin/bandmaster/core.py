@@ -426,7 +426,12 @@ class Offer(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Offers plans, gives a distribution over them, and learns from what came of it. Nothing else chooses."""
+    """Offers plans, gives a distribution over them, and learns from what came of it. Nothing else chooses.
+
+    A policy may declare two things more, which spare replays work and change nothing: ``reads_state = False`` where it
+    reads nothing of a state, nor of an experience's evidence and alarms, but the request's own features, tags and
+    profile and ``fits``; and ``draws = False`` where no seed makes a difference to it.
+    """
 
     name: str
     probes: bool

@@ -83,9 +83,10 @@ def _pool_prefixes(
 
 
 def spend(
-    catalogue: Catalogue, stages_run: IntArray, figures: Figures, weights: FloatArray
+    catalogue: Catalogue, stages_run: IntArray, figures: Figures, weights: FloatArray, *, explained: bool = True
 ) -> Mapping[str, FloatArray]:
-    """Latency (s), energy (J), cost and explainability of each plan after ``stages_run`` (B, P) stages, ≥ 1.
+    """Latency (s), energy (J), cost and, where it is to be ``explained``, explainability of each plan after
+    ``stages_run`` (B, P) stages, ≥ 1. Figures are (B, M), or (1, M) where they are the same on all requests.
 
     A stage takes as long as its slowest member, a plan as long as its stages; energy and cost add up over
     members; explainability is the weighted mean over the members that ran.
@@ -101,16 +102,18 @@ def spend(
     def per_stage(values: FloatArray) -> FloatArray:
         return np.asarray(np.where(of_stage, values[..., None, None, :], 0.0).sum(axis=-1))
 
-    by_prefix = catalogue.prefix_weights(weights)
-    explained = np.where(catalogue.prefix_members, figures.explainability[..., None, :], 0.0) * by_prefix
-    clear = (explained.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix]
-    clear = np.broadcast_to(clear, (*stages_run.shape, clear.shape[-1]))
-    return {
+    spent = {
         "latency": until_stop(slowest),
         "energy": until_stop(per_stage(figures.energy_j)),
         "cost": until_stop(per_stage(figures.cost)),
-        "explainability": np.asarray(np.take_along_axis(clear, last, axis=-1)[..., 0]),
     }
+    if not explained:
+        return spent
+    by_prefix = catalogue.prefix_weights(weights)
+    of_prefix = np.where(catalogue.prefix_members, figures.explainability[..., None, :], 0.0) * by_prefix
+    clear = (of_prefix.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix]
+    clear = np.broadcast_to(clear, (*stages_run.shape, clear.shape[-1]))
+    return {**spent, "explainability": np.asarray(np.take_along_axis(clear, last, axis=-1)[..., 0])}
 
 
 def plan_rewards(

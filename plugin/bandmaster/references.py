@@ -326,5 +326,8 @@ REFERENCES: Mapping[str, Callable[[Course], Played]] = {
 }
 """The peers by name, as ``replay --policies`` takes them."""
 
+SEEDLESS = frozenset({"dynamic-weighted-majority", "frugalml-offline"})
+"""Those that draw nothing: on one traffic, every seed's run is the same."""
+
 IN_HINDSIGHT = frozenset({"frugalml-offline"})
 """Those that know what nobody could have known."""

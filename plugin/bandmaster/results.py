@@ -49,7 +49,8 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class Run:
     """One policy on one seed's traffic of so many ``requests``. Runs with the same ``traffic`` met the same ones in the
-    same order. ``rewards`` has one entry for each that counts, NaN where there is no label.
+    same order. ``rewards`` has one entry for each that counts, NaN where there is no label. ``drift_events`` is
+    ``None`` where nobody looked for drift.
     """
 
     policy: str
@@ -59,7 +60,7 @@ class Run:
     rewards: FloatArray
     measures: Measures
     probe_share: float
-    drift_events: float
+    drift_events: float | None
     by_phase: tuple[Phase, ...]
     seconds: float
 
@@ -121,7 +122,7 @@ class PolicyResult:
     interval: Interval
     gap_closed: float | None
     probe_share: float
-    drift_events: float
+    drift_events: float | None
     advantage: Mapping[str, Difference]
     by_phase: tuple[Phase, ...]
     hindsight: bool = False
@@ -291,7 +292,7 @@ def summarise(
             interval=sample.interval(),
             gap_closed=float((sample.mean - rewards[single]) / gap) if abs(gap) > 1e-12 else None,
             probe_share=_mean_by_traffic([r.traffic for r in played], [r.probe_share for r in played]),
-            drift_events=_mean_by_traffic([r.traffic for r in played], [r.drift_events for r in played]),
+            drift_events=_alarms(played),
             advantage={o: _difference(sample - others[o]) for o in others if o != name},
             by_phase=_phases(setting, played),
             hindsight=name in IN_HINDSIGHT,
@@ -324,6 +325,12 @@ def _mean_by_traffic(traffics: Sequence[int], values: Sequence[float] | FloatArr
 
 def _mean_measures(traffics: Sequence[int], measures: Sequence[Measures]) -> Measures:
     return Measures(*(_mean_by_traffic(traffics, [getattr(m, f.name) for m in measures]) for f in fields(Measures)))
+
+
+def _alarms(runs: Sequence[Run]) -> float | None:
+    """Drift alarms a run; ``None`` where nobody looked for drift."""
+    seen = [r.drift_events for r in runs if r.drift_events is not None]
+    return _mean_by_traffic([r.traffic for r in runs], seen) if len(seen) == len(runs) else None
 
 
 def _plan_measures(hindsights: Sequence[Hindsight]) -> list[Measures]:

@@ -35,7 +35,7 @@ def test_every_configuration_and_traffic_that_a_scenario_means_is_accepted(scena
 
 @pytest.mark.parametrize("scenario", by_kind(Replayed))
 def test_every_check_is_about_a_play_and_a_policy_that_the_scenario_has(scenario):
-    plays = scenario.all_plays()
+    plays = {window: play for play in scenario.all_plays().values() for window in play.windows}
     for check in scenario.must_show:
         for field in ("play", "against"):
             assert getattr(check, field, None) in {None, *plays}, check
@@ -82,6 +82,16 @@ def test_peers_are_all_policies_that_are_not_named_each_once():
     assert {*POLICIES, *REFERENCES, *UNAVAILABLE} == set(found)
 
 
+REPLAY = """
+id: x
+kind: replay
+why: x
+source: {from: data, file: f}
+config: configs/frugalml.yaml
+policies: [bandit]
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -90,6 +100,9 @@ def test_peers_are_all_policies_that_are_not_named_each_once():
         ("id: x\nkind: parade\nwhy: x", "parade"),
         ("id: x\nkind: summary", "why"),
         ("id: [", "is no scenario"),
+        (REPLAY + "plays: {a: {windows: {w: 1.0}}, b: {windows: {w: 0.5}}}", "a window twice: w, w"),
+        (REPLAY + "traffic: {last: 0.5}\nplays: {a: {windows: {w: 1.0}}}", "play a has windows and a last share"),
+        (REPLAY + "plays: {a: {}}\nsweep: [0.5]", "plays and a sweep"),
     ],
 )
 def test_a_file_that_is_no_scenario_is_refused_by_name(tmp_path, text, why):

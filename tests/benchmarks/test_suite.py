@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import __main__ as command
-from benchmarks import decision_cost, degraded, record, report, scenario, suite
+from benchmarks import decision_cost, degraded, effort, record, report, scenario, suite
 from benchmarks.checks import Beats, Measure, judged
 from benchmarks.scenario import Bundled, DecisionCost, Degraded, Generated, Made, Play, Recording, Replayed, Segment
 from benchmarks.scenario import TrafficSpec as Spec
@@ -41,6 +41,16 @@ def test_a_scenario_runs_every_play_through_the_engine(ran):
     assert "DESlib" in found.missing["meta-des"]
     assert [m.name for m in found.members] == ["cheap", "mid", "dear"]
     assert ran[1].us_per_request["bandit"] > 0.0
+
+
+def test_a_play_is_judged_over_each_of_its_windows_as_if_it_had_been_played_for_it(config_file, place, silent):
+    plays = {"whole": Play(windows={"replay": 1.0, "end": 0.2})}
+    windows = suite.run(tiny(config_file, plays=plays, over_time=True), place, silent, seeds=2, jobs=1).record.plays
+    apart = {"replay": Play(), "end": Play(Spec(last=0.2))}
+    plays = suite.run(tiny(config_file, plays=apart), place, silent, seeds=2, jobs=1).record.plays
+    assert {name: play.results for name, play in windows.items()} == {n: p.results for n, p in plays.items()}
+    assert windows["replay"].curves
+    assert not windows["end"].curves
 
 
 def test_a_course_over_time_averages_to_the_reward(ran):
@@ -116,6 +126,22 @@ def test_the_command_writes_results_and_says_what_fails(config_file, tmp_path, m
     assert "absent: left out" in done.output
     assert json.loads((tmp_path / "out" / "results" / "tiny.json").read_text())["verdicts"][0]["passed"] is False
     assert CliRunner().invoke(command.main, ["--only", "nothing"]).exit_code == 2
+
+
+def test_the_time_left_follows_what_is_left_to_play_at_the_pace_so_far(config_file, place):
+    found = tiny(config_file, policies=("constant", "random", "meta-des"))
+    kept = effort.policy_requests(found.all_plays()["replay"], 300, 10)
+    redrawn = tiny(config_file, policies=("constant",), traffic=Spec("shuffled")).all_plays()["replay"]
+    assert kept == {"constant": 300, "random": 3000}
+    assert effort.policy_requests(redrawn, 300, 10) == {"constant": 3000}
+    assert effort.effort(found, place, 10) == pytest.approx(3300 * 400e-6)
+    assert effort.effort(tiny(config_file, source=Recording("absent.parquet")), place, 10) == 0.0
+    clock = effort.Clock([60.0, 600.0, 120.0], jobs=2)
+    assert clock.left == "about 7 min left"
+    clock.ran(60.0, 120.0)
+    assert clock.left == "about 24 min left"
+    clock.skipped(600.0)
+    assert clock.left == "about 4 min left"
 
 
 # ---- Yardsticks and experiments --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ ROOMS = [
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "regimes", "state"),
-        *("table", "streams", "recorded", "rl_manager", "learner"),
+        *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
     ["references", "replay", "results", "profile"],
@@ -29,6 +29,7 @@ ROOMS = [
     ["cli"],
     ["auto", "__main__"],
 ]
+REPLAY = ["traffic", "trace", "playing", "hindsight", "engine"]
 FREE = {"__init__"}
 
 
@@ -59,6 +60,14 @@ def test_a_module_imports_only_from_rooms_before_its_own(name, tree):
     for other in imported(tree):
         if other.startswith("bandmaster."):
             assert room_of(other) <= room_of(name), f"{name} imports {other} from a later room"
+
+
+@pytest.mark.parametrize("name", REPLAY)
+def test_within_replay_too_imports_point_one_way(name):
+    tree = ast.parse((ROOT / "replay" / f"{name}.py").read_text())
+    own = [m.removeprefix("bandmaster.replay.") for m in imported(tree) if m.startswith("bandmaster.replay")]
+    assert all(other in REPLAY[: REPLAY.index(name)] for other in own)
+    assert {path.stem for path in (ROOT / "replay").glob("*.py")} == {"__init__", *REPLAY}
 
 
 @pytest.mark.parametrize(("name", "tree"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")

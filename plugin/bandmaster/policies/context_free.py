@@ -27,6 +27,7 @@ class _RiverPolicy(ABC):
 
     name: str
     probes = False
+    reads_state = False
 
     def __init__(self, catalogue: Catalogue, river: Any) -> None:
         self.catalogue, self._river = catalogue, river

@@ -33,6 +33,7 @@ class Exp4Policy:
             raise BandmasterError(f"exp4 weighs experts against each other, but has {len(experts)}; name at least two")
         self._experts, self._ensemble = tuple(experts), catalogue.ensemble
         self.probes = any(expert.probes for expert in experts)
+        self.reads_state = any(getattr(expert, "reads_state", True) for expert in experts)
         self._log_weights = np.zeros(len(experts))
         self._learned = 0
         self._offer()

@@ -30,6 +30,8 @@ class ProfiledPolicy:
         self._ensemble = ensemble
         first = self._policies[DEFAULT_PROFILE]
         self.name, self.probes = first.name, first.probes
+        self.reads_state = any(getattr(policy, "reads_state", True) for policy in self._policies.values())
+        self.draws = any(getattr(policy, "draws", True) for policy in self._policies.values())
         self._offer()
 
     def _offer(self) -> None:

@@ -34,6 +34,8 @@ class ConstantPolicy(_Memoryless):
     """Always the same plan, the only one that it offers: what a hand-written ensemble does."""
 
     name = "constant"
+    reads_state = False
+    draws = False
 
     def __init__(self, catalogue: Catalogue, plan: str) -> None:
         """Raises ``BandmasterError`` for a plan that is not in ``catalogue``, which nothing could be compared with."""
@@ -47,6 +49,7 @@ class RandomPolicy(_Memoryless):
     """Every plan with the same probability."""
 
     name = "random"
+    reads_state = False
 
     def __init__(self, catalogue: Catalogue) -> None:
         super().__init__(catalogue)

@@ -28,6 +28,7 @@ class VowpalWabbitPolicy:
 
     name = "vw"
     probes = False
+    reads_state = False
 
     def __init__(
         self,
