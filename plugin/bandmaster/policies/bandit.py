@@ -16,7 +16,7 @@ from bandmaster.policies.exploration import Exploration, spread
 from bandmaster.policies.scores import PlanScores
 from bandmaster.policies.vw import VowpalWabbit
 
-VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.1 -q sp -q sm"
+VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.01 -q sp -q sm"
 """Regression over plans, shared features (s) crossed with the plan (p) and with its members (m).
 
 ``--clip_p 1`` takes the importance weights out: rare explored plans would swamp the model otherwise.
@@ -27,9 +27,9 @@ class BanditPolicy:
     """Exploration around plan scores that Vowpal Wabbit corrects, over plans that the planner renews.
 
     It starts with the catalogue that it is given. Once enough requests have been probed, it offers what the planner
-    finds instead, besides the ``keep`` first plans of that catalogue. VW learns, from the chosen plan alone, by how
-    much its score was wrong in this context; it starts with no correction at all, so that the first decisions are the
-    scores' own.
+    finds instead, besides the ``keep`` first plans of that catalogue. Where requests have features or tags, VW learns,
+    from the chosen plan alone, by how much its score was wrong in this context; it starts with no correction at all, so
+    that the first decisions are the scores' own.
     """
 
     name = "bandit"
@@ -38,7 +38,7 @@ class BanditPolicy:
     REPLAN = 1000
     """Outcomes between two searches for better plans, once there are many; at first they come closer together."""
 
-    MIXED, AT_LEAST = 0.15, 50
+    MIXED, AT_LEAST = 0.15, 200
     """A search is due, too, where so great a share of requests is of other classes than at the last one, and at least
     so many outcomes have come since."""
 
@@ -95,6 +95,8 @@ class BanditPolicy:
         if self._scores is None or self._scores.standard.size != len(state.features):
             return self._prior
         scores = self._scores(state)
+        if not _has_context(state):
+            return scores
         # Of tags only VW knows anything: what the scores think little of may be the best for one.
         best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
         shared = shared_line(self._scores.standard, state)
@@ -106,7 +108,7 @@ class BanditPolicy:
         state = decision.state
         if self._scores is None or self._scores.standard.size != len(state.features):  # other models than before
             self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
-        if decision.plan in self.catalogue.names:
+        if _has_context(state) and decision.plan in self.catalogue.names:
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
             cost = self._scores(state)[chosen] - experience.own
@@ -214,6 +216,13 @@ class _Dump(msgspec.Struct, frozen=True):
     planner: bytes
     scores: bytes | None
     vw: bytes
+
+
+def _has_context(state: State) -> bool:
+    """Whether a request tells VW anything. Of plans alone the scores know more: corrected by what the chosen one happened
+    to earn, they would follow luck.
+    """
+    return bool(len(state.features) or state.tags)
 
 
 def _structure(plan: Plan) -> tuple[object, ...]:
