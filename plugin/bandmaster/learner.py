@@ -119,16 +119,19 @@ class Learner:
         elif labels is not None:
             truth = np.asarray(labels)
         figures = self._figures((*answer.ran, *answer.probes))
+        evidence, corrected = self.state.evidence(scores, joined.decision.state, now=True), None
         if joined.outcome.consensus:
             correct = member_agreement(scores)
         elif values is not None:
-            correct = _mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
+            error = scores[..., 0] - values[:, None]
+            correct = _mean_known(self.contract.closeness(error), known)
+            if evidence.errors is not None:
+                corrected = _mean_known(self.contract.closeness(error - evidence.errors.bias), known)
         else:
             correct = _correct(scores, known, truth)
-        evidence = self.state.evidence(scores, joined.decision.state, now=True)
         own_raw = own.raw if joined.outcome.reward is None else None
         return Experience(
-            joined, reward, own.value, scores, known, figures, truth, correct, evidence, own_raw, values=values
+            joined, reward, own.value, scores, known, figures, truth, correct, evidence, own_raw, (), values, corrected
         )
 
     def notice(self, decision: Decision, answer: Answer) -> None:

@@ -24,6 +24,7 @@ from bandmaster.core import (
     State,
 )
 from bandmaster.drift import Changes
+from bandmaster.errors import ErrorBelief
 from bandmaster.estimators import LabelMix, WindowedMean
 from bandmaster.probes import ProbeShare, Probing
 from bandmaster.regimes import Regimes
@@ -107,6 +108,7 @@ class StateManager:
         self._reward = WindowedMean(1, window=window, prior=0.5)
         self._probes = ProbeShare(probing or Probing(0.0), size)
         self.belief = Belief(size, classes)
+        self.errors = ErrorBelief(size)
         self._competence: Competence | None = None  # the first outcome tells how many features there are
         self._regimes = (
             Regimes(ensemble, self.belief, delta=tracking.delta, relearn=tracking.forget)
@@ -157,6 +159,8 @@ class StateManager:
         or of ``now``.
         """
         mix = self.label_mix if now else state.label_mix
+        if self._ensemble.regression:
+            return Evidence(np.zeros(scores.shape), np.log(mix), 0.0, self.errors.now)
         return self.belief.evidence(scores, mix, bent_odds(state.expected, state.usual))
 
     def notice(self, scores: FloatArray, known: BoolArray, probed: bool) -> None:
@@ -189,10 +193,13 @@ class StateManager:
         features = experience.joined.decision.state.features
         if self._competence is None or self._competence.features != len(features):  # other inputs than before
             self._competence = Competence(size, len(features))
-        self._competence.learn(features, experience.correct)
+        corrected = experience.corrected
+        self._competence.learn(features, experience.correct if corrected is None else corrected)
         self._reward.update(np.array([experience.reward.value]))
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth)
+        if experience.values is not None:
+            self.errors.learn(experience.scores[..., 0] - experience.values[:, None])
         alarms = self._regimes.observe(experience) if self._regimes else ()
         if alarms:
             self._probes.doubt()
@@ -221,13 +228,14 @@ class StateManager:
         """Everything but the drift detectors, which start anew with a new learner."""
         parts = {name: getattr(self, f"_{name}").dump() for name in _PARTS}
         competence = self._competence.dump() if self._competence else None
-        learned = {"belief": self.belief.dump(), "competence": competence}
+        learned = {"belief": self.belief.dump(), "errors": self.errors.dump(), "competence": competence}
         return parts | learned | {"probes": self._probes.made, "version": self.version}
 
     def load(self, state: dict[str, Any]) -> None:
         for name in _PARTS:
             getattr(self, f"_{name}").load(state[name])
         self.belief.load(state["belief"])
+        self.errors.load(state["errors"])
         dumped = state["competence"]
         self._competence = None if dumped is None else Competence.of(dumped, len(self._ensemble.names))
         self._probes.made = float(state["probes"])

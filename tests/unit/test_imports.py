@@ -16,6 +16,7 @@ ROOMS = [
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "probes"),
+        *("errors", "value_planner"),
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "regimes", "state"),

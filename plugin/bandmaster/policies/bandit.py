@@ -15,6 +15,7 @@ from bandmaster.policies.examples import labelled, plan_lines, prior_rewards, sh
 from bandmaster.policies.exploration import Exploration, spread
 from bandmaster.policies.scores import PlanScores
 from bandmaster.policies.vw import VowpalWabbit
+from bandmaster.value_planner import ValuePlanner
 
 VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.1 -q sp -q sm"
 """Regression over plans, shared features (s) crossed with the plan (p) and with its members (m).
@@ -44,6 +45,9 @@ class BanditPolicy:
     TRIES = 80
     """Plans tried in a search, about."""
 
+    VALUED = 8
+    """The most plans that are offered in regression: sets of members are few, and most of them poor."""
+
     def __init__(
         self,
         catalogue: Catalogue,
@@ -68,6 +72,7 @@ class BanditPolicy:
         self._learned, self._searched = 0, 0
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._planner = Planner(belief.members, belief.classes)
+        self._values = ValuePlanner(belief.members)  # the planner of a regression
         self._incumbent: Chain | None = None
         self._seed = seed
         self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
@@ -90,18 +95,26 @@ class BanditPolicy:
         if self._scores is None or self._scores.standard.size != len(state.features):
             return self._prior
         scores = self._scores(state)
+        if not self._corrects(state):
+            return scores
         # Of tags only VW knows anything: what the scores think little of may be the best for one.
         best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
         shared, *plans = self._lines(self._scores, state)
         scores[best] -= self._vw.predict([shared, *(plans[k] for k in best)])
         return scores
 
+    def _corrects(self, state: State) -> bool:
+        """Whether VW has a say. One value's error is many times by what plans differ: in regression it knows of tags,
+        and of features less than nothing.
+        """
+        return bool(state.tags) or not self._first.ensemble.regression
+
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
         state = decision.state
         if self._scores is None or self._scores.standard.size != len(state.features):  # other models than before
             self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
-        if decision.plan in self.catalogue.names:
+        if decision.plan in self.catalogue.names and self._corrects(state):
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
             cost = self._scores(state)[chosen] - experience.own
@@ -115,28 +128,41 @@ class BanditPolicy:
 
     def _plan(self, experience: Experience, scores: PlanScores) -> None:
         """Let the planner see a probed request, and search where it is time to."""
+        decision = experience.joined.decision
         if experience.truth is not None and experience.known.all():
-            state = experience.joined.decision.state
+            state = decision.state
             odds = bent_odds(state.expected, state.usual)
             self._planner.learn(Said.of(experience.scores), experience.truth, experience.figures, odds)
+        errors = experience.evidence.errors
+        if errors is not None and experience.values is not None and experience.known.all():
+            self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
+            if experience.corrected is not None and len(decision.state.expected):
+                self._values.judge(decision.state.expected, decision.state.usual, experience.corrected)
+            scores.trust = self._values.trust
         rang = {a.name for a in experience.alarms}
         changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
         self._planner.forget(changed)
         if changed.any() or self._learned - self._searched >= min(self.REPLAN, 20 + self._searched // 8):
             self._searched = self._learned
             mix = np.exp(experience.evidence.log_prior)
-            proposal = self._planner.propose(
-                self._belief, mix, self._contract, self._chains(), self._standing(),
-                limit=max(len(self._first) - len(self._stay(scores)), 1), tries=self.TRIES,
-                rng=np.random.default_rng([self._seed, self._searched]),
-            )  # fmt: skip
+            limit = max(len(self._first) - len(self._stay(scores)), 1)
+            if errors is not None:
+                proposal = self._values.propose(errors, self._contract, limit=min(limit, self.VALUED))
+            else:
+                proposal = self._planner.propose(
+                    self._belief, mix, self._contract, self._chains(), self._standing(), limit=limit, tries=self.TRIES,
+                    rng=np.random.default_rng([self._seed, self._searched]),
+                )  # fmt: skip
             if proposal is not None:
                 self._offer(proposal, scores, mix)
 
     def _stay(self, scores: PlanScores) -> tuple[Plan, ...]:
         """The plans of the first catalogue that stay on offer: those the user names; with features half of all, as what
-        is good here may be bad on average, and the planner looks at averages.
+        is good here may be bad on average, and the planner looks at averages. In regression only those that the user
+        names: without what is learned of their errors, others are the same plans, only worse.
         """
+        if self._first.ensemble.regression:
+            return self._kept
         return self._first.plans[: max(len(self._kept), len(self._first) // 2 if scores.standard.size else 0)]
 
     def _standing(self) -> list[Chain]:
@@ -168,8 +194,8 @@ class BanditPolicy:
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
         return msgspec.msgpack.encode(
-            _Dump(self._learned, self._searched, self.catalogue.names, self._incumbent, self._planner.dump(), scores,
-                  self._vw.dump())
+            _Dump(self._learned, self._searched, self.catalogue.names, self._incumbent, self._planner.dump(),
+                  self._values.dump(), scores, self._vw.dump())
         )  # fmt: skip
 
     def load(self, snapshot: bytes) -> None:
@@ -180,13 +206,15 @@ class BanditPolicy:
             scores = PlanScores.of(dumped.scores, catalogue, self._contract) if dumped.scores is not None else None
             planner = Planner(self._belief.members, self._belief.classes)
             planner.load(dumped.planner)
+            values = ValuePlanner(self._belief.members)
+            values.load(dumped.values)
         except (msgspec.DecodeError, ValueError) as problem:
             raise BandmasterError(
                 f"no snapshot of a bandit over {len(self._first.ensemble.names)} members: {problem}"
             ) from None
         self._vw.load(dumped.vw)
         self._take(catalogue)
-        self._scores, self._planner = scores, planner
+        self._scores, self._planner, self._values = scores, planner, values
         self._learned, self._searched, self._incumbent = dumped.learned, dumped.searched, dumped.incumbent
 
 
@@ -196,6 +224,7 @@ class _Dump(msgspec.Struct, frozen=True):
     plans: tuple[str, ...]
     incumbent: Chain | None
     planner: bytes
+    values: bytes
     scores: bytes | None
     vw: bytes
 
