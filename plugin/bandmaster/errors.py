@@ -26,6 +26,9 @@ class ErrorBelief:
     COVARIANCE = 400.0
     """Rows on which all errors were known that the covariance looks back on."""
 
+    FEW = 30.0
+    """Rows that the covariance is worth after an alarm."""
+
     REACH, FAR = 5.0, 9.0
     """No surprise counts for more than so many deviations; in a memory's merit, for more than so many variances."""
 
@@ -50,6 +53,10 @@ class ErrorBelief:
                 continue
             self._follow(row, known)
         self._errors = self._believed()
+
+    def forget(self) -> None:
+        """The world has changed: the next few rows decide how errors go together."""
+        self._rows = min(self._rows, self.FEW)
 
     def _follow(self, error: FloatArray, known: BoolArray) -> None:
         """Move towards one row's ``error`` (M,), of which only those ``known`` say how well it was foreseen."""

@@ -193,8 +193,7 @@ class StateManager:
         features = experience.joined.decision.state.features
         if self._competence is None or self._competence.features != len(features):  # other inputs than before
             self._competence = Competence(size, len(features))
-        corrected = experience.corrected
-        self._competence.learn(features, experience.correct if corrected is None else corrected)
+        self._competence.learn(features, experience.correct)
         self._reward.update(np.array([experience.reward.value]))
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth)
@@ -203,6 +202,7 @@ class StateManager:
         alarms = self._regimes.observe(experience) if self._regimes else ()
         if alarms:
             self._probes.doubt()
+            self.errors.forget()
         self._members = self._statistics()
         self.version += 1
         return alarms

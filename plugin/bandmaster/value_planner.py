@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, Errors, Figures, FloatArray
+from bandmaster.drift import Changes
+from bandmaster.estimators import WindowedMean
 from bandmaster.planner import Chain, Proposal, Valued
+
+_Dump = tuple[int, bytes, list[list[float]]]
 
 _FIGURES = ("latency_s", "energy_j", "cost", "explainability")
 
@@ -24,11 +28,12 @@ _FIGURES = ("latency_s", "energy_j", "cost", "explainability")
 @dataclass(frozen=True, slots=True)
 class _Row:
     """What each member's value was off by (M,) beyond its bias of then, NaN where it gave none; what each took, (4, M)
-    in the order of ``_FIGURES``.
+    in the order of ``_FIGURES``; and for how much it counts.
     """
 
     left: FloatArray
     took: FloatArray
+    weight: float = 1.0
 
 
 class ValuePlanner:
@@ -38,8 +43,11 @@ class ValuePlanner:
     MEMORY = 200.0
     """Rows looked back on: older ones count for less."""
 
-    DOUBTED = 1.0
-    """The squared differences between members that must have been foretold before half of them are believed."""
+    CHANGED = 4.0
+    """Outcomes that a member's recent accuracy is worth once it has changed."""
+
+    STALE = 0.1
+    """What rows from before an alarm count for."""
 
     ENOUGH = 5
     """Rows without which nothing is proposed."""
@@ -50,20 +58,14 @@ class ValuePlanner:
     def __init__(self, members: int) -> None:
         self.members = members
         self.rows: deque[_Row] = deque(maxlen=self.KEEP)
-        self._foretold = np.zeros(2)
+        self._recent = WindowedMean(members, window=self.MEMORY, prior=0.5)
+        self._changes = Changes(members, delta=0.002)
 
-    @property
-    def trust(self) -> float:
-        """What share of the difference that features are said to make between members they do make, in [0, 1]."""
-        return float(np.clip(self._foretold[0] / (self._foretold[1] + self.DOUBTED), 0.0, 1.0))
-
-    def judge(self, expected: FloatArray, usual: FloatArray, found: FloatArray) -> None:
-        """Learn how well a probed request's features foretold who would be the better: how right members were
-        ``expected`` to be there, and are in general, and how right they were ``found`` to be, (M,) each.
-        """
-        said, was = expected - usual, found - usual
-        said, was = said - said.mean(), was - was.mean()
-        self._foretold = self._foretold * (1.0 - 1.0 / self.KEEP) + np.array([said @ was, said @ said])
+    def hear(self, corrected: FloatArray) -> None:
+        """Learn how right members were on a request once corrected, (M,), NaN where unknown, whether probed or not."""
+        self._recent.update(corrected)
+        if (changed := self._changes.update(corrected)).any():
+            self._recent.shrink(changed, self.CHANGED)
 
     def learn(self, errors: FloatArray, then: Errors, figures: Figures) -> None:
         """Keep one probed request: all members' errors (n, M), NaN where one gave no value; what was believed of them
@@ -72,6 +74,10 @@ class ValuePlanner:
         took = np.stack([getattr(figures, name) for name in _FIGURES])
         self.rows.extend(_Row(row - then.bias, took) for row in errors)
 
+    def forget(self) -> None:
+        """The world has changed: what was seen until now counts for little."""
+        self.rows = deque((replace(row, weight=row.weight * self.STALE) for row in self.rows), self.KEEP)
+
     def propose(self, errors: Errors, contract: Contract, *, limit: int) -> Proposal | None:
         """The ``limit`` best sets that were found, what is doubted taken off: several members have to be better than
         the best single one by more than the difference's standard error. ``None`` while there are too few rows.
@@ -79,6 +85,8 @@ class ValuePlanner:
         if len(self.rows) < self.ENOUGH:
             return None
         bench = _Bench(self.rows, self.MEMORY, errors, contract)
+        # Probes tell by how much plans differ; how right a member is of late, all requests tell that it ran on.
+        bench.since = self._recent.value - bench.accuracy
         best = found = bench.value(np.eye(self.members, dtype=np.bool_))
         for _ in range(1, min(self.TOGETHER, self.members)):
             wider = {_with(v.chain, m) for v in _best(best)[: self.AROUND] for m in range(self.members)}
@@ -92,31 +100,31 @@ class ValuePlanner:
         return Proposal(tuple(plans), np.array([[v.mean] for v in plans]), np.array([doubt[v.chain] for v in plans]))
 
     def dump(self) -> bytes:
-        rows = [np.vstack([row.left, row.took]) for row in self.rows]
-        return msgspec.msgpack.encode([len(rows), np.array(rows, dtype=np.float64).tobytes(), self._foretold.tolist()])
+        rows = [np.vstack([row.left, row.took, np.full(self.members, row.weight)]) for row in self.rows]
+        return msgspec.msgpack.encode([len(rows), np.array(rows, dtype=np.float64).tobytes(), self._recent.dump()])
 
     def load(self, dumped: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
         try:
-            n, held, foretold = msgspec.msgpack.decode(dumped, type=tuple[int, bytes, tuple[float, float]])
+            n, held, recent = msgspec.msgpack.decode(dumped, type=_Dump)
         except msgspec.DecodeError as problem:
             raise ValueError(f"no planner of values: {problem}") from None
-        rows = np.frombuffer(held).reshape(n, 1 + len(_FIGURES), self.members)
-        self._foretold = np.array(foretold)
-        self.rows = deque((_Row(row[0].copy(), row[1:].copy()) for row in rows), self.KEEP)
+        rows = np.frombuffer(held).reshape(n, 2 + len(_FIGURES), self.members)
+        self._recent.load(recent)
+        self.rows = deque((_Row(row[0].copy(), row[1:-1].copy(), float(row[-1, 0])) for row in rows), self.KEEP)
 
 
 class _Bench:
     """Values sets of members on the rows kept, the newest of which count for most."""
 
-    DOUBTS = 1.0
-
     def __init__(self, rows: Sequence[_Row] | deque[_Row], memory: float, errors: Errors, contract: Contract) -> None:
         self._left = np.stack([row.left for row in rows])
         self._took = dict(zip(_FIGURES, np.stack([row.took for row in rows], axis=1), strict=True))
-        weight = np.exp((np.arange(len(rows)) - len(rows)) / memory)
+        weight = np.array([row.weight for row in rows]) * np.exp((np.arange(len(rows)) - len(rows)) / memory)
         self.weight = weight / weight.sum()
         self._errors, self._contract = errors, contract
+        self.accuracy = self.weight @ contract.closeness(self._left)
+        self.since = np.zeros_like(self.accuracy)  # by how much members are better now than on these rows
 
     def value(self, sets: BoolArray) -> list[Valued]:
         """Every set (U, M), valued."""
@@ -138,14 +146,14 @@ class _Bench:
                 "explainability": took["explainability"] @ of / of.sum(axis=0),
             }
         )
-        means = self.weight @ rewards
+        means = self.weight @ rewards + self._contract.weight("accuracy") * weights @ self.since
         chains = [(tuple(np.flatnonzero(members).tolist()),) for members in sets]
         return [Valued(c, (), float(means[u]), rewards[:, u]) for u, c in enumerate(chains)]
 
     def error(self, one: Valued, other: Valued) -> float:
         """The standard error of the difference of two plans' means."""
         apart = one.rewards - other.rewards
-        return self.DOUBTS * float(np.sqrt(self.weight**2 @ (apart - self.weight @ apart) ** 2))
+        return float(np.sqrt(self.weight**2 @ (apart - self.weight @ apart) ** 2))
 
 
 def _best(plans: Sequence[Valued]) -> list[Valued]:

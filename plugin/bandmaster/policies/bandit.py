@@ -39,6 +39,9 @@ class BanditPolicy:
     REPLAN = 200
     """Outcomes between two searches for better plans, once there are many; at first they come closer together."""
 
+    REVALUE = 50
+    """The same in regression, where a search takes less and VW corrects nothing in between."""
+
     CORRECTED = 16
     """How many plans, the best by their scores, VW is asked about without tags: it corrects by hundredths."""
 
@@ -133,16 +136,19 @@ class BanditPolicy:
             state = decision.state
             odds = bent_odds(state.expected, state.usual)
             self._planner.learn(Said.of(experience.scores), experience.truth, experience.figures, odds)
-        errors = experience.evidence.errors
+        errors, corrected = experience.evidence.errors, experience.corrected
+        if corrected is not None:
+            self._values.hear(corrected)
         if errors is not None and experience.values is not None and experience.known.all():
             self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
-            if experience.corrected is not None and len(decision.state.expected):
-                self._values.judge(decision.state.expected, decision.state.usual, experience.corrected)
-            scores.trust = self._values.trust
         rang = {a.name for a in experience.alarms}
         changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
         self._planner.forget(changed)
-        if changed.any() or self._learned - self._searched >= min(self.REPLAN, 20 + self._searched // 8):
+        if rang:
+            self._values.forget()
+        if changed.any() or self._learned - self._searched >= min(
+            self.REPLAN if errors is None else self.REVALUE, 20 + self._searched // 8
+        ):
             self._searched = self._learned
             mix = np.exp(experience.evidence.log_prior)
             limit = max(len(self._first) - len(self._stay(scores)), 1)

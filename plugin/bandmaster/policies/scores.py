@@ -27,7 +27,6 @@ class PlanScores:
     def __init__(self, catalogue: Catalogue, contract: Contract, prior: FloatArray, features: int) -> None:
         """``prior`` (P,) is what each plan is worth before anything was seen."""
         self._alpha, self._regression = contract.weight("accuracy"), catalogue.ensemble.regression
-        self.trust = 1.0  # in by how much members are expected to be better here than usual
         self.standard = Standardiser(features)
         self._plans = ForgettingRegression(np.zeros(len(prior)), features, memory=self.MEMORY, ridge=10.0)
         worth = prior[:, None] * np.ones(len(catalogue.ensemble.classes))
@@ -52,17 +51,18 @@ class PlanScores:
     def __call__(self, state: State) -> FloatArray:
         """Expected rewards (P,) of a request that finds this state."""
         beyond = self._plans.predict(self.standard(state.features))
+        expected = self._expected(state) + beyond
         if self._regression:
             # Plans differ by less than one value is off: the planner, which compares them row by row, knows better.
-            beyond = np.where(self.valued, 0.0, beyond)
-        return self._expected(state) + beyond - self.doubt
+            expected = np.where(self.valued, self.worth[:, 0], expected)
+        return expected - self.doubt
 
     def _expected(self, state: State) -> FloatArray:
         worth = np.asarray(self.worth @ state.label_mix)
         if not len(state.expected):
             return worth
         taken = np.where(self.valued, self._share @ state.usual, CHANCE * self._alpha)
-        return np.asarray(worth + (self._share @ state.expected - taken) * np.where(self.valued, self.trust, 1.0))
+        return np.asarray(worth + self._share @ state.expected - taken)
 
     def learn(self, state: State, rewards: FloatArray, observed_p: FloatArray) -> None:
         """Learn plans' rewards (P,), NaN where unknown."""
