@@ -72,14 +72,19 @@ class Share(Check, tag="share", frozen=True, kw_only=True):
 
 
 class Beats(Check, tag="beats", frozen=True, kw_only=True):
-    """The share of all other policies without hindsight that a policy beats: paired intervals above 0."""
+    """The share of other policies that a policy beats, paired intervals above 0: of the ``peers`` named, or of all that
+    have no hindsight.
+    """
 
     policy: str
+    peers: tuple[str, ...] = ()
     play: str = "replay"
 
     def figure(self, record: Record, others: Mapping[str, Record]) -> float | None:
         unbeaten, peers = unbeaten_by(record.plays.get(self.play), self.policy)
-        return 1.0 - len(unbeaten) / len(peers) if peers else None
+        # One that is named and could not play is not beaten.
+        named = self.peers or tuple(peers)
+        return sum(p in peers and p not in unbeaten for p in named) / len(named) if peers else None
 
 
 class Alarms(Check, tag="alarms", frozen=True, kw_only=True):

@@ -29,9 +29,12 @@ UNAVAILABLE = {"meta-des": "META-DES is DESlib's, and DESlib 0.3.7 fails with to
 
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="from", tag="data"):
-    """A recorded log or stream in the data folder."""
+    """A recorded log or stream in the data folder; of a stream, ``target`` may name the feature that is to be foretold
+    from the others in the place of ``y``.
+    """
 
     file: str
+    target: str | None = None
 
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +74,16 @@ class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="f
 
 
 AnySource = Recording | Generated | Bundled | Digits | Made
+
+
+class Grouping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows become requests of 1 to ``most`` rows each, all sizes alike likely: rows that follow each other, or, where
+    ``mixed``, any. Drawn with ``seed``.
+    """
+
+    most: int
+    mixed: bool = False
+    seed: int = 1
 
 
 # ---- Scenarios -----------------------------------------------------------------------------------------------
@@ -121,10 +134,13 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Hosted(Common, frozen=True, kw_only=True):
-    """A scenario with an ensemble: the block of the ``config`` file, with ``settings`` in the place of its own."""
+    """A scenario with an ensemble: the block of the ``config`` file, with ``settings`` in the place of its own.
+    ``grouping`` makes requests of several rows out of the source's.
+    """
 
     source: AnySource
     config: str
+    grouping: Grouping | None = None
     settings: dict[str, Any] = {}
     seeds: int = 10
 

@@ -16,9 +16,10 @@ import polars as pl
 
 from bandmaster import build, demo
 from bandmaster.config import Config
-from bandmaster.core import BandmasterError, FloatArray, Profile
+from bandmaster.core import BandmasterError, FloatArray, Profile, Task
 from bandmaster.recorded import RecordedLog
-from benchmarks.scenario import ROOT, AnySource, Bundled, Digits, Generated, Hosted, Made, Recording
+from bandmaster.table import is_input
+from benchmarks.scenario import ROOT, AnySource, Bundled, Digits, Generated, Grouping, Hosted, Made, Recording
 
 
 class UnavailableError(BandmasterError):
@@ -38,6 +39,8 @@ def logs_of(
 ) -> list[RecordedLog]:
     """The scenario's log, or several that are redraws of one traffic. Raises ``UnavailableError``."""
     paths = _paths(scenario.source, config, place, seeds, told)
+    if scenario.grouping is not None:
+        paths = [_grouped(path, scenario.grouping, place) for path in paths]
     logs = build.recorded_logs(config, paths, place.cache / "answers", told)
     for log in logs:
         build.require_known_terms(config.contract, log)
@@ -49,27 +52,62 @@ def _paths(source: AnySource, config: Config, place: Place, seeds: int, told: Ca
         if place.data is None or not (place.data / source.file).is_file():
             folder = place.data or "no data folder; name one with --data"
             raise UnavailableError(f"{source.file} is absent ({folder})")
-        return [place.data / source.file]
+        path = place.data / source.file
+        return [path if source.target is None else _with_target(path, source.target, place)]
     if isinstance(source, Digits):
         return _digits(source, place, seeds, told)
-    path = place.cache / "logs" / f"{_key(source, config)}.parquet"
+    if isinstance(source, Made):
+        members = [(m.name, m.profile) for m in config.members]
+        return [_kept(place, lambda: made(source, members), source, repr(members))]
+    return [_kept(place, lambda: _stream(source, config.task), source, config.task)]
+
+
+def _kept(place: Place, make: Callable[[], pl.DataFrame], *depends_on: object) -> Path:
+    """The file of a made log, named by everything that it depends on; made where it is not there yet."""
+    parts = [part if isinstance(part, str) else msgspec.json.encode(part).decode() for part in depends_on]
+    key = hashlib.sha256("\n".join([*parts, Path(__file__).read_text("utf-8")]).encode()).hexdigest()[:32]
+    path = place.cache / "logs" / f"{key}.parquet"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        frame = (
-            made(source, [(m.name, m.profile) for m in config.members]) if isinstance(source, Made) else _stream(source)
-        )
         temporary = path.with_suffix(".part")
-        frame.write_parquet(temporary)
+        make().write_parquet(temporary)
         temporary.replace(path)
-    return [path]
+    return path
 
 
-def _key(source: Generated | Bundled | Made, config: Config) -> str:
-    """Names a made log by everything that it depends on."""
-    parts = [msgspec.json.encode(source), Path(__file__).read_bytes()]
-    if isinstance(source, Made):
-        parts.append(repr([(m.name, m.profile) for m in config.members]).encode())
-    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:32]
+# ---- Other targets, several rows a request -----------------------------------------------------------------------
+
+
+def _with_target(path: Path, target: str, place: Place) -> Path:
+    """The stream with the feature ``target`` in the place of ``y``, which nobody is told: it may follow from it."""
+
+    def make() -> pl.DataFrame:
+        frame = pl.read_parquet(path)
+        inputs = [c for c in frame.columns if is_input(c) and c != target]
+        if target not in frame.columns or not inputs:
+            raise BandmasterError(f"{path}: has no feature {target!r} to be foretold from others")
+        renamed = [pl.col(c).alias(f"x{i}") for i, c in enumerate(inputs)]
+        return frame.select(*renamed, pl.col(target).cast(pl.Float64).alias("y"))
+
+    return _kept(place, make, _sha256(path), target)
+
+
+def _grouped(path: Path, grouping: Grouping, place: Place) -> Path:
+    """The log or stream in requests of several rows."""
+
+    def make() -> pl.DataFrame:
+        frame = pl.read_parquet(path)
+        rng = np.random.default_rng(grouping.seed)
+        if grouping.mixed:
+            frame = frame[rng.permutation(len(frame))]
+        sizes = rng.integers(1, grouping.most + 1, size=len(frame))
+        return frame.with_columns(request=np.repeat(np.arange(len(frame)), sizes)[: len(frame)])
+
+    return _kept(place, make, _sha256(path), grouping)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # ---- Digits ----------------------------------------------------------------------------------------------------
@@ -89,15 +127,18 @@ def _digits(source: Digits, place: Place, seeds: int, told: Callable[[str], None
 # ---- River -----------------------------------------------------------------------------------------------------
 
 
-def _stream(source: Generated | Bundled) -> pl.DataFrame:
-    """A stream as a table: x0 … xn and y, classes as numbers in order of their names."""
+def _stream(source: Generated | Bundled, task: Task) -> pl.DataFrame:
+    """A stream as a table: x0 … xn and y; classes as numbers in order of their names, in regression the values."""
     rows = list(_bundled(source) if isinstance(source, Bundled) else _generated(source))
     names = list(rows[0][0])
     if strange := [n for n in names if not isinstance(rows[0][0][n], (int, float))]:
         raise UnavailableError(f"{source}: feature {strange[0]!r} is no number, and members take numbers only")
-    classes = {c: i for i, c in enumerate(sorted({y for _, y in rows}))}
+    labels = [y for _, y in rows]
+    if task == "classification":
+        classes = {c: i for i, c in enumerate(sorted(set(labels)))}
+        labels = [classes[y] for y in labels]
     columns = {f"x{i}": np.array([x[name] for x, _ in rows], dtype=np.float64) for i, name in enumerate(names)}
-    return pl.DataFrame({**columns, "y": [classes[y] for _, y in rows]})
+    return pl.DataFrame({**columns, "y": labels})
 
 
 def _generated(source: Generated) -> Iterable[tuple[Mapping[Any, Any], Any]]:

@@ -54,7 +54,7 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         config = scenario.read_config()
         (log, *_) = logs_of(scenario, config, place, seeds or scenario.seeds, listener.line)
         figures = degraded.measure(scenario, config, log, seeds or scenario.seeds, jobs, listener.line)
-        return Ran(_record(scenario, seeds or scenario.seeds, members=_members(log), figures=figures), {})
+        return Ran(_record(scenario, seeds or scenario.seeds, members=_members(log, config), figures=figures), {})
     if isinstance(scenario, DecisionCost):
         config = scenario.read_config()
         (log, *_) = logs_of(scenario, config, place, 1, listener.line)
@@ -99,7 +99,10 @@ def _replayed(scenario: Replayed, place: Place, listener: Listener, seeds: int, 
         for policy, us in times.items():
             spent.setdefault(policy, []).append(us)
     figures = {policy: float(np.mean(us)) for policy, us in spent.items()}
-    return Ran(_record(scenario, seeds, plays=plays, members=_members(logs[0]), missing=missing), figures)
+    return Ran(
+        _record(scenario, seeds, plays=plays, members=_members(logs[0], scenario.read_config()), missing=missing),
+        figures,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +154,15 @@ def _curves(trace: Path, requests: int) -> tuple[Curve, ...]:
     return tuple(Curve(p, tuple(means.filter(pl.col("policy") == p)["reward"])) for p in policies)
 
 
-def _members(log: RecordedLog) -> tuple[MemberFigures, ...]:
+def _members(log: RecordedLog, config: Config) -> tuple[MemberFigures, ...]:
     """Every member alone, over the whole log. An abstention is wrong."""
     labelled = log.truth != NO_LABEL
-    said = np.where(log.scores.max(axis=-1) > 0.0, log.scores.argmax(axis=-1), NO_LABEL - 1)[log.rows]
-    accuracy = (said == log.truth[:, None])[labelled].mean(axis=0)
+    if log.values is not None:
+        right = config.contract.closeness(log.scores[log.rows, :, 0] - log.values[:, None])
+    else:
+        said = np.where(log.scores.max(axis=-1) > 0.0, log.scores.argmax(axis=-1), NO_LABEL - 1)[log.rows]
+        right = (said == log.truth[:, None]).astype(np.float64)
+    accuracy = right[labelled].mean(axis=0)
 
     def figure(values: FloatArray, m: int) -> float | None:
         found = float(values[:, m].mean())

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bandmaster.core import NO_ANSWER, BoolArray, Ensemble, Evidence, FloatArray, IntArray
+from bandmaster.core import NO_ANSWER, BoolArray, Ensemble, Errors, Evidence, FloatArray, IntArray
 
 MIN_WEIGHT = 1e-3
 """Members no better than chance keep this much weight, so that a pool of only such members still answers."""
@@ -33,6 +33,13 @@ def mean_value(values: FloatArray, weights: FloatArray) -> FloatArray:
     total = weighed.sum(axis=-2)
     summed = (weighed * np.nan_to_num(values)).sum(axis=-2)
     return np.asarray(np.divide(summed, total, out=np.full(summed.shape, np.nan), where=total > 0.0))
+
+
+def corrected_mean(values: FloatArray, errors: Errors, members: BoolArray) -> FloatArray:
+    """The mean of the values (n, M, 1) of each of U sets of ``members`` (U, M), their biases taken off, by the weights
+    that ``errors`` has for them: (n, U, 1), NaN where nobody answered.
+    """
+    return mean_value((values - errors.bias[:, None])[:, None], errors.weights(members))
 
 
 def posterior(evidence: Evidence, members: BoolArray) -> FloatArray:

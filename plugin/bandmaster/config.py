@@ -643,6 +643,11 @@ def _check_task(at: At, task: Task, metrics: Sequence[Metric], members: tuple[st
         if isinstance(plan, str) and members:
             try:
                 parse_plan(plan, Ensemble(members, (VALUE,), task="regression"))
+                if plan.endswith("~learned"):
+                    why = (
+                        f"plan {plan!r}: what is learned of errors is the bandit's own; write a+b, ~recent or ~declared"
+                    )
+                    at.book.refuse((*at.path, "plans", "include", str(i)), why)
             except BandmasterError as error:
                 at.book.refuse((*at.path, "plans", "include", str(i)), str(error))
 

@@ -322,15 +322,47 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """What members' values are believed to be off by: each one's ``bias`` (M,), and the ``covariance`` (M, M) of what
+    is left.
+    """
+
+    bias: FloatArray
+    covariance: FloatArray
+
+    def expected(self, errors: FloatArray) -> FloatArray:
+        """Every member's error (M,), from those that are known: the others of ``errors`` (M,) are NaN."""
+        known = ~np.isnan(errors)
+        if not known.any():
+            return self.bias
+        together = np.linalg.solve(self.covariance[np.ix_(known, known)], errors[known] - self.bias[known])
+        return np.asarray(self.bias + self.covariance[:, known] @ together)
+
+    def weights(self, members: BoolArray) -> FloatArray:
+        """How the values of each of U sets of ``members`` (U, M) are averaged, (U, M), once their biases are taken off:
+        so that the squared error is least (Bates & Granger 1969, "The combination of forecasts"), no weight below 0.
+        """
+        both = members[:, :, None] & members[:, None, :]
+        aside = ~members[:, :, None] * np.eye(members.shape[1])
+        # A set's own covariance, and 1 on the diagonal where a member is not of it.
+        weights = np.linalg.solve(np.where(both, self.covariance, aside), members[:, :, None] * 1.0)[..., 0]
+        weights = np.maximum(weights, 0.0) * members
+        total = weights.sum(axis=1, keepdims=True)
+        return np.where(total > 0.0, weights / np.where(total > 0.0, total, 1.0), members)
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What speaks for each class: ``log_likelihood`` (n, M, C) of what each member said, and the ``log_prior`` (C,).
 
     ``s`` members that err together count for ``s**(1 - overlap)``; 0 where they err independently, 1 for copies of one.
+    In regression it is ``errors`` that counts, and is there.
     """
 
     log_likelihood: FloatArray
     log_prior: FloatArray
     overlap: float
+    errors: Errors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +379,8 @@ class Experience:
     not computed.
 
     In regression ``scores`` (n, M, 1) are the members' values, NaN where unknown; ``truth`` is ``None``, the labels are
-    ``values`` (n,), and ``correct`` is what the contract's accuracy makes of each member's errors.
+    ``values`` (n,), and ``correct`` is what the contract's accuracy makes of each member's errors, ``corrected`` what
+    it makes of them once the bias is taken off that was believed in.
     """
 
     joined: Joined
@@ -363,6 +396,7 @@ class Experience:
     own_raw: Mapping[str, float] | None = None
     alarms: tuple[DriftEvent, ...] = ()
     values: FloatArray | None = None
+    corrected: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bandmaster.combine import mean_value, posterior, value_verdict, verdict
+from bandmaster.combine import corrected_mean, mean_value, posterior, value_verdict, verdict
 from bandmaster.consensus import plan_agreement
 from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, Evidence, Experience, Figures, FloatArray, IntArray
@@ -46,7 +46,7 @@ def evaluate(
     """
     regression = catalogue.ensemble.regression
     if regression:
-        pooled = mean_value(scores[:, None], catalogue.prefix_weights(weights))
+        pooled = _mean_prefixes(catalogue, scores, weights, evidence)
         whole = ~np.any(catalogue.prefix_members & ~known[:, None, :], axis=-1)
     else:
         pooled, whole = _pool_prefixes(catalogue, scores, known, weights, evidence)
@@ -61,6 +61,19 @@ def evaluate(
     rows = np.arange(len(scores))[:, None]
     values = pooled[rows, at_stop, 0] if regression else None
     return Evaluation(labels[rows, at_stop], confidence[rows, at_stop], stop, whole[rows, at_stop], values)
+
+
+def _mean_prefixes(
+    catalogue: Catalogue, values: FloatArray, weights: FloatArray, evidence: Evidence | None
+) -> FloatArray:
+    """The mean value of every prefix, (n, U, 1)."""
+    means = mean_value(values[:, None], catalogue.prefix_weights(weights))
+    learned = catalogue.prefix_learned
+    if learned.any():
+        if evidence is None or evidence.errors is None:
+            raise ValueError("plans with learned weights need evidence of errors")
+        means[:, learned] = corrected_mean(values, evidence.errors, catalogue.prefix_members[learned])
+    return means
 
 
 def _pool_prefixes(

@@ -14,9 +14,9 @@ from bandmaster.core import (
     Ensemble,
     Evidence,
     Experience,
-    FloatArray,
     Policy,
     Request,
+    Said,
     State,
 )
 from bandmaster.learner import Learner
@@ -57,7 +57,7 @@ class LeanState(StateManager):
     def get_state(self, request: Request) -> State:
         return replace(self._state, features=request.features, tags=request.tags, profile=request.profile)
 
-    def evidence(self, scores: FloatArray, state: State, *, now: bool = False) -> Evidence:
+    def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
         """Nothing: no plan asks for any."""
         return self._evidence
 

@@ -122,18 +122,33 @@ class Learner:
         elif labels is not None:
             truth = np.asarray(labels)
         figures = self._figures((*answer.ran, *answer.probes))
+        evidence, corrected = self.state.evidence(said, joined.decision.state, now=True), None
         if joined.outcome.consensus:
             correct = member_agreement(scores)
         elif values is not None:
-            correct = mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
+            error = scores[..., 0] - values[:, None]
+            correct = mean_known(self.contract.closeness(error), known)
+            if evidence.errors is not None:
+                corrected = mean_known(self.contract.closeness(error - evidence.errors.bias), known)
         elif truth is not None:
             correct = mean_known(said.label == truth[:, None], known)  # an abstention is wrong
         else:
             correct = np.full(known.shape[1], np.nan)
-        evidence = self.state.evidence(said, joined.decision.state, now=True)
         own_raw = own.raw if joined.outcome.reward is None else None
         return Experience(
-            joined, reward, own.value, scores, known, figures, truth, correct, said, evidence, own_raw, values=values
+            joined=joined,
+            reward=reward,
+            own=own.value,
+            scores=scores,
+            known=known,
+            figures=figures,
+            truth=truth,
+            correct=correct,
+            said=said,
+            evidence=evidence,
+            own_raw=own_raw,
+            values=values,
+            corrected=corrected,
         )
 
     def notice(self, decision: Decision, answer: Answer) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bandmaster.combine import mean_value, pool
+from bandmaster.combine import pool
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import Answer, BandmasterError, Decision, FloatArray, Joined, MemberAnswer, Outcome
 from bandmaster.plans import Catalogue, pool_weights
@@ -141,8 +141,10 @@ def would_be(
             reply, i = said[name], ensemble.index(name)
             heard[rows, i] = True
             ran.append(replace(reply, rows=rows, scores=None if reply.scores is None else scores[rows, i]))
-    weights = pool_weights(catalogue.plans[plan], ensemble, answer.weights)
-    combined = mean_value(scores, weights * heard) if ensemble.regression else pool(scores, weights * heard)
+    if seen.values is not None:
+        combined = seen.values[:, plan, None]
+    else:
+        combined = pool(scores, pool_weights(catalogue.plans[plan], ensemble, answer.weights) * heard)
     return _choosing(joined.decision, catalogue.names[plan]), Answer(
         scores=np.nan_to_num(combined),
         labels=seen.labels[:, plan],

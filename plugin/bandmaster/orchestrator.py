@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bandmaster.combine import mean_value, pool, posterior, value_verdict, verdict, weights_in_force
+from bandmaster.combine import corrected_mean, mean_value, pool, posterior, value_verdict, verdict, weights_in_force
 from bandmaster.core import (
     Answer,
     Decision,
@@ -147,7 +147,10 @@ class Orchestrator:
                 ran[i] = True
                 if reply.scores is not None:
                     heard[pending, i] = reply.scores
-            if plan.weights == "learned":
+            if plan.weights == "learned" and ensemble.regression:
+                errors = self.state.errors.now
+                combined[pending] = corrected_mean(heard[pending], errors, ran[None])[:, 0]
+            elif plan.weights == "learned":
                 likely = posterior(self.state.evidence(Said.of(heard[pending]), state), ran[None])[:, 0]
                 # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
                 combined[pending] = likely * np.asarray(heard[pending].any(axis=(1, 2)))[:, None]

@@ -41,9 +41,9 @@ def parse_plan(text: str, ensemble: Ensemble) -> Plan:
             raise BandmasterError(f"plan {text!r}: no member {name!r}; members are {', '.join(ensemble.names)}")
     if len(set(plan.members)) != len(plan.members):
         raise BandmasterError(f"plan {text!r}: a member stands twice; let each run once")
-    if ensemble.regression and (len(stages) > 1 or weights == "learned"):
-        why = "stops at a probability, which values do not have" if len(stages) > 1 else "learns about classes alone"
-        raise BandmasterError(f"plan {text!r}: {why}; in regression write a, a+b, a+b~recent or a+b~declared")
+    if ensemble.regression and len(stages) > 1:
+        why = "stops at a probability, which values do not have"
+        raise BandmasterError(f"plan {text!r}: {why}; in regression write a, a+b, a+b~recent, ~declared or ~learned")
     if (len(stages) > 1) != bool(at):
         raise BandmasterError(f"plan {text!r}: a cascade needs a threshold and only a cascade has one, as a>b@0.9")
     return plan

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from bandmaster.estimators import WindowedMean
+
 
 @dataclass(frozen=True, slots=True)
 class Probing:
@@ -16,16 +20,21 @@ class Probing:
 class ProbeShare:
     """The probability with which the next request is probed.
 
-    What n probes leave unknown falls with the root of n, so that a probe's worth falls faster than its price: an
-    adapting share falls as 1/n, is ``share`` once ``SETTLED`` probes a member have been made, never below a tenth of
-    it, and starts at ``FIRST``. After a drift alarm half of the probes made are taken for nothing.
+    Among plans that are known from n probes, the one taken is short of the best by about A/n, so that in T requests the
+    least is lost and paid together after n = √(A·T/price) of them: an adapting share falls as 1/n and as 1/price. It is
+    ``share`` once ``SETTLED`` probes a member have been made that cost ``PRICE`` each, in reward; dearer ones make it
+    smaller and cheaper ones greater, by no more than ``BARGAIN``. It is never below a tenth of ``share``, and starts at
+    ``FIRST``. After a drift alarm half of the probes made are taken for nothing.
     """
 
     FIRST = 0.25
     SETTLED = 32.0
+    PRICE = 0.03
+    BARGAIN = 1 / 8, 4.0
 
     def __init__(self, probing: Probing, members: int) -> None:
         self._probing, self._worth = probing, probing.share * self.SETTLED * members
+        self._price = WindowedMean(1, window=200.0, prior=self.PRICE, prior_weight=4.0)
         self.made = 0.0
 
     @property
@@ -33,12 +42,26 @@ class ProbeShare:
         share = self._probing.share
         if not self._probing.adapt or share == 0.0:
             return share
-        return min(max(self._worth / (self.made + 1.0), share / 10.0), max(self.FIRST, share))
+        dearest, cheapest = self.BARGAIN
+        bargain = min(max(self.PRICE / max(float(self._price.value[0]), 1e-9), dearest), cheapest)
+        return min(max(bargain * self._worth / (self.made + 1.0), share / 10.0), max(self.FIRST, share))
 
     def learn(self) -> None:
         """One more probe was made."""
         self.made += 1.0
 
+    def pay(self, price: float) -> None:
+        """A probe turned out to cost so much reward, in [0, 1]."""
+        self._price.update(np.array([price]))
+
     def doubt(self) -> None:
         """The world has changed: half of what probes have taught is void."""
         self.made /= 2.0
+
+    def dump(self) -> list[list[float]]:
+        return [[self.made], *self._price.dump()]
+
+    def load(self, state: list[list[float]]) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        (self.made,), *price = state
+        self._price.load(price)

@@ -25,6 +25,7 @@ from bandmaster.core import (
     State,
 )
 from bandmaster.drift import Changes
+from bandmaster.errors import ErrorBelief
 from bandmaster.estimators import LabelMix, WindowedMean
 from bandmaster.probes import ProbeShare, Probing
 from bandmaster.regimes import Regimes
@@ -111,6 +112,7 @@ class StateManager:
         self._reward = WindowedMean(1, window=window, prior=0.5)
         self._probes = ProbeShare(probing or Probing(0.0), size)
         self.belief = Belief(size, classes)
+        self.errors = ErrorBelief(size)
         self._competence: Competence | None = None  # the first outcome tells how many features there are
         self._regimes = (
             Regimes(ensemble, self.belief, delta=tracking.delta, relearn=tracking.forget)
@@ -159,6 +161,8 @@ class StateManager:
     def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
         """What was said of a request that found ``state`` speaks for, under the mix of classes then, or ``now``."""
         mix = self.label_mix if now else state.label_mix
+        if self._ensemble.regression:
+            return Evidence(np.zeros((*said.label.shape, 1)), np.log(mix), 0.0, self.errors.now)
         return self.belief.evidence(said, mix, bent_odds(state.expected, state.usual))
 
     def notice(self, said: Said, known: BoolArray, probed: bool) -> None:
@@ -187,9 +191,14 @@ class StateManager:
         self._reward.update(np.array([experience.reward.value]))
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth)
+        if experience.values is not None:
+            self.errors.learn(experience.scores[..., 0] - experience.values[:, None])
+        if experience.joined.answer.probes and experience.own_raw is not None:
+            self._probes.pay(experience.own - experience.reward.value)
         alarms = self._regimes.observe(experience) if self._regimes else ()
         if alarms:
             self._probes.doubt()
+            self.errors.forget()
         self._members = self._statistics()
         self.version += 1
         return alarms
@@ -230,21 +239,21 @@ class StateManager:
         """Everything but the drift detectors, which start anew with a new learner."""
         parts = {name: getattr(self, f"_{name}").dump() for name in _PARTS}
         competence = self._competence.dump() if self._competence else None
-        learned = {"belief": self.belief.dump(), "competence": competence}
-        return parts | learned | {"probes": self._probes.made, "version": self.version}
+        learned = {"belief": self.belief.dump(), "errors": self.errors.dump(), "competence": competence}
+        return parts | learned | {"version": self.version}
 
     def load(self, state: dict[str, Any]) -> None:
         for name in _PARTS:
             getattr(self, f"_{name}").load(state[name])
         self.belief.load(state["belief"])
+        self.errors.load(state["errors"])
         dumped = state["competence"]
         self._competence = None if dumped is None else Competence.of(dumped, len(self._ensemble.names))
-        self._probes.made = float(state["probes"])
         self.version = int(state["version"])
         self._members = self._statistics()
 
 
-_PARTS = ("accuracy", "habits", "label_mix", "reward")
+_PARTS = ("accuracy", "habits", "label_mix", "reward", "probes")
 
 
 def _frozen(values: FloatArray) -> FloatArray:

@@ -61,6 +61,14 @@ def test_a_peer_counts_as_beaten_only_with_an_interval_above_zero(intervals):
     assert found == pytest.approx(sum(low > 0.0 for low, _ in intervals.values()) / len(intervals))
 
 
+def test_named_peers_alone_count_and_one_that_could_not_play_is_not_beaten():
+    advantage = {"random": {"interval": [0.1, 0.2]}, "blast": {"interval": [-0.1, 0.2]}}
+    found = record(plays={"replay": played({"bandit": {"advantage": advantage}, "random": {}, "blast": {}})})
+    for peers, share in ((("random",), 1.0), (("random", "blast"), 0.5), (("random", "knora-e"), 0.5), ((), 0.5)):
+        assert Beats(name="b", policy="bandit", peers=peers).figure(found, {}) == share
+    assert Beats(name="b", policy="bandit", peers=("random",)).figure(record(), {}) is None
+
+
 @given(st.floats(0.1, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 0.5))
 def test_a_lower_baseline_never_lessens_the_gain_kept(full, kept, lower):
     kept = full * kept

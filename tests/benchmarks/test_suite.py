@@ -3,13 +3,27 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
+from bandmaster.core import BandmasterError
 from benchmarks import __main__ as command
 from benchmarks import decision_cost, degraded, effort, record, report, scenario, suite
 from benchmarks.checks import Beats, Measure, judged
-from benchmarks.scenario import Bundled, DecisionCost, Degraded, Generated, Made, Play, Recording, Replayed, Segment
+from benchmarks.scenario import (
+    Bundled,
+    DecisionCost,
+    Degraded,
+    Generated,
+    Grouping,
+    Made,
+    Play,
+    Recording,
+    Replayed,
+    Segment,
+)
 from benchmarks.scenario import TrafficSpec as Spec
 from benchmarks.sources import Place, UnavailableError, logs_of, made
 
@@ -109,6 +123,47 @@ def test_rivers_streams_become_logs_of_the_twelve_members_without_a_network(sour
     assert len(log.ensemble.names) == 12
     assert set(log.ensemble.classes) == {0, 1}
     assert len(log) == {"Phishing": 1000}.get(getattr(source, "dataset", ""), 480)
+
+
+def test_a_streams_feature_can_be_foretold_from_the_others(place, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3))
+    pl.DataFrame({"x0": x[:, 0], "x1": x[:, 0] - x[:, 2], "x2": x[:, 2], "y": x[:, 1] > 0}).write_parquet(
+        tmp_path / "s.parquet"
+    )
+    where = Place(tmp_path, place.cache)
+    fields = {"id": "x", "why": "x", "config": "configs/streams-regression.yaml", "policies": ("random",)}
+    found = Replayed(source=Recording("s.parquet", target="x1"), **fields)
+    (log,) = logs_of(found, found.read_config(), where, 1, lambda line: None)
+    assert log.features.shape == (240, 2)
+    assert log.values.tolist() == (x[60:, 0] - x[60:, 2]).tolist()
+    assert np.abs(log.scores[:, 0, 0] - log.values).max() < 0.3
+    members = suite.run(found, where, suite.Listener(lambda step: None, lambda line: None), seeds=1, jobs=1)
+    assert members.record.members[0].accuracy > 0.9
+    with pytest.raises(BandmasterError, match=r"no feature 'x9'"):
+        logs_of(replace(found, source=Recording("s.parquet", target="x9")), found.read_config(), where, 1, str)
+
+
+def test_a_regressions_labels_stay_the_numbers_that_they_are(place):
+    found = Replayed(
+        id="x", why="x", source=Bundled("TrumpApproval"), config="configs/streams-regression.yaml", policies=("random",)
+    )
+    (log,) = logs_of(found, found.read_config(), place, 1, lambda line: None)
+    assert 30.0 < log.values.mean() < 50.0
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rows_become_requests_of_several_and_none_is_lost(config_file, place, mixed):
+    found = tiny(config_file, grouping=Grouping(most=5, mixed=mixed))
+    (log,) = logs_of(found, found.read_config(), place, 1, lambda line: None)
+    (single,) = logs_of(tiny(config_file), found.read_config(), place, 1, lambda line: None)
+    sizes = np.diff(log.bounds)
+    assert sizes.sum() == 300
+    assert set(sizes) == {1, 2, 3, 4, 5}
+    assert (log.truth.tolist() == single.truth.tolist()) is not mixed
+    assert sorted(log.truth.tolist()) == sorted(single.truth.tolist())
+    again = logs_of(found, found.read_config(), place, 1, lambda line: None)[0]
+    assert again.sha256 == log.sha256
 
 
 def test_the_command_writes_results_and_says_what_fails(config_file, tmp_path, monkeypatch):

@@ -16,9 +16,10 @@ ROOMS = [
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "probes"),
+        "errors",
     ],
     [
-        *("members", "policies", "journal", "drift", "meter", "regimes", "state"),
+        *("members", "policies", "journal", "drift", "meter", "regimes", "state", "value_planner"),
         *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],

@@ -103,10 +103,9 @@ def test_a_range_of_errors_is_accuracys_alone_and_goes_up():
             Metric(name, 1.0, error=error)
 
 
-@pytest.mark.parametrize("plan", ["a>b@0.9", "a+b~learned"])
-def test_plans_that_need_classes_are_refused(plan):
+def test_cascades_need_classes_and_are_refused():
     with pytest.raises(BandmasterError, match="in regression write"):
-        parse_plan(plan, ENSEMBLE)
+        parse_plan("a>b@0.9", ENSEMBLE)
 
 
 # ---- The request path ----------------------------------------------------------------------------------------
@@ -238,6 +237,7 @@ def test_a_streams_members_learn_values_too(tmp_path):
         ({"classes": [0, 1]}, "are not there in regression"),
         ({"plans": {"cascades": 3}}, "stops at a confidence"),
         ({"plans": {"include": ["cheap>mid@0.9"]}}, r"plans\.include\.0.*in regression write"),
+        ({"plans": {"include": ["cheap+mid~learned"]}}, r"plans\.include\.0.*the bandit's own"),
         ({"task": "classification"}, "is for values; write task: regression"),
         ({"task": "ranking"}, "classification or regression"),
         ({"members": {"cheap": {"weight": 0}}}, r"is outside \(0"),

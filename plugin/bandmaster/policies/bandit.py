@@ -7,7 +7,7 @@ import numpy as np
 
 from bandmaster.belief import Belief, bent_odds
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Experience, Figures, FloatArray, Plan, State
+from bandmaster.core import BandmasterError, Errors, Experience, Figures, FloatArray, Plan, State
 from bandmaster.counterfactual import revealed
 from bandmaster.planner import Chain, Planner, Proposal
 from bandmaster.plans import Catalogue, compiled
@@ -15,6 +15,7 @@ from bandmaster.policies.examples import labelled, plan_lines, prior_rewards, sh
 from bandmaster.policies.exploration import Exploration, spread
 from bandmaster.policies.scores import PlanScores
 from bandmaster.policies.vw import VowpalWabbit
+from bandmaster.value_planner import ValuePlanner
 
 VW_OPTIONS = "--cb_adf --cb_type mtr --clip_p 1 -l 0.01 -q sp -q sm"
 """Regression over plans, shared features (s) crossed with the plan (p) and with its members (m).
@@ -41,12 +42,17 @@ class BanditPolicy:
     MIXED, AT_LEAST = 0.15, 200
     """A search is due, too, where so great a share of requests is of other classes than at the last one, and at least
     so many outcomes have come since."""
+    REVALUE = 50
+    """The same in regression, where a search takes less and VW corrects nothing in between."""
 
     CORRECTED = 16
     """How many plans, the best by their scores, VW is asked about without tags: it corrects by hundredths."""
 
     TRIES = 80
     """Plans tried in a search, about."""
+
+    VALUED = 8
+    """The most plans that are offered in regression: sets of members are few, and most of them poor."""
 
     def __init__(
         self,
@@ -73,6 +79,7 @@ class BanditPolicy:
         self._mix = np.full(belief.classes, 1.0 / belief.classes)  # when plans were last searched for
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._planner = Planner(belief.members, belief.classes)
+        self._values = ValuePlanner(belief.members)  # the planner of a regression
         self._incumbent: Chain | None = None
         self._seed = seed
         self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
@@ -95,7 +102,7 @@ class BanditPolicy:
         if self._scores is None or self._scores.standard.size != len(state.features):
             return self._prior
         scores = self._scores(state)
-        if not _has_context(state):
+        if not self._corrects(state):
             return scores
         # Of tags only VW knows anything: what the scores think little of may be the best for one.
         best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
@@ -103,12 +110,19 @@ class BanditPolicy:
         scores[best] -= self._vw.predict([shared, *(self._plan_lines[k] for k in best.tolist())])
         return scores
 
+    def _corrects(self, state: State) -> bool:
+        """Whether VW has a say: where a request tells it anything. Of plans alone the scores know more: corrected by
+        what the chosen one happened to earn, they would follow luck. In regression, where one value's error is many
+        times by what plans differ, it knows of tags, and of features less than nothing.
+        """
+        return bool(state.tags or (len(state.features) and not self._first.ensemble.regression))
+
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
         state = decision.state
         if self._scores is None or self._scores.standard.size != len(state.features):  # other models than before
             self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
-        if _has_context(state) and decision.plan in self.catalogue.names:
+        if decision.plan in self.catalogue.names and self._corrects(state):
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
             cost = self._scores(state)[chosen] - experience.own
@@ -124,35 +138,51 @@ class BanditPolicy:
 
     def _plan(self, experience: Experience, scores: PlanScores) -> None:
         """Let the planner see a probed request, and search where it is time to."""
+        decision = experience.joined.decision
         if experience.truth is not None and experience.known.all():
-            state = experience.joined.decision.state
+            state = decision.state
             odds = bent_odds(state.expected, state.usual)
             self._planner.learn(experience.said, experience.truth, experience.figures, odds)
+        errors, corrected = experience.evidence.errors, experience.corrected
+        if corrected is not None:
+            self._values.hear(corrected)
+        if errors is not None and experience.values is not None and experience.known.all():
+            self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
         changed = np.zeros(self._belief.members, dtype=np.bool_)
         if experience.alarms:
             rang = {a.name for a in experience.alarms}
             changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
             self._planner.forget(changed)
+            self._values.forget()
         mix = np.exp(experience.evidence.log_prior)
         if changed.any() or self._due(mix):
             self._searched, self._mix = self._learned, mix
-            proposal = self._planner.propose(
-                self._belief, mix, self._contract, self._chains(), self._standing(),
-                limit=max(len(self._first) - len(self._stay(scores)), 1), tries=self.TRIES,
-                rng=np.random.default_rng([self._seed, self._searched]),
-            )  # fmt: skip
+            proposal = self._search(mix, errors, max(len(self._first) - len(self._stay(scores)), 1))
             if proposal is not None:
                 self._offer(proposal, scores, mix)
 
     def _due(self, mix: FloatArray) -> bool:
+        """Whether it is time to search again."""
         since = self._learned - self._searched
         moved = since >= self.AT_LEAST and float(np.abs(mix - self._mix).sum()) / 2.0 > self.MIXED
-        return moved or since >= min(self.REPLAN, 20 + self._searched // 8)
+        most = self.REVALUE if self._first.ensemble.regression else self.REPLAN
+        return moved or since >= min(most, 20 + self._searched // 8)
+
+    def _search(self, mix: FloatArray, errors: Errors | None, limit: int) -> Proposal | None:
+        if errors is not None:
+            return self._values.propose(errors, self._contract, limit=min(limit, self.VALUED))
+        return self._planner.propose(
+            self._belief, mix, self._contract, self._chains(), self._standing(), limit=limit, tries=self.TRIES,
+            rng=np.random.default_rng([self._seed, self._searched]),
+        )  # fmt: skip
 
     def _stay(self, scores: PlanScores) -> tuple[Plan, ...]:
         """The plans of the first catalogue that stay on offer: those the user names; with features half of all, as what
-        is good here may be bad on average, and the planner looks at averages.
+        is good here may be bad on average, and the planner looks at averages. In regression only those that the user
+        names: without what is learned of their errors, others are the same plans, only worse.
         """
+        if self._first.ensemble.regression:
+            return self._kept
         return self._first.plans[: max(len(self._kept), len(self._first) // 2 if scores.standard.size else 0)]
 
     def _standing(self) -> list[Chain]:
@@ -182,7 +212,7 @@ class BanditPolicy:
         scores = self._scores.dump() if self._scores else None
         return msgspec.msgpack.encode(
             _Dump(self._learned, self._searched, self._mix.tolist(), self.catalogue.names, self._incumbent,
-                  self._planner.dump(), scores, self._vw.dump())
+                  self._planner.dump(), self._values.dump(), scores, self._vw.dump())
         )  # fmt: skip
 
     def load(self, snapshot: bytes) -> None:
@@ -196,13 +226,15 @@ class BanditPolicy:
             mix = np.array(dumped.mix)
             if len(mix) != self._belief.classes or not np.isfinite(mix).all():
                 raise ValueError(f"a mix of {len(mix)} classes")
+            values = ValuePlanner(self._belief.members)
+            values.load(dumped.values)
         except (msgspec.DecodeError, ValueError) as problem:
             raise BandmasterError(
                 f"no snapshot of a bandit over {len(self._first.ensemble.names)} members: {problem}"
             ) from None
         self._vw.load(dumped.vw)
         self._take(catalogue)
-        self._scores, self._planner = scores, planner
+        self._scores, self._planner, self._values = scores, planner, values
         self._learned, self._searched, self._incumbent = dumped.learned, dumped.searched, dumped.incumbent
         self._mix = mix
 
@@ -214,15 +246,9 @@ class _Dump(msgspec.Struct, frozen=True):
     plans: tuple[str, ...]
     incumbent: Chain | None
     planner: bytes
+    values: bytes
     scores: bytes | None
     vw: bytes
-
-
-def _has_context(state: State) -> bool:
-    """Whether a request tells VW anything. Of plans alone the scores know more: corrected by what the chosen one happened
-    to earn, they would follow luck.
-    """
-    return bool(len(state.features) or state.tags)
 
 
 def _structure(plan: Plan) -> tuple[object, ...]:

@@ -26,7 +26,7 @@ class PlanScores:
 
     def __init__(self, catalogue: Catalogue, contract: Contract, prior: FloatArray, features: int) -> None:
         """``prior`` (P,) is what each plan is worth before anything was seen."""
-        self._alpha = contract.weight("accuracy")
+        self._alpha, self._regression = contract.weight("accuracy"), catalogue.ensemble.regression
         self.standard = Standardiser(features)
         self._plans = ForgettingRegression(np.zeros(len(prior)), features, memory=self.MEMORY, ridge=10.0)
         worth = prior[:, None] * np.ones(len(catalogue.ensemble.classes))
@@ -50,7 +50,12 @@ class PlanScores:
 
     def __call__(self, state: State) -> FloatArray:
         """Expected rewards (P,) of a request that finds this state."""
-        return self._expected(state) - self.doubt + self._plans.predict(self.standard(state.features))
+        beyond = self._plans.predict(self.standard(state.features))
+        expected = self._expected(state) + beyond
+        if self._regression:
+            # Plans differ by less than one value is off: the planner, which compares them row by row, knows better.
+            expected = np.where(self.valued, self.worth[:, 0], expected)
+        return expected - self.doubt
 
     def _expected(self, state: State) -> FloatArray:
         worth = np.asarray(self.worth @ state.label_mix)
