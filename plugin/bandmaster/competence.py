@@ -6,14 +6,15 @@ import msgspec
 import numpy as np
 
 from bandmaster.core import FloatArray
-from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Standardiser, WindowedMean
+from bandmaster.estimators import ForgettingRegression, RandomFourierFeatures, Slope, Standardiser, WindowedMean
 
 CHANCE = 0.5
 """How often a member is taken to be right before anything was seen."""
 
 
 class Competence:
-    """Every member's accuracy regressed on the request's features and random Fourier features of them.
+    """Every member's accuracy regressed on the request's features and random Fourier features of them, believed as far
+    as what it foretells comes true.
 
     With a long memory, as where a member is good changes slowly.
     """
@@ -29,11 +30,17 @@ class Competence:
             np.full(members, CHANCE), features + self._fourier.size, memory=self.MEMORY, ridge=3.0
         )
         self._usual = WindowedMean(members, window=self.MEMORY, prior=CHANCE)
+        self._slope = Slope(window=self.MEMORY)
 
     def expected(self, features: FloatArray) -> FloatArray:
         """How often each member is right on such a request, (M,) in [0, 1]."""
         bent = self._fourier(self._standard(features))
-        return np.clip(self._regression.predict(bent), 0.0, 1.0)
+        usual = self.usual
+        return np.asarray(usual + self._slope.value * (self._foretold(bent) - usual))
+
+    def _foretold(self, bent: FloatArray) -> FloatArray:
+        """What the regression makes of it, (M,) in [0, 1]; bolder than what comes true."""
+        return np.asarray(np.minimum(np.maximum(self._regression.predict(bent), 0.0), 1.0))
 
     @property
     def usual(self) -> FloatArray:
@@ -43,13 +50,15 @@ class Competence:
     def learn(self, features: FloatArray, correct: FloatArray) -> None:
         """Learn one request's features (d,) and each member's accuracy on it (M,), NaN where unknown."""
         bent = self._fourier(self._standard(features))
+        usual, known = self.usual, ~np.isnan(correct)
+        self._slope.update((self._foretold(bent) - usual)[known], (correct - usual)[known])
         self._regression.learn(bent, correct)
-        self._usual.update(np.clip(self._regression.predict(bent), 0.0, 1.0))
+        self._usual.update(self._foretold(bent))
         self._standard.learn(features)
 
     def dump(self) -> bytes:
         parts = [self._standard.dump(), self._regression.dump()]
-        return msgspec.msgpack.encode(_Dump(self.features, parts, self._usual.dump()))
+        return msgspec.msgpack.encode(_Dump(self.features, parts, self._usual.dump(), self._slope.dump()))
 
     @classmethod
     def of(cls, dumped: bytes, members: int) -> Competence:
@@ -65,6 +74,7 @@ class Competence:
         competence._standard = standard
         competence._regression.load(found.parts[1])
         competence._usual.load(found.usual)
+        competence._slope.load(found.slope)
         return competence
 
 
@@ -72,3 +82,4 @@ class _Dump(msgspec.Struct, frozen=True):
     features: int
     parts: list[bytes]
     usual: list[list[float]]
+    slope: list[float]

@@ -59,6 +59,48 @@ class WindowedMean:
         self._sum, self._weight, self.seen = arrays
 
 
+class Slope:
+    """How much of what was foretold comes true, in [0, 1]: what outcomes are regressed on, without an intercept.
+
+    The calibration slope (Cox 1958, "Two further applications of a model for binary regression", section 2) of
+    forecasts made before their outcomes were known, over the last ``window`` of them. Below 1 the forecasts are too
+    bold, as those of models with many inputs and few outcomes are; times the slope they err least. ``PRIOR`` is the
+    mean square that must have been foretold before any of it is believed.
+
+    >>> slope = Slope(window=100)
+    >>> for _ in range(200):
+    ...     slope.update(np.array([0.4, -0.4]), np.array([0.1, -0.1]))
+    >>> round(slope.value, 2)
+    0.25
+    """
+
+    PRIOR = 0.02
+
+    __slots__ = ("_decay", "_sums")
+
+    def __init__(self, *, window: float) -> None:
+        self._decay, self._sums = 1.0 - 1.0 / window, np.array([0.0, self.PRIOR])
+
+    @property
+    def value(self) -> float:
+        return min(max(float(self._sums[0] / self._sums[1]), 0.0), 1.0)
+
+    def update(self, foretold: FloatArray, came: FloatArray) -> None:
+        """What was foretold (k,) and what came (k,) of one outcome; k may be 0, which changes nothing."""
+        if len(foretold):
+            self._sums = self._sums * self._decay + np.array([foretold @ came, foretold @ foretold]) / len(foretold)
+
+    def dump(self) -> list[float]:
+        return list(self._sums.tolist())
+
+    def load(self, state: list[float]) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        sums = np.asarray(state, dtype=np.float64)
+        if sums.shape != (2,) or not np.isfinite(sums).all() or sums[1] <= 0.0:
+            raise ValueError(f"no slope: {state!r}")
+        self._sums = sums
+
+
 class LabelMix:
     """The classes' shares at present, however fast they change.
 

@@ -8,7 +8,7 @@ import numpy as np
 from bandmaster.competence import CHANCE
 from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, FloatArray, IntArray, State
-from bandmaster.estimators import ForgettingRegression, Standardiser
+from bandmaster.estimators import ForgettingRegression, Slope, Standardiser
 from bandmaster.plans import Catalogue
 
 
@@ -29,6 +29,7 @@ class PlanScores:
         self._alpha, self._regression = contract.weight("accuracy"), catalogue.ensemble.regression
         self.standard = Standardiser(features)
         self._plans = ForgettingRegression(np.zeros(len(prior)), features, memory=self.MEMORY, ridge=10.0)
+        self._slope = Slope(window=self.MEMORY)
         worth = prior[:, None] * np.ones(len(catalogue.ensemble.classes))
         self._take(catalogue, worth, np.zeros(len(prior)), np.zeros(len(prior), dtype=np.bool_))
 
@@ -50,12 +51,18 @@ class PlanScores:
 
     def __call__(self, state: State) -> FloatArray:
         """Expected rewards (P,) of a request that finds this state."""
-        beyond = self._plans.predict(self.standard(state.features))
+        beyond = self._beyond(self.standard(state.features))
         expected = self._expected(state) + beyond
         if self._regression:
             # Plans differ by less than one value is off: the planner, which compares them row by row, knows better.
             expected = np.where(self.valued, self.worth[:, 0], expected)
         return expected - self.doubt
+
+    def _beyond(self, z: FloatArray) -> FloatArray:
+        """What plans (P,) are regressed to earn beyond their worth; that they differ, as far as it comes true."""
+        foretold = self._plans.predict(z)
+        mean = foretold.mean()
+        return np.asarray(mean + self._slope.value * (foretold - mean))
 
     def _expected(self, state: State) -> FloatArray:
         worth = np.asarray(self.worth @ state.label_mix)
@@ -67,12 +74,20 @@ class PlanScores:
     def learn(self, state: State, rewards: FloatArray, observed_p: FloatArray) -> None:
         """Learn plans' rewards (P,), NaN where unknown."""
         weights = 1.0 / np.maximum(observed_p, self.RAREST)
-        self._plans.learn(self.standard(state.features), rewards - self._expected(state), weights)
+        z, surplus = self.standard(state.features), rewards - self._expected(state)
+        seen = ~np.isnan(rewards)
+        if seen.any():
+            # How hard the request was, all plans share: only by what they differ can one choose.
+            foretold, came = self._plans.predict(z)[seen], surplus[seen]
+            self._slope.update(foretold - foretold.mean(), came - came.mean())
+        self._plans.learn(z, surplus, weights)
         self.standard.learn(state.features)
 
     def dump(self) -> bytes:
         parts = [self.standard.dump(), self._plans.dump()]
-        return msgspec.msgpack.encode(_Dump(parts, self.worth.tolist(), self.doubt.tolist(), self.valued.tolist()))
+        return msgspec.msgpack.encode(
+            _Dump(parts, self._slope.dump(), self.worth.tolist(), self.doubt.tolist(), self.valued.tolist())
+        )
 
     @classmethod
     def of(cls, dumped: bytes, catalogue: Catalogue, contract: Contract) -> PlanScores:
@@ -89,12 +104,14 @@ class PlanScores:
         scores = cls(catalogue, contract, doubt, standard.size)
         scores.standard = standard
         scores._plans.load(found.parts[1])
+        scores._slope.load(found.slope)
         scores._take(catalogue, worth, doubt, valued)
         return scores
 
 
 class _Dump(msgspec.Struct, frozen=True):
     parts: list[bytes]
+    slope: list[float]
     worth: list[list[float]]
     doubt: list[float]
     valued: list[bool]
