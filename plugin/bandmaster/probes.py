@@ -22,18 +22,18 @@ class ProbeShare:
 
     Among plans that are known from n probes, the one taken is short of the best by about A/n, so that in T requests the
     least is lost and paid together after n = √(A·T/price) of them: an adapting share falls as 1/n and as 1/price. It is
-    ``share`` once ``SETTLED`` probes a member have been made that cost ``PRICE`` each, in reward; dearer ones make it
-    smaller and cheaper ones greater, by no more than ``BARGAIN``. It is never below a tenth of ``share``, and starts at
-    ``FIRST``. After a drift alarm half of the probes made are taken for nothing.
+    ``share`` once ``SETTLED`` probes have been made that cost ``PRICE`` each, in reward, or less; of dearer ones fewer
+    are made, but no less than ``DEAREST`` of that. It is never below a tenth of ``share``, and starts at ``FIRST``.
+    After a drift alarm half of the probes made are taken for nothing.
     """
 
     FIRST = 0.25
-    SETTLED = 32.0
-    PRICE = 0.03
-    BARGAIN = 1 / 8, 4.0
+    SETTLED = 640.0
+    PRICE = 0.04
+    DEAREST = 1 / 8
 
-    def __init__(self, probing: Probing, members: int) -> None:
-        self._probing, self._worth = probing, probing.share * self.SETTLED * members
+    def __init__(self, probing: Probing) -> None:
+        self._probing, self._worth = probing, probing.share * self.SETTLED
         self._price = WindowedMean(1, window=200.0, prior=self.PRICE, prior_weight=4.0)
         self.made = 0.0
 
@@ -42,9 +42,8 @@ class ProbeShare:
         share = self._probing.share
         if not self._probing.adapt or share == 0.0:
             return share
-        dearest, cheapest = self.BARGAIN
-        bargain = min(max(self.PRICE / max(float(self._price.value[0]), 1e-9), dearest), cheapest)
-        return min(max(bargain * self._worth / (self.made + 1.0), share / 10.0), max(self.FIRST, share))
+        earned = max(self.PRICE / max(float(self._price.value[0]), self.PRICE), self.DEAREST)
+        return min(max(earned * self._worth / (self.made + 1.0), share / 10.0), max(self.FIRST, share))
 
     def learn(self) -> None:
         """One more probe was made."""

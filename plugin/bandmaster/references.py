@@ -139,7 +139,7 @@ def knora_union(course: Course) -> Played:
     """
     log, votes = course.log, course.said
     correct = votes == log.truth[:, None]
-    standard, share = Standardiser(log.features.shape[1]), ProbeShare(Probing(), votes.shape[1])
+    standard, share = Standardiser(log.features.shape[1]), ProbeShare(Probing())
     probed, weights = np.zeros(len(log), dtype=np.bool_), np.empty(votes.shape)
     chance = np.random.default_rng([course.seed, 2]).random(len(log))
     known: list[int] = []

@@ -110,7 +110,7 @@ class StateManager:
         )
         self._label_mix = LabelMix(classes)
         self._reward = WindowedMean(1, window=window, prior=0.5)
-        self._probes = ProbeShare(probing or Probing(0.0), size)
+        self._probes = ProbeShare(probing or Probing(0.0))
         self.belief = Belief(size, classes)
         self.errors = ErrorBelief(size)
         self._competence: Competence | None = None  # the first outcome tells how many features there are

@@ -12,7 +12,7 @@ from bandmaster.core import BandmasterError, FloatArray
 
 Algorithm = Literal["epsilon", "squarecb", "softmax", "bag", "rnd"]
 
-STRENGTH: Mapping[Algorithm, float] = {"epsilon": 0.02, "squarecb": 100.0, "softmax": 60.0, "bag": 5, "rnd": 3}
+STRENGTH: Mapping[Algorithm, float] = {"epsilon": 0.005, "squarecb": 100.0, "softmax": 60.0, "bag": 5, "rnd": 3}
 """Every algorithm, and its strength where none is given."""
 
 _VW: Mapping[Algorithm, str] = {
