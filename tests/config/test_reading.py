@@ -147,7 +147,7 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     assert (config.service, config.method, config.returns) == (None, "predict", "label")
     assert (config.classes, config.seed, config.journal) == (None, None, "sqlite:///orchestration.db")
     assert config.plans == PlansConfig(2, 2, (0.7, 0.8, 0.9, 0.95), 64, ())
-    assert config.policy == PolicyConfig("bandit", Exploration("epsilon", 0.02), None)
+    assert config.policy == PolicyConfig("bandit", Exploration("epsilon", 0.005), None)
     assert config.probes.share == 0.02
     assert config.drift == DriftConfig("adwin", 0.002, "forget")
     assert config.feedback == FeedbackConfig(600.0, "skip")
