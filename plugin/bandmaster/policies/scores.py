@@ -58,6 +58,16 @@ class PlanScores:
             expected = np.where(self.valued, self.worth[:, 0], expected)
         return expected - self.doubt
 
+    def _believe(self, foretold: FloatArray, came: FloatArray) -> None:
+        """Learn how far what plans (P,) were foretold to differ by comes true; NaN where it is unknown what came."""
+        seen = ~np.isnan(came)
+        if seen.any():
+            # How hard the request was, all plans share: known from what others earned, or else as it was foretold.
+            several = seen.sum() > 1
+            level = came[seen].mean() if several else foretold.mean()
+            middle = foretold[seen].mean() if several else level
+            self._slope.update(foretold[seen] - middle, came[seen] - level)
+
     def _beyond(self, z: FloatArray) -> FloatArray:
         """What plans (P,) are regressed to earn beyond their worth; that they differ, as far as it comes true."""
         foretold = self._plans.predict(z)
@@ -75,11 +85,7 @@ class PlanScores:
         """Learn plans' rewards (P,), NaN where unknown."""
         weights = 1.0 / np.maximum(observed_p, self.RAREST)
         z, surplus = self.standard(state.features), rewards - self._expected(state)
-        seen = ~np.isnan(rewards)
-        if seen.any():
-            # How hard the request was, all plans share: only by what they differ can one choose.
-            foretold, came = self._plans.predict(z)[seen], surplus[seen]
-            self._slope.update(foretold - foretold.mean(), came - came.mean())
+        self._believe(self._plans.predict(z), surplus)
         self._plans.learn(z, surplus, weights)
         self.standard.learn(state.features)
 
