@@ -104,11 +104,12 @@ class TrafficSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delay: int | None = None
     label_share: float = 1.0
     mix: MixSpec | None = None
+    most: int | None = None
     last: float = 1.0
 
     def traffic(self) -> Traffic:
         mix = None if self.mix is None else Mix(self.mix.classes, self.mix.every, self.mix.requests)
-        return Traffic(self.order, self.delay, self.label_share, mix)
+        return Traffic(self.order, self.delay, self.label_share, mix, self.most)
 
 
 class Play(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
