@@ -7,7 +7,7 @@ all plans are walked at once. A test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,37 +96,42 @@ def _pool_prefixes(
 
 
 def spend(
-    catalogue: Catalogue, stages_run: IntArray, figures: Figures, weights: FloatArray, *, explained: bool = True
+    catalogue: Catalogue,
+    stages_run: IntArray,
+    figures: Figures,
+    weights: FloatArray,
+    *,
+    counts: Callable[[str], bool] = lambda metric: True,
 ) -> Mapping[str, FloatArray]:
-    """Latency (s), energy (J), cost and, where it is to be ``explained``, explainability of each plan after
-    ``stages_run`` (B, P) stages, ≥ 1. Figures are (B, M), or (1, M) where they are the same on all requests.
+    """Latency (s), energy (J), cost and explainability, as far as each ``counts``, of each plan after ``stages_run``
+    (B, P) stages, ≥ 1. Figures are (B, M), or (1, M) where they are the same on all requests.
 
     A stage takes as long as its slowest member, a plan as long as its stages; energy and cost add up over
     members; explainability is the weighted mean over the members that ran.
     """
-    of_stage = catalogue.stage_members
-    slowest = np.where(of_stage, figures.latency_s[..., None, None, :], 0.0).max(axis=-1)
     last = stages_run[..., None] - 1
 
     def until_stop(per_stage: FloatArray) -> FloatArray:
         summed = np.broadcast_to(np.cumsum(per_stage, axis=-1), (*stages_run.shape, per_stage.shape[-1]))
         return np.asarray(np.take_along_axis(summed, last, axis=-1)[..., 0])
 
-    def per_stage(values: FloatArray) -> FloatArray:
-        return np.asarray(np.where(of_stage, values[..., None, None, :], 0.0).sum(axis=-1))
+    def by_stage(values: FloatArray) -> FloatArray:
+        return np.where(catalogue.stage_members, values[..., None, None, :], 0.0)
 
-    spent = {
-        "latency": until_stop(slowest),
-        "energy": until_stop(per_stage(figures.energy_j)),
-        "cost": until_stop(per_stage(figures.cost)),
+    def explainability() -> FloatArray:
+        by_prefix = catalogue.prefix_weights(weights)
+        of_prefix = np.where(catalogue.prefix_members, figures.explainability[..., None, :], 0.0) * by_prefix
+        clear = (of_prefix.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix]
+        clear = np.broadcast_to(clear, (*stages_run.shape, clear.shape[-1]))
+        return np.asarray(np.take_along_axis(clear, last, axis=-1)[..., 0])
+
+    spent: Mapping[str, Callable[[], FloatArray]] = {
+        "latency": lambda: until_stop(by_stage(figures.latency_s).max(axis=-1)),
+        "energy": lambda: until_stop(by_stage(figures.energy_j).sum(axis=-1)),
+        "cost": lambda: until_stop(by_stage(figures.cost).sum(axis=-1)),
+        "explainability": explainability,
     }
-    if not explained:
-        return spent
-    by_prefix = catalogue.prefix_weights(weights)
-    of_prefix = np.where(catalogue.prefix_members, figures.explainability[..., None, :], 0.0) * by_prefix
-    clear = (of_prefix.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix]
-    clear = np.broadcast_to(clear, (*stages_run.shape, clear.shape[-1]))
-    return {**spent, "explainability": np.asarray(np.take_along_axis(clear, last, axis=-1)[..., 0])}
+    return {name: figure() for name, figure in spent.items() if counts(name)}
 
 
 def plan_rewards(
@@ -143,7 +148,7 @@ def plan_rewards(
     ``accuracy`` (P,) is each plan's over the rows, ``own`` maps the user's own metrics to each plan's figure (P,).
     ``figures`` are those of each member's call on all rows: of energy and cost, a plan pays for the rows that it sends.
     """
-    spent = spend(catalogue, (evaluation.stop.max(axis=0) + 1)[None], figures, weights)
+    spent = spend(catalogue, (evaluation.stop.max(axis=0) + 1)[None], figures, weights, counts=contract.counts)
     raw = {
         "accuracy": accuracy,
         "confidence": evaluation.confidence.mean(axis=0),
@@ -151,8 +156,8 @@ def plan_rewards(
         **own,
     }
     if len(evaluation.stop) > 1:
-        by_row = spend(catalogue, evaluation.stop + 1, figures, weights)
-        raw |= {name: by_row[name].mean(axis=0) for name in ("energy", "cost")}
+        by_row = spend(catalogue, evaluation.stop + 1, figures, weights, counts=contract.counts)
+        raw |= {name: by_row[name].mean(axis=0) for name in ("energy", "cost") if name in by_row}
     return np.where(evaluation.determined.all(axis=0), contract.rewards(raw), np.nan)
 
 

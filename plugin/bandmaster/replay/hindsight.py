@@ -127,7 +127,13 @@ def _evaluate(
     return {
         **raw,
         "members_per_request": members[np.arange(len(catalogue)), seen.stop].astype(np.float64),
-        **spend(catalogue, seen.stop + 1, _once(own), row_weights, explained=contract.counts("explainability")),
+        **spend(
+            catalogue,
+            seen.stop + 1,
+            _once(own),
+            row_weights,
+            counts=lambda name: name != "explainability" or contract.counts(name),  # the others are reported too
+        ),
     }
 
 
