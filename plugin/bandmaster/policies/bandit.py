@@ -42,6 +42,7 @@ class BanditPolicy:
     MIXED, AT_LEAST = 0.15, 200
     """A search is due, too, where so great a share of requests is of other classes than at the last one, and at least
     so many outcomes have come since."""
+
     REVALUE = 50
     """The same in regression, where a search takes less and VW corrects nothing in between."""
 
@@ -137,29 +138,37 @@ class BanditPolicy:
         self._plan(experience, self._scores)
 
     def _plan(self, experience: Experience, scores: PlanScores) -> None:
-        """Let the planner see a probed request, and search where it is time to."""
-        decision = experience.joined.decision
-        if experience.truth is not None and experience.known.all():
-            state = decision.state
-            odds = bent_odds(state.expected, state.usual)
-            self._planner.learn(experience.said, experience.truth, experience.figures, odds)
-        errors, corrected = experience.evidence.errors, experience.corrected
-        if corrected is not None:
-            self._values.hear(corrected)
-        if errors is not None and experience.values is not None and experience.known.all():
-            self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
-        changed = np.zeros(self._belief.members, dtype=np.bool_)
-        if experience.alarms:
-            rang = {a.name for a in experience.alarms}
-            changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
-            self._planner.forget(changed)
-            self._values.forget()
+        """Search for better plans where it is time to."""
+        self._keep(experience)
         mix = np.exp(experience.evidence.log_prior)
-        if changed.any() or self._due(mix):
+        if self._forget(experience) or self._due(mix):
             self._searched, self._mix = self._learned, mix
-            proposal = self._search(mix, errors, max(len(self._first) - len(self._stay(scores)), 1))
+            limit = max(len(self._first) - len(self._stay(scores)), 1)
+            proposal = self._search(mix, experience.evidence.errors, limit)
             if proposal is not None:
                 self._offer(proposal, scores, mix)
+
+    def _keep(self, experience: Experience) -> None:
+        """Let the planners see a probed request, and that of values every one."""
+        probed, errors = bool(experience.known.all()), experience.evidence.errors
+        if experience.corrected is not None:
+            self._values.hear(experience.corrected)
+        if experience.truth is not None and probed:
+            state = experience.joined.decision.state
+            odds = bent_odds(state.expected, state.usual)
+            self._planner.learn(experience.said, experience.truth, experience.figures, odds)
+        if errors is not None and experience.values is not None and probed:
+            self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
+
+    def _forget(self, experience: Experience) -> bool:
+        """Let the planners know of members that have changed; whether there are any."""
+        if not experience.alarms:
+            return False
+        rang = {a.name for a in experience.alarms}
+        changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
+        self._planner.forget(changed)
+        self._values.forget()
+        return bool(changed.any())
 
     def _due(self, mix: FloatArray) -> bool:
         """Whether it is time to search again."""
