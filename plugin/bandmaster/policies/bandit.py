@@ -46,7 +46,7 @@ class BanditPolicy:
     REVALUE = 50
     """The same in regression, where a search takes less and VW corrects nothing in between."""
 
-    CORRECTED = 16
+    CORRECTED = 8
     """How many plans, the best by their scores, VW is asked about without tags: it corrects by hundredths."""
 
     TRIES = 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,10 +20,16 @@ EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
 
 def shared_line(standard: Standardiser, state: State) -> str:
     """The request's line: its features in buckets, its tags as checksums, never as text."""
-    buckets = np.searchsorted(EDGES, standard(state.features))
-    features = "".join(f" f{i}_{b}" for i, b in enumerate(buckets.tolist()))
+    buckets = EDGES.searchsorted(standard(state.features)).tolist()
+    features = "".join([names[b] for names, b in zip(_bucket_names(len(buckets)), buckets, strict=True)])
     tags = "".join(f" t{zlib.crc32(tag.encode()):08x}" for tag in state.tags)
     return f"shared |s b{features}{tags}"
+
+
+@lru_cache
+def _bucket_names(features: int) -> tuple[tuple[str, ...], ...]:
+    """Each feature's name in each of its buckets."""
+    return tuple(tuple(f" f{i}_{b}" for b in range(len(EDGES) + 1)) for i in range(features))
 
 
 def plan_lines(catalogue: Catalogue, prior: FloatArray) -> list[str]:
