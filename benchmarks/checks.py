@@ -122,8 +122,7 @@ class GainKept(Check, tag="gain-kept", frozen=True, kw_only=True):
 
 class Price(Check, tag="price", frozen=True, kw_only=True):
     """The least price, on a sweep over α, at which a policy is as accurate as the most accurate member less
-    ``within``, as a share of that member's price. 1 where no point of the sweep is that accurate, or none is cheaper:
-    then one keeps that member.
+    ``within``, as a share of that member's price. 1 where no point of the sweep is: then one keeps that member.
     """
 
     policy: str
@@ -138,7 +137,7 @@ class Price(Check, tag="price", frozen=True, kw_only=True):
             return None
         best = max(record.members, key=lambda m: m.accuracy)
         prices = [c for a, c in points if a is not None and c is not None and a >= best.accuracy - self.within]
-        return min(1.0, min(prices) / best.cost) if prices and best.cost else 1.0
+        return min(prices) / best.cost if prices and best.cost else 1.0
 
 
 class Figure(Check, tag="figure", frozen=True, kw_only=True):
