@@ -2,6 +2,12 @@
 
 from pathlib import Path
 
+from hypothesis import settings
+
+# No test asserts a time, and so no example has a deadline.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
 ORDER = ("unit", "config", "contracts", "serving", "journal", "replay", "cli", "statistics", "models", "end_to_end")
 
 

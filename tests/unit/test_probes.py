@@ -13,6 +13,7 @@ def after(probing, made, price=ProbeShare.PRICE):
     share = ProbeShare(probing)
     for _ in range(made):
         share.learn()
+    for _ in range(min(made, 1000) if price != ProbeShare.PRICE else 0):
         share.pay(price)
     return share
 
