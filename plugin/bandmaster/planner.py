@@ -81,7 +81,7 @@ class Planner:
     def learn(self, said: Said, truth: IntArray, figures: Figures, odds: FloatArray | None = None) -> None:
         """Keep one probed request: what all members said (n, M), the labels (n,), what each member took."""
         # As precise as they are dumped, so that who is restored values plans alike.
-        figures = Figures(*(getattr(figures, name).astype(np.float32).astype(np.float64) for name in _FIGURES))
+        figures = Figures(*(getattr(figures, name).astype(np.float32).astype(np.float64) for name in FIGURES))
         odds = np.zeros((2, self.members)) if odds is None else odds
         for i, true in enumerate(truth.tolist()):
             if len(self.rows) == self.KEEP:
@@ -129,7 +129,7 @@ class Planner:
 
     def dump(self) -> bytes:
         rows = self.rows
-        figures = [getattr(r.figures, f) for r in rows for f in _FIGURES]
+        figures = [getattr(r.figures, f) for r in rows for f in FIGURES]
         return msgspec.msgpack.encode(
             _Dump(
                 _bytes([r.label for r in rows], np.int16),
@@ -150,7 +150,7 @@ class Planner:
         n = len(found.truth)
         label = np.frombuffer(found.label, np.int16).astype(np.int64).reshape(n, self.members)
         bucket = np.frombuffer(found.bucket, np.int8).astype(np.int64).reshape(n, self.members)
-        figures = np.frombuffer(found.figures, np.float32).astype(np.float64).reshape(n, len(_FIGURES), self.members)
+        figures = np.frombuffer(found.figures, np.float32).astype(np.float64).reshape(n, len(FIGURES), self.members)
         inside = n == 0 or (0 <= label.min() <= label.max() <= self.classes and max(found.truth) < self.classes)
         if not inside or len(found.before) != self.members:
             raise ValueError("a planner's rows of other members or classes")
@@ -195,7 +195,8 @@ class Planner:
                 yield (*chain[:i], tuple(sorted(chain[i] + chain[i + 1])), *chain[i + 2 :])
 
 
-_FIGURES = ("latency_s", "energy_j", "cost", "explainability")
+FIGURES = ("latency_s", "energy_j", "cost", "explainability")
+"""The fields of ``Figures``, in the order in which planners keep them."""
 
 
 class _Dump(msgspec.Struct, frozen=True):
@@ -217,7 +218,7 @@ def _with(chain: Chain, i: int, stage: tuple[int, ...]) -> Chain:
 
 def _stacked(figures: Sequence[Figures]) -> Figures:
     """Figures (n, M), or (1, M) where every row has the same, as declared ones do."""
-    columns = [np.stack([getattr(f, name) for f in figures]) for name in _FIGURES]
+    columns = [np.stack([getattr(f, name) for f in figures]) for name in FIGURES]
     if all(np.array_equal(c, np.broadcast_to(c[:1], c.shape), equal_nan=True) for c in columns):
         columns = [c[:1] for c in columns]
     return Figures(*columns)

@@ -18,17 +18,15 @@ from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, Errors, Figures, FloatArray
 from bandmaster.drift import Changes
 from bandmaster.estimators import WindowedMean
-from bandmaster.planner import Chain, Proposal, Valued
+from bandmaster.planner import FIGURES, Chain, Proposal, Valued
 
 _Dump = tuple[int, bytes, list[list[float]]]
-
-_FIGURES = ("latency_s", "energy_j", "cost", "explainability")
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
     """What each member's value was off by (M,) beyond its bias of then, NaN where it gave none; what each took, (4, M)
-    in the order of ``_FIGURES``; and for how much it counts.
+    in the order of ``FIGURES``; and for how much it counts.
     """
 
     left: FloatArray
@@ -71,7 +69,7 @@ class ValuePlanner:
         """Keep one probed request: all members' errors (n, M), NaN where one gave no value; what was believed of them
         before they were known; and what each member took for all the rows.
         """
-        took = np.stack([getattr(figures, name) for name in _FIGURES])
+        took = np.stack([getattr(figures, name) for name in FIGURES])
         self.rows.extend(_Row(row - then.bias, took) for row in errors)
 
     def forget(self) -> None:
@@ -109,7 +107,7 @@ class ValuePlanner:
             n, held, recent = msgspec.msgpack.decode(dumped, type=_Dump)
         except msgspec.DecodeError as problem:
             raise ValueError(f"no planner of values: {problem}") from None
-        rows = np.frombuffer(held).reshape(n, 2 + len(_FIGURES), self.members)
+        rows = np.frombuffer(held).reshape(n, 2 + len(FIGURES), self.members)
         self._recent.load(recent)
         self.rows = deque((_Row(row[0].copy(), row[1:-1].copy(), float(row[-1, 0])) for row in rows), self.KEEP)
 
@@ -119,7 +117,7 @@ class _Bench:
 
     def __init__(self, rows: Sequence[_Row] | deque[_Row], memory: float, errors: Errors, contract: Contract) -> None:
         self._left = np.stack([row.left for row in rows])
-        self._took = dict(zip(_FIGURES, np.stack([row.took for row in rows], axis=1), strict=True))
+        self._took = dict(zip(FIGURES, np.stack([row.took for row in rows], axis=1), strict=True))
         weight = np.array([row.weight for row in rows]) * np.exp((np.arange(len(rows)) - len(rows)) / memory)
         self.weight = weight / weight.sum()
         self._errors, self._contract = errors, contract
