@@ -270,19 +270,20 @@ class ForgettingRegression:
 
     def learn(self, x: FloatArray, values: FloatArray, weights: FloatArray | None = None) -> None:
         """Learn the targets' ``values`` (K,) at ``x``, each as ``weights`` (K,) observations (1); NaN where unknown."""
-        known = np.flatnonzero(~np.isnan(values))
-        inputs = np.r_[1.0, x]
-        root = np.ones(len(known)) if weights is None else np.sqrt(weights[known])
-        covariance = self._covariance[known]
-        spread = (covariance @ inputs) * root[:, None]
+        known = ~np.isnan(values)
+        which = slice(None) if known.all() else np.flatnonzero(known)
+        inputs = np.concatenate([[1.0], x])
+        root = np.ones(len(values))[which] if weights is None else np.sqrt(weights[which])
+        spread = (self._covariance[which] @ inputs) * root[:, None]
         r = np.maximum((spread @ inputs) * root, 1e-12)
-        error = root * (values[known] - self._prior[known] - self._weights[known] @ inputs)
-        self._weights[known] += spread * (error / (1.0 + r))[:, None]
+        error = root * (values[which] - self._prior[which] - self._weights[which] @ inputs)
+        self._weights[which] += spread * (error / (1.0 + r))[:, None]
         forgotten = self._forgetting - (1.0 - self._forgetting) / r
         step = forgotten / (1.0 + forgotten * r)
-        covariance = covariance - spread[:, :, None] * spread[:, None, :] * step[:, None, None]
-        # Rounding leaves an antisymmetric part, which would grow until the matrix is no covariance any more.
-        self._covariance[known] = (covariance + covariance.transpose(0, 2, 1)) / 2.0
+        # Symmetric to the last bit, which the covariance must stay: what is antisymmetric in it would grow.
+        change = spread[:, :, None] * spread[:, None, :]
+        change *= step[:, None, None]
+        self._covariance[which] -= change
 
     def rearrange(self, source: IntArray, prior: FloatArray) -> None:
         """Have other targets: the k-th goes on as the ``source[k]``-th of today, or starts at ``prior[k]`` where -1."""

@@ -227,7 +227,7 @@ def _stacked(figures: Sequence[Figures]) -> Figures:
 class _Bench:
     """Values plans on n rows, many at once; what each set of members says is computed once."""
 
-    AT_ONCE = 1 << 22
+    AT_ONCE = 1 << 16
     """Figures in the largest array of posteriors."""
 
     def __init__(
