@@ -123,6 +123,8 @@ class GainKept(Check, tag="gain-kept", frozen=True, kw_only=True):
 class Price(Check, tag="price", frozen=True, kw_only=True):
     """The least price, on a sweep over α, at which a policy is as accurate as the most accurate member less
     ``within``, as a share of that member's price. 1 where no point of the sweep is: then one keeps that member.
+
+    Points that the policy did not play are left out, which can only make the price higher.
     """
 
     policy: str
@@ -132,6 +134,7 @@ class Price(Check, tag="price", frozen=True, kw_only=True):
         points = [
             (_figure(play, self.policy, "accuracy"), _figure(play, self.policy, "cost"))
             for play in record.plays.values()
+            if self.policy in play.results["policies"]
         ]
         if not points or not record.members or any(a is None or c is None for a, c in points):
             return None

@@ -104,12 +104,11 @@ class TrafficSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delay: int | None = None
     label_share: float = 1.0
     mix: MixSpec | None = None
-    most: int | None = None
     last: float = 1.0
 
     def traffic(self) -> Traffic:
         mix = None if self.mix is None else Mix(self.mix.classes, self.mix.every, self.mix.requests)
-        return Traffic(self.order, self.delay, self.label_share, mix, self.most)
+        return Traffic(self.order, self.delay, self.label_share, mix)
 
 
 class Play(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,25 +163,33 @@ class Hosted(Common, frozen=True, kw_only=True):
 class Replayed(Hosted, frozen=True, kw_only=True, tag="replay"):
     """Policies on recorded traffic: once, or in several ``plays``, or once for each weight of accuracy in ``sweep``
     (the other weights share the rest as they did). ``over_time`` keeps the reward's course for a picture.
+
+    A policy that ``between`` names plays the part of the sweep between two weights, ends included, others all of it.
     """
 
     traffic: TrafficSpec = TrafficSpec()
     policies: tuple[str, ...]
     plays: dict[str, Play] = {}
     sweep: tuple[float, ...] = ()
+    between: dict[str, tuple[float, float]] = {}
     over_time: bool = False
 
     def all_plays(self) -> dict[str, Play]:
         """The plays by name, with the scenario's own traffic and policies where they have none, and their windows."""
         plays = self.plays or {"replay": Play()}
         if self.sweep:
-            plays = {f"accuracy {w:g}": Play(settings={"contract": self._swept(w)}, at=w) for w in self.sweep}
+            plays = {f"accuracy {w:g}": self._point(w) for w in self.sweep}
         return {name: self._whole(name, play) for name, play in plays.items()}
 
     def _whole(self, name: str, play: Play) -> Play:
         traffic = play.traffic or self.traffic
         windows = play.windows or {name: traffic.last}
         return Play(traffic, expand(play.policies or self.policies), play.settings, play.at, windows)
+
+    def _point(self, weight: float) -> Play:
+        ends = {policy: self.between.get(policy, (0.0, 1.0)) for policy in expand(self.policies)}
+        playing = tuple(policy for policy, (low, high) in ends.items() if low <= weight <= high)
+        return Play(policies=playing, settings={"contract": self._swept(weight)}, at=weight)
 
     def _swept(self, weight: float) -> dict[str, Any]:
         contract: dict[str, dict[str, Any]] = self.block()["contract"]
@@ -249,6 +256,11 @@ def load(path: Path) -> Scenario:
 def _check_plays(path: Path, scenario: Replayed) -> None:
     if scenario.plays and scenario.sweep:
         raise BandmasterError(f"{path}: has plays and a sweep; keep one of them")
+    for policy, (low, high) in scenario.between.items():
+        if policy not in scenario.policies or not any(low <= w <= high for w in scenario.sweep):
+            raise BandmasterError(
+                f"{path}: between {policy}: there must be such a policy and a point of the sweep there"
+            )
     windows = [window for play in scenario.all_plays().values() for window in play.windows]
     if len(set(windows)) != len(windows):
         raise BandmasterError(f"{path}: plays have a window twice: {', '.join(windows)}; name each once")

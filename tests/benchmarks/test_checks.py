@@ -45,6 +45,7 @@ def test_what_was_not_found_passes_no_demand(bound):
 def test_a_price_is_that_of_the_cheapest_point_that_is_accurate_enough(points, allowed):
     plays = {str(k): played({"p": {"accuracy": a, "cost": c}}, at=0.5) for k, (a, c) in enumerate(points)}
     members = (MemberFigures("dear", 0.9, None, None, 0.5), MemberFigures("cheap", 0.6, None, None, 0.01))
+    plays["without"] = played({"other": {"accuracy": 1.0, "cost": 0.0}}, at=0.5)  # a point that it did not play
     found = Price(name="price", policy="p", within=allowed).figure(record(plays=plays, members=members), {})
     accurate = [c for a, c in points if a >= 0.9 - allowed]
     assert found == pytest.approx(min(accurate) / 0.5 if accurate else 1.0)

@@ -2,6 +2,7 @@
 
 from fnmatch import filter as matching
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -63,6 +64,14 @@ def test_one_sweep_is_common_to_all_tasks_of_frugalml():
         assert cost.high == pytest.approx(everyone)
 
 
+def test_of_a_sweep_a_policy_plays_the_part_that_it_is_given_and_others_all_of_it():
+    task = ALL["frugalml-digit"]
+    part = msgspec.structs.replace(task, sweep=(0.5, 0.7, 0.9), between={"bandit": (0.6, 0.7)}).all_plays()
+    assert [play.policies for play in part.values()] == [
+        ("frugalml-offline",), ("bandit", "frugalml-offline"), ("frugalml-offline",)
+    ]  # fmt: skip
+
+
 def test_a_sweep_sets_the_weight_of_accuracy_and_leaves_the_others_their_proportions():
     task = ALL["imagenet16-accurate"]
     swept = Replayed(
@@ -103,6 +112,7 @@ policies: [bandit]
         (REPLAY + "plays: {a: {windows: {w: 1.0}}, b: {windows: {w: 0.5}}}", "a window twice: w, w"),
         (REPLAY + "traffic: {last: 0.5}\nplays: {a: {windows: {w: 1.0}}}", "play a has windows and a last share"),
         (REPLAY + "plays: {a: {}}\nsweep: [0.5]", "plays and a sweep"),
+        (REPLAY + "sweep: [0.5]\nbetween: {bandit: [0.6, 0.7]}", "between bandit"),
     ],
 )
 def test_a_file_that_is_no_scenario_is_refused_by_name(tmp_path, text, why):

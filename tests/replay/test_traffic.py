@@ -77,15 +77,6 @@ def test_results_name_the_mix_and_its_phases(lab, tmp_path):
     assert results["policies"]["random"]["interval"] == pytest.approx(t_interval(by_seed), rel=1e-4)
 
 
-def test_of_a_shuffled_log_come_at_most_so_many_requests_others_with_every_seed(lab):
-    first, second = (draw(lab.logs[0], Traffic("shuffled", most=100), seed).log for seed in (0, 1))
-    assert len(first) == len(second) == len(np.unique(first.rows)) == 100
-    assert set(first.rows) != set(second.rows)
-    assert Traffic("shuffled", most=10**6).length(lab.logs[0]) == len(lab.logs[0])
-    with pytest.raises(BandmasterError, match="of a shuffled log alone"):
-        Traffic(most=100)
-
-
 @pytest.mark.parametrize(
     ("order", "mix", "told"),
     [

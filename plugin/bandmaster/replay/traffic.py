@@ -32,21 +32,15 @@ class Mix:
 class Traffic:
     """How a log becomes traffic. ``delay`` (requests) overrides the log's own; ``label_share`` of the labels arrive.
 
-    ``mix`` is there where the order is ``mixed``, and only there. Of a ``shuffled`` log no more than ``most`` requests
-    come, others with every seed.
+    ``mix`` is there where the order is ``mixed``, and only there.
     """
 
     order: Order = "kept"
     delay: int | None = None
     label_share: float = 1.0
     mix: Mix | None = None
-    most: int | None = None
 
     def __post_init__(self) -> None:
-        if self.most is not None and (self.order != "shuffled" or self.most < 1):
-            raise BandmasterError(
-                f"order {self.order!r}, most {self.most}: of a shuffled log alone come at most so many"
-            )
         if (self.order == "mixed") != (self.mix is not None):
             raise BandmasterError(f"order {self.order!r} and mix {self.mix}: mixed traffic has a mix, and no other has")
         if self.mix is not None and min(self.mix.classes, self.mix.every, self.mix.requests) < 1:
@@ -54,7 +48,7 @@ class Traffic:
 
     def length(self, log: RecordedLog) -> int:
         """Requests that a log gives."""
-        return min(len(log), self.most or len(log)) if self.mix is None else self.mix.requests
+        return len(log) if self.mix is None else self.mix.requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,7 @@ def draw(log: RecordedLog, traffic: Traffic, seed: int) -> Drawn:
     if traffic.mix is not None:
         log = _mixed(log, traffic.mix, rng)
     elif traffic.order == "shuffled":
-        log = log.redrawn(rng.permutation(len(log))[: traffic.most])
+        log = log.redrawn(rng.permutation(len(log)))
     reported = np.random.default_rng([seed, 1]).random(len(log)) < traffic.label_share
     after = np.arange(len(log)) + log.delay
     arrivals: list[list[int]] = [[] for _ in range(len(log))]
