@@ -102,12 +102,13 @@ class BanditPolicy:
         """Every plan's expected reward (P,): its score, as VW corrects it where that may matter."""
         if self._scores is None or self._scores.standard.size != len(state.features):
             return self._prior
-        scores = self._scores(state)
+        foreseen = self._scores.foresee(state)
+        scores = self._scores.rewards(foreseen)
         if not self._corrects(state):
             return scores
         # Of tags only VW knows anything: what the scores think little of may be the best for one.
         best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
-        shared = shared_line(self._scores.standard, state)
+        shared = shared_line(foreseen.z, state.tags)
         scores[best] -= self._vw.predict([shared, *(self._plan_lines[k] for k in best.tolist())])
         return scores
 
@@ -123,17 +124,18 @@ class BanditPolicy:
         state = decision.state
         if self._scores is None or self._scores.standard.size != len(state.features):  # other models than before
             self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
+        foreseen = self._scores.foresee(state)
         if decision.plan in self.catalogue.names and self._corrects(state):
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
-            cost = self._scores(state)[chosen] - experience.own
+            cost = self._scores.rewards(foreseen)[chosen] - experience.own
             # Its regression looks at the chosen plan alone.
-            lines = [shared_line(self._scores.standard, state), self._plan_lines[chosen]]
+            lines = [shared_line(foreseen.z, state.tags), self._plan_lines[chosen]]
             self._vw.learn(labelled(lines, 0, cost, decision.propensity))
         # Without features there is nothing that the planner's figures could be bent by; without labels it has none.
         if len(state.features) or experience.truth is None:
             seen = revealed(self.catalogue, self._contract, experience)
-            self._scores.learn(state, seen.rewards, seen.observed_p)
+            self._scores.learn(state, foreseen, seen.rewards, seen.observed_p)
         self._learned += 1
         self._plan(experience, self._scores)
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from bandmaster.competence import CHANCE
 from bandmaster.contract import Contract
-from bandmaster.core import Figures, FloatArray, State
+from bandmaster.core import Figures, FloatArray
 from bandmaster.counterfactual import spend
-from bandmaster.estimators import Standardiser
 from bandmaster.plans import Catalogue
 
 EDGES = np.array([-1.6, -1.0, -0.6, -0.2, 0.2, 0.6, 1.0, 1.6])
 """Bucket edges for shared features, in deviations. Bucketised features earn more than raw ones there."""
 
 
-def shared_line(standard: Standardiser, state: State) -> str:
-    """The request's line: its features in buckets, its tags as checksums, never as text."""
-    buckets = EDGES.searchsorted(standard(state.features)).tolist()
+def shared_line(z: FloatArray, tags: Sequence[str]) -> str:
+    """The request's line: its standardised features ``z`` (d,) in buckets, its tags as checksums, never as text."""
+    buckets = EDGES.searchsorted(z).tolist()
     features = "".join([names[b] for names, b in zip(_bucket_names(len(buckets)), buckets, strict=True)])
-    tags = "".join(f" t{zlib.crc32(tag.encode()):08x}" for tag in state.tags)
+    tags = "".join(f" t{zlib.crc32(tag.encode()):08x}" for tag in tags)
     return f"shared |s b{features}{tags}"
 
 

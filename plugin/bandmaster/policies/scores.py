@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 import numpy as np
 
@@ -10,6 +12,17 @@ from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, FloatArray, IntArray, State
 from bandmaster.estimators import ForgettingRegression, Slope, Standardiser
 from bandmaster.plans import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Of one request: its standardised features ``z`` (d,), what each plan is ``expected`` to earn by what is known of
+    its members, and what it is regressed to earn ``beyond`` that, both (P,).
+    """
+
+    z: FloatArray
+    expected: FloatArray
+    beyond: FloatArray
 
 
 class PlanScores:
@@ -49,14 +62,20 @@ class PlanScores:
         self._share = ran / ran.sum(axis=1, keepdims=True) * self._alpha
         self.worth, self.doubt, self.valued = worth, doubt, valued
 
-    def __call__(self, state: State) -> FloatArray:
-        """Expected rewards (P,) of a request that finds this state."""
-        beyond = self._beyond(self.standard(state.features))
-        expected = self._expected(state) + beyond
+    def foresee(self, state: State) -> Foreseen:
+        """What is known of a request before it is answered; good until the next ``learn`` or ``offer``."""
+        z = self.standard(state.features)
+        return Foreseen(z, self._expected(state), self._plans.predict(z))
+
+    def rewards(self, foreseen: Foreseen) -> FloatArray:
+        """Expected rewards (P,) of the request that was foreseen."""
+        mean = foreseen.beyond.mean()
+        # That plans differ is believed as far as it comes true.
+        expected = foreseen.expected + (mean + self._slope.value * (foreseen.beyond - mean))
         if self._regression:
             # Plans differ by less than one value is off: the planner, which compares them row by row, knows better.
             expected = np.where(self.valued, self.worth[:, 0], expected)
-        return expected - self.doubt
+        return np.asarray(expected - self.doubt)
 
     def _believe(self, foretold: FloatArray, came: FloatArray) -> None:
         """Learn how far what plans (P,) were foretold to differ by comes true; NaN where it is unknown what came."""
@@ -68,12 +87,6 @@ class PlanScores:
             middle = foretold[seen].mean() if several else level
             self._slope.update(foretold[seen] - middle, came[seen] - level)
 
-    def _beyond(self, z: FloatArray) -> FloatArray:
-        """What plans (P,) are regressed to earn beyond their worth; that they differ, as far as it comes true."""
-        foretold = self._plans.predict(z)
-        mean = foretold.mean()
-        return np.asarray(mean + self._slope.value * (foretold - mean))
-
     def _expected(self, state: State) -> FloatArray:
         worth = np.asarray(self.worth @ state.label_mix)
         if not len(state.expected):
@@ -81,12 +94,11 @@ class PlanScores:
         taken = np.where(self.valued, self._share @ state.usual, CHANCE * self._alpha)
         return np.asarray(worth + self._share @ state.expected - taken)
 
-    def learn(self, state: State, rewards: FloatArray, observed_p: FloatArray) -> None:
-        """Learn plans' rewards (P,), NaN where unknown."""
-        weights = 1.0 / np.maximum(observed_p, self.RAREST)
-        z, surplus = self.standard(state.features), rewards - self._expected(state)
-        self._believe(self._plans.predict(z), surplus)
-        self._plans.learn(z, surplus, weights)
+    def learn(self, state: State, foreseen: Foreseen, rewards: FloatArray, observed_p: FloatArray) -> None:
+        """Learn plans' rewards (P,), NaN where unknown, of a request that was ``foreseen`` since the last one."""
+        surplus = rewards - foreseen.expected
+        self._believe(foreseen.beyond, surplus)
+        self._plans.learn(foreseen.z, surplus, 1.0 / np.maximum(observed_p, self.RAREST))
         self.standard.learn(state.features)
 
     def dump(self) -> bytes:

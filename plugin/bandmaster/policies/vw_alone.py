@@ -68,7 +68,8 @@ class VowpalWabbitPolicy:
 
     def _lines(self, state: State) -> list[str]:
         fits = self._standard.size == len(state.features)
-        return [shared_line(self._standard if fits else Standardiser(len(state.features)), state), *self._plan_lines]
+        standard = self._standard if fits else Standardiser(len(state.features))
+        return [shared_line(standard(state.features), state.tags), *self._plan_lines]
 
     def dump(self) -> bytes:
         return msgspec.msgpack.encode(_Dump(self._learned, self._explores, self._standard.dump(), self._vw.dump()))
