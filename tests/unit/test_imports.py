@@ -30,7 +30,10 @@ ROOMS = [
     ["cli"],
     ["auto", "__main__"],
 ]
-REPLAY = ["traffic", "trace", "playing", "hindsight", "engine"]
+PACKAGES = {
+    "replay": ["traffic", "trace", "playing", "hindsight", "engine"],
+    "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
+}
 FREE = {"__init__"}
 
 
@@ -63,12 +66,13 @@ def test_a_module_imports_only_from_rooms_before_its_own(name, tree):
             assert room_of(other) <= room_of(name), f"{name} imports {other} from a later room"
 
 
-@pytest.mark.parametrize("name", REPLAY)
-def test_within_replay_too_imports_point_one_way(name):
-    tree = ast.parse((ROOT / "replay" / f"{name}.py").read_text())
-    own = [m.removeprefix("bandmaster.replay.") for m in imported(tree) if m.startswith("bandmaster.replay")]
-    assert all(other in REPLAY[: REPLAY.index(name)] for other in own)
-    assert {path.stem for path in (ROOT / "replay").glob("*.py")} == {"__init__", *REPLAY}
+@pytest.mark.parametrize(("package", "name"), [(p, name) for p, names in PACKAGES.items() for name in names])
+def test_within_a_package_of_several_layers_too_imports_point_one_way(package, name):
+    tree = ast.parse((ROOT / package / f"{name}.py").read_text())
+    inside, order = f"bandmaster.{package}", PACKAGES[package]
+    own = [m.removeprefix(f"{inside}.") for m in imported(tree) if m.startswith(inside)]
+    assert all(other in order[: order.index(name)] for other in own)
+    assert {path.stem for path in (ROOT / package).glob("*.py")} == {"__init__", *order}
 
 
 @pytest.mark.parametrize(("name", "tree"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")

@@ -1,0 +1,25 @@
+"""The user's YAML block, read into frozen dataclasses or refused with the file, line, path, value and fix.
+
+``load`` reads a file, ``parse`` a block that BentoML has parsed already. Both find every problem before they
+raise, so that one run shows all there is to mend.
+"""
+
+from bandmaster.config.block import load, parse
+from bandmaster.config.records import (
+    KEYS,
+    POLICIES,
+    Config,
+    DriftConfig,
+    FeedbackConfig,
+    MemberConfig,
+    PlansConfig,
+    PolicyConfig,
+    Source,
+)
+from bandmaster.config.values import UNITS, quantity
+from bandmaster.yaml_reader import ConfigError
+
+__all__ = [
+    "KEYS", "POLICIES", "UNITS", "Config", "ConfigError", "DriftConfig", "FeedbackConfig", "MemberConfig",
+    "PlansConfig", "PolicyConfig", "Source", "load", "parse", "quantity",
+]  # fmt: skip

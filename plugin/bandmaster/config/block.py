@@ -1,0 +1,121 @@
+"""The block as a whole: found in a file, or given as BentoML has parsed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from bandmaster.config.checks import check_consensus, check_declared, check_prices, check_task
+from bandmaster.config.contract import read_metrics, read_profiles
+from bandmaster.config.limits import read_limits
+from bandmaster.config.members import read_classes, read_members
+from bandmaster.config.plans import read_plans
+from bandmaster.config.policy import read_policy
+from bandmaster.config.records import KEYS, Config, DriftConfig, FeedbackConfig, Source
+from bandmaster.config.values import choice_of, fields_of, flag_of, integer_of, number_of, quantity_of, text_of
+from bandmaster.contract import Contract
+from bandmaster.core import Task
+from bandmaster.probes import Probing
+from bandmaster.yaml_reader import At, Book, dotted, read_text, read_yaml
+
+
+def load(path: Path) -> Config:
+    """Read a bentofile with ``args: orchestration:``, or a file with ``orchestration:`` at the top.
+
+    Raises ``ConfigError`` listing every problem as ``file:line: path: value is wrong so; do this``.
+    """
+    book = Book(str(path))
+    document = read_yaml(read_text(path, book), book)
+    at = _find_block(document, book)
+    return _config(at, Source(str(path), dotted(at.path), path.parent))
+
+
+def parse(block: Mapping[str, object], source: Source) -> Config:
+    """Read a block that has been parsed already; problems then name ``source`` and the path, but no line.
+
+    What only the text shows (duplicated keys, anchors) cannot be seen here. Raises ``ConfigError``.
+    """
+    at = At(Book(source.name), tuple(filter(None, source.path.split("."))), block)
+    return _config(at, source)
+
+
+def _find_block(document: object, book: Book) -> At:
+    """The block's place. Raises ``ConfigError`` when there is none, or one too many."""
+    if not isinstance(document, dict):
+        At(book, (), document).refuse("is not a mapping; begin with orchestration:")
+        document = {}
+    args = document.get("args")
+    places: list[At] = []
+    if isinstance(args, dict) and "orchestration" in args:
+        places.append(At(book, ("args", "orchestration"), args["orchestration"]))
+    if "orchestration" in document:
+        places.append(At(book, ("orchestration",), document["orchestration"]))
+    if len(places) == 2:
+        book.refuse(("orchestration",), "stands here and under args; keep one of them")
+    if not places and not book.problems:
+        book.refuse(("args", "orchestration"), "is missing; add it with contract: and members:")
+    if len(places) != 1:
+        book.settle()
+    return places[0]
+
+
+def _config(at: At, source: Source) -> Config:
+    required = {"contract": "{accuracy: {weight: 1}}", "members": "{name: {onnx: name.onnx}}"}
+    get = fields_of(at, KEYS, required).get
+    root = source.root.resolve()
+    metrics = read_metrics(get("contract"), root)
+    profiles = read_profiles(get("profiles"), metrics)
+    members = read_members(get("members"), root)
+    check_declared(at, metrics, profiles, members)
+    probes = _probes(get("probes"))
+    check_consensus(at, metrics, members, probes)
+    limits = read_limits(get("limits"))
+    check_prices(at, limits, members)
+    names = tuple(m.name for m in members)
+    task: Task = choice_of(get("task"), "classification", ("classification", "regression"))
+    check_task(at, task, metrics, names)
+    seed = get("seed")
+    default = Config(contract=Contract(()), members=(), source=source, root=root)
+    config = replace(
+        default,
+        members=members,
+        service=text_of(get("service"), r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:Class, as in service:Digits"),
+        method=text_of(get("method"), r"[A-Za-z]\w*", "the name of a method, as in predict") or default.method,
+        task=task,
+        returns=choice_of(get("returns"), default.returns, ("label", "scores")),
+        classes=read_classes(get("classes")),
+        plans=read_plans(get("plans"), names),
+        policy=read_policy(get("policy"), names),
+        limits=limits,
+        probes=probes,
+        drift=_drift(get("drift")),
+        feedback=_feedback(get("feedback")),
+        journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
+        seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,
+    )
+    at.book.settle()
+    return replace(config, contract=Contract.of(*metrics, profiles=profiles))
+
+
+def _probes(at: At | None) -> Probing:
+    get, default = fields_of(at, ("share", "adapt")).get, Probing()
+    return Probing(number_of(get("share"), default.share, 0, 1), flag_of(get("adapt"), default.adapt))
+
+
+def _drift(at: At | None) -> DriftConfig:
+    get, default = fields_of(at, ("detector", "delta", "reaction")).get, DriftConfig()
+    return DriftConfig(
+        detector=choice_of(get("detector"), default.detector, ("adwin",)),
+        delta=number_of(get("delta"), default.delta, 0, 1, above=True),
+        reaction=choice_of(get("reaction"), default.reaction, ("forget", "none")),
+    )
+
+
+def _feedback(at: At | None) -> FeedbackConfig:
+    get, default = fields_of(at, ("window", "missing")).get, FeedbackConfig()
+    window = get("window")
+    seconds = quantity_of(window, "time", ("s", "min")) if window else default.window_s
+    if window and seconds == 0.0:
+        window.refuse("leaves no time for feedback; write 10 min")
+    return FeedbackConfig(seconds, choice_of(get("missing"), default.missing, ("skip",)))

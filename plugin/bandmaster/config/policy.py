@@ -1,0 +1,56 @@
+"""``policy:``: who chooses, and how it explores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bandmaster.config.plans import plan_name
+from bandmaster.config.records import POLICIES, PolicyConfig
+from bandmaster.config.values import choice_of, fields_of, integer_of, items_of, number_of
+from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
+from bandmaster.yaml_reader import At
+
+
+def read_policy(at: At | None, members: tuple[str, ...]) -> PolicyConfig:
+    get, default = fields_of(at, ("use", "explore", "plan", "experts")).get, PolicyConfig()
+    use, plan, experts = choice_of(get("use"), default.use, POLICIES), get("plan"), get("experts")
+    if plan and use != "constant":
+        plan.refuse("is for the constant policy only; remove it or write use: constant")
+    if experts and use != "exp4":
+        experts.refuse("is for exp4 only; remove it or write use: exp4")
+    return PolicyConfig(use, _explore(get("explore"), use), plan_name(plan, members), _experts(experts, members))
+
+
+def _explore(at: At | None, use: str) -> Exploration:
+    entries = fields_of(at, tuple(STRENGTH))
+    if at is None or not entries:
+        return Exploration()
+    if len(entries) > 1:
+        at.refuse(f"names {len(entries)} ways; keep one of {', '.join(entries)}")
+    by: Algorithm = next(way for way in STRENGTH if way in entries)
+    own = entries[by]
+    if by in ("bag", "rnd"):
+        if use == "bandit":
+            own.refuse("is Vowpal Wabbit's own way; write use: vw, or explore by epsilon, squarecb or softmax")
+        return Exploration(by, float(integer_of(own, int(STRENGTH[by]), 1, 64)))
+    if by == "epsilon":
+        return Exploration(by, number_of(own, STRENGTH[by], 0, 1))
+    figure = "gamma" if by == "squarecb" else "lambda"
+    return Exploration(by, number_of(fields_of(own, (figure,)).get(figure), STRENGTH[by], 0, 1e6))
+
+
+def _experts(at: At | None, members: tuple[str, ...]) -> tuple[str, ...]:
+    items = items_of(at, "write two policies or more, as in [scoring, constant:all]")
+    if at and len(items) == 1:
+        at.refuse("is a single expert; write two policies or more, as in [scoring, constant:all]")
+    experts: dict[str, None] = {}
+    for item in items:
+        expert = item.value if isinstance(item.value, str) else ""
+        name, _, plan = expert.partition(":")
+        if name not in POLICIES or name == "exp4" or (plan and name != "constant"):
+            item.refuse(f"is no expert; write one of {', '.join(p for p in POLICIES if p != 'exp4')}, or constant:PLAN")
+        elif expert in experts:
+            item.refuse("stands twice; keep one of them")
+        elif not plan or plan_name(replace(item, value=plan), members):
+            experts[expert] = None
+    return tuple(experts)

@@ -1,0 +1,108 @@
+"""What a validated block becomes: frozen records, a field a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bandmaster.contract import Contract
+from bandmaster.core import Profile, Task
+from bandmaster.limits import Limits
+from bandmaster.policies.exploration import Exploration
+from bandmaster.probes import Probing
+
+KEYS = (
+    "service", "method", "task", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
+    "probes", "drift", "feedback", "journal", "seed",
+)  # fmt: skip
+"""What the block may hold."""
+
+POLICIES = (
+    "bandit", "constant", "random", "scoring", "vw", "thompson", "ucb", "exp3", "exp4", "blast", "knora-e",
+)  # fmt: skip
+"""Every policy by name, the one that is used where none is named first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a block stands: the file's or other source's ``name``, the block's dotted ``path`` in it, and
+    ``root``, the folder that ``onnx`` paths start from and may not leave."""
+
+    name: str
+    path: str = "args.orchestration"
+    root: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class MemberConfig:
+    """One member: a model file or a model of BentoML's store; with neither it exists only in logs."""
+
+    name: str
+    onnx: Path | None = None
+    bento_model: str | None = None
+    profile: Profile = field(default_factory=Profile)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlansConfig:
+    """Which plans are offered; the arguments of ``plans.generate``. ``include`` holds plans' names."""
+
+    subsets: int = 2
+    cascades: int = 2
+    stop_at: tuple[float, ...] = (0.7, 0.8, 0.9, 0.95)
+    limit: int = 64
+    include: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """Who chooses. ``explore`` is for bandit and vw; ``plan`` names the constant policy's plan; ``experts`` are the
+    policies that exp4 weighs, as ``--policies`` names them: none for every member alone.
+    """
+
+    use: str = "bandit"
+    explore: Exploration = field(default_factory=Exploration)
+    plan: str | None = None
+    experts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DriftConfig:
+    """``delta`` in (0, 1] is the detector's tolerated rate of false alarms."""
+
+    detector: Literal["adwin"] = "adwin"
+    delta: float = 0.002
+    reaction: Literal["forget", "none"] = "forget"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackConfig:
+    """``window_s`` seconds after a decision its outcome is late."""
+
+    window_s: float = 600.0
+    missing: Literal["skip"] = "skip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One validated block. ``root`` is the folder of the file it was read from."""
+
+    contract: Contract
+    members: tuple[MemberConfig, ...]
+    source: Source
+    root: Path
+    service: str | None = None
+    method: str = "predict"
+    task: Task = "classification"
+    returns: Literal["label", "scores"] = "label"
+    classes: tuple[int | str, ...] | None = None
+    plans: PlansConfig = field(default_factory=PlansConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    limits: Limits = field(default_factory=Limits)
+    probes: Probing = field(default_factory=Probing)
+    drift: DriftConfig = field(default_factory=DriftConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    journal: str = "sqlite:///orchestration.db"
+    seed: int | None = None
