@@ -57,7 +57,7 @@ def evaluate(
     # A walk ends where the plan says stop, or where an output is missing and nobody can say.
     ends = (by_stage >= catalogue.stop_at) | last | ~seen
     stop = ends.argmax(axis=-1)
-    at_stop = np.take_along_axis(catalogue.prefix[None], stop[..., None], axis=-1)[..., 0]
+    at_stop = catalogue.prefix[np.arange(len(catalogue)), stop]
     rows = np.arange(len(scores))[:, None]
     values = pooled[rows, at_stop, 0] if regression else None
     return Evaluation(labels[rows, at_stop], confidence[rows, at_stop], stop, whole[rows, at_stop], values)
@@ -109,11 +109,14 @@ def spend(
     A stage takes as long as its slowest member, a plan as long as its stages; energy and cost add up over
     members; explainability is the weighted mean over the members that ran.
     """
-    last = stages_run[..., None] - 1
+
+    def at_last(of_stages: FloatArray) -> FloatArray:
+        """Of (B, P, S), or (P, S) where they are the same on all requests, each plan's at its last stage."""
+        of_stages = of_stages.reshape(-1, *catalogue.prefix.shape)
+        return np.asarray(of_stages[np.arange(len(of_stages))[:, None], np.arange(len(catalogue)), stages_run - 1])
 
     def until_stop(per_stage: FloatArray) -> FloatArray:
-        summed = np.broadcast_to(np.cumsum(per_stage, axis=-1), (*stages_run.shape, per_stage.shape[-1]))
-        return np.asarray(np.take_along_axis(summed, last, axis=-1)[..., 0])
+        return at_last(np.cumsum(per_stage, axis=-1))
 
     def by_stage(values: FloatArray) -> FloatArray:
         return np.where(catalogue.stage_members, values[..., None, None, :], 0.0)
@@ -121,9 +124,7 @@ def spend(
     def explainability() -> FloatArray:
         by_prefix = catalogue.prefix_weights(weights)
         of_prefix = np.where(catalogue.prefix_members, figures.explainability[..., None, :], 0.0) * by_prefix
-        clear = (of_prefix.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix]
-        clear = np.broadcast_to(clear, (*stages_run.shape, clear.shape[-1]))
-        return np.asarray(np.take_along_axis(clear, last, axis=-1)[..., 0])
+        return at_last((of_prefix.sum(axis=-1) / by_prefix.sum(axis=-1))[..., catalogue.prefix])
 
     spent: Mapping[str, Callable[[], FloatArray]] = {
         "latency": lambda: until_stop(by_stage(figures.latency_s).max(axis=-1)),
