@@ -122,6 +122,7 @@ class LabelMix:
     KEEP = 0.99
 
     def __init__(self, classes: int) -> None:
+        self._value: FloatArray | None = None  # worked out when it is first asked for
         self._counts = np.zeros((len(self.MEMORIES), classes))
         self._merit = np.zeros(len(self.MEMORIES))
         self._keep = (1.0 - 1.0 / self.MEMORIES)[:, None]
@@ -129,9 +130,12 @@ class LabelMix:
 
     @property
     def value(self) -> FloatArray:
-        """The shares (C,), all above 0, summing to 1."""
-        weight = np.exp(self._merit - self._merit.max())
-        return np.asarray(weight @ self._shares / weight.sum())
+        """The shares (C,), all above 0, summing to 1; read-only."""
+        if self._value is None:
+            weight = np.exp(self._merit - self._merit.max())
+            self._value = np.asarray(weight @ self._shares / weight.sum())
+            self._value.setflags(write=False)
+        return self._value
 
     @property
     def steady(self) -> FloatArray:
@@ -141,6 +145,7 @@ class LabelMix:
     def _take(self, counts: FloatArray) -> None:
         self._counts, held = counts, counts + self.PRIOR
         self._shares = held / held.sum(axis=1, keepdims=True)
+        self._value = None
 
     def learn(self, label: FloatArray) -> None:
         """Learn one more label as a distribution (C,): how likely it is each class."""
@@ -160,8 +165,8 @@ class LabelMix:
         shapes = [*(self._counts.shape[1:] for _ in self.MEMORIES), self._merit.shape]
         if [a.shape for a in arrays] != shapes or not all(np.isfinite(a).all() for a in arrays):
             raise ValueError(f"expected {len(shapes)} lists of finite figures")
-        self._take(np.stack(arrays[:-1]))
         self._merit = arrays[-1]
+        self._take(np.stack(arrays[:-1]))
 
 
 class Standardiser:

@@ -173,8 +173,8 @@ class Limiter:
 
     def _budgets(self, state: State, rows: int) -> list[tuple[Spending, FloatArray]]:
         """Each budget, with what a member (M,) is expected to spend of it on so many rows; prices are a row's."""
-        pairs = ((self._energy, state.members.energy_j), (self._cost, self._price * rows))
-        return [(spending, each) for spending, each in pairs if spending is not None]
+        budgets = [] if self._energy is None else [(self._energy, state.members.energy_j)]
+        return budgets if self._cost is None else [*budgets, (self._cost, self._price * rows)]
 
     def _walk(self, decision: Decision, each: FloatArray) -> float:
         plan = compiled((decision.plan,), self._ensemble).plans[0]
