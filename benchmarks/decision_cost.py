@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -35,7 +36,7 @@ def measure_apart(scenario: DecisionCost, config: Config, log: RecordedLog) -> d
 
 
 def measure(scenario: DecisionCost, config: Config, log: RecordedLog) -> dict[str, float | None]:
-    """µs of processor time a request (``*_us``), and MB.
+    """µs of processor time a request (``*_us``, medians, as a machine has others to serve), and MB.
 
     ``decide_us`` is choosing the plan; ``walk_us`` is walking it, stopping and combining and recording, with members
     that answer from memory; ``learn_us`` is settling a label without a probe. The split of ``decide_us`` is timed
@@ -54,15 +55,15 @@ def measure(scenario: DecisionCost, config: Config, log: RecordedLog) -> dict[st
         whole = _pass(parts, log, scenario.warm_up, middle, probe=False)
         with _split(parts) as clocks:
             _pass(parts, log, middle, middle + scenario.requests, probe=False, clocks=clocks)
-    n = scenario.requests
-    split = {name: seconds / n * 1e6 for name, seconds in clocks.seconds.items()}
+    split = {name: _us(seconds) for name, seconds in clocks.seconds.items()}
     return {
         "members": float(len(log.ensemble.names)),
         "plans": float(len(parts.orchestrator.manager.policy.catalogue)),
-        "decision_us": (whole.decide + whole.walk) / n * 1e6,
-        "decide_us": whole.decide / n * 1e6,
-        "walk_us": whole.walk / n * 1e6,
-        "learn_us": whole.learn / n * 1e6,
+        "decision_us": _us(whole.decide) + _us(whole.walk),
+        "decide_us": _us(whole.decide),
+        "decide_mean_us": float(np.mean(whole.decide)) * 1e6,
+        "walk_us": _us(whole.walk),
+        "learn_us": _us(whole.learn),
         "split_state_us": split["state"],
         "split_scores_us": split["policy"] - split["vw"],
         "split_vw_us": split["vw"],
@@ -72,13 +73,17 @@ def measure(scenario: DecisionCost, config: Config, log: RecordedLog) -> dict[st
     }
 
 
-@dataclass(slots=True)
-class _Spent:
-    """Seconds of processor time."""
+def _us(seconds: Sequence[float]) -> float:
+    return float(np.median(seconds)) * 1e6
 
-    decide: float = 0.0
-    walk: float = 0.0
-    learn: float = 0.0
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """Seconds of processor time, request by request."""
+
+    decide: list[float] = field(default_factory=list)
+    walk: list[float] = field(default_factory=list)
+    learn: list[float] = field(default_factory=list)
 
 
 def _pass(
@@ -103,21 +108,21 @@ def _pass(
         outcome = Outcome(request.at, labels=(int(log.truth[i]),))
         asked = time.process_time()
         settle(parts.journal, parts.learner, decision.id, outcome)
-        spent.decide += decided - began
-        spent.walk += walked - sent
-        spent.learn += time.process_time() - asked
+        spent.decide.append(decided - began)
+        spent.walk.append(walked - sent)
+        spent.learn.append(time.process_time() - asked)
     return spent
 
 
 @dataclass(slots=True)
 class _Clocks:
-    """Seconds by part, counted while ``running``: what learns may call the same functions."""
+    """Seconds by part, call by call, while ``running``: what learns may call the same functions."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
     running: bool = False
 
     def timing(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        self.seconds[part] = 0.0
+        spent = self.seconds[part] = []
 
         def timed(*args: Any, **options: Any) -> Any:
             if not self.running:
@@ -126,7 +131,7 @@ class _Clocks:
             try:
                 return call(*args, **options)
             finally:
-                self.seconds[part] += time.process_time() - began
+                spent.append(time.process_time() - began)
 
         return timed
 
