@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build, rl_manager
 from bandmaster.config import Config
-from bandmaster.core import BandmasterError, Outcome
-from bandmaster.orchestrator import settle
+from bandmaster.core import BandmasterError, Outcome, Request
+from bandmaster.orchestrator import Orchestrator, settle
 from bandmaster.policies.vw import VowpalWabbit
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Parts
@@ -26,6 +26,10 @@ from bandmaster.state import StateManager
 from benchmarks.scenario import DecisionCost
 
 MB = 1e6
+
+BETWEEN = 50
+"""Requests answered between two rounds of learning: a worker never learns, and has a new snapshot five times a second.
+What learns would push what decides out of the processor's caches."""
 
 
 def measure_apart(scenario: DecisionCost, config: Config, log: RecordedLog) -> dict[str, float | None]:
@@ -43,10 +47,11 @@ def measure(scenario: DecisionCost, config: Config, log: RecordedLog) -> dict[st
     in a pass of its own, for timers take time too. ``state_mb`` is what a snapshot holds, ``memory_mb`` by how much
     the process grew from before the parts were built to after the last request.
 
-    Raises ``BandmasterError`` when the log is too short.
+    Raises ``BandmasterError`` when the log is too short, or holds requests without labels.
     """
     if len(log) < scenario.warm_up + 2 * scenario.requests:
         raise BandmasterError(f"{scenario.id}: needs warm_up + 2 × requests; the log has {len(log)}")
+    log = replace(log, delay=np.full(len(log), BETWEEN))  # or the journal would take its labels for late
     before = psutil.Process().memory_info().rss
     parts = build.ReplayFactory(config)(scenario.policy, log, 0)
     with threadpool_limits(1):
@@ -89,29 +94,36 @@ class _Spent:
 def _pass(
     parts: Parts, log: RecordedLog, start: int, end: int, *, probe: bool, clocks: _Clocks | None = None
 ) -> _Spent:
-    """Answer and settle requests, each label at once. ``clocks`` run while a plan is chosen."""
-    spent, orchestrator, clocks = _Spent(), parts.orchestrator, clocks or _Clocks()
-    for i in range(start, end):
-        request = log.request(i)
-        clocks.running = True
-        began = time.process_time()
-        decision = orchestrator.decide(request)
-        decided = time.process_time()
-        clocks.running = False
-        if not probe:
-            decision = replace(decision, probed=False)
-        sent = time.process_time()
-        answer = orchestrator.run(decision, request)
-        walked = time.process_time()
-        if decision.probed:
-            orchestrator.probe(decision, answer, request)
-        outcome = Outcome(request.at, labels=(int(log.truth[i]),))
-        asked = time.process_time()
-        settle(parts.journal, parts.learner, decision.id, outcome)
-        spent.decide.append(decided - began)
-        spent.walk.append(walked - sent)
-        spent.learn.append(time.process_time() - asked)
+    """Answer requests and settle their labels, ``BETWEEN`` at a time. ``clocks`` run while a plan is chosen."""
+    spent, clocks = _Spent(), clocks or _Clocks()
+    for first in range(start, end, BETWEEN):
+        batch = range(first, min(first + BETWEEN, end))
+        ids = [_answer(parts.orchestrator, log.request(i), spent, clocks, probe=probe) for i in batch]
+        for i, decision_id in zip(batch, ids, strict=True):
+            outcome = Outcome(log.request(i).at, labels=(int(log.truth[i]),))
+            asked = time.process_time()
+            settled = settle(parts.journal, parts.learner, decision_id, outcome)
+            if settled.experience is None:
+                raise BandmasterError(f"request {i} of the log taught nothing: {settled.status}")
+            spent.learn.append(time.process_time() - asked)
     return spent
+
+
+def _answer(orchestrator: Orchestrator, request: Request, spent: _Spent, clocks: _Clocks, *, probe: bool) -> str:
+    clocks.running = True
+    began = time.process_time()
+    decision = orchestrator.decide(request)
+    decided = time.process_time()
+    clocks.running = False
+    if not probe:
+        decision = replace(decision, probed=False)
+    sent = time.process_time()
+    answer = orchestrator.run(decision, request)
+    spent.decide.append(decided - began)
+    spent.walk.append(time.process_time() - sent)
+    if decision.probed:
+        orchestrator.probe(decision, answer, request)
+    return decision.id
 
 
 @dataclass(slots=True)
