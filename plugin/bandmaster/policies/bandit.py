@@ -120,24 +120,30 @@ class BanditPolicy:
         return bool(state.tags or (len(state.features) and not self._first.ensemble.regression))
 
     def learn(self, experience: Experience) -> None:
-        decision = experience.joined.decision
-        state = decision.state
+        state = experience.joined.decision.state
         if self._scores is None or self._scores.standard.size != len(state.features):  # other models than before
             self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
-        foreseen = self._scores.foresee(state)
+        # Without features there is nothing that the planner's figures could be bent by; without labels it has none.
+        if state.tags or len(state.features) or experience.truth is None:
+            self._correct(experience, self._scores)
+        self._learned += 1
+        self._plan(experience, self._scores)
+
+    def _correct(self, experience: Experience, scores: PlanScores) -> None:
+        """Learn by how much the scores were wrong: VW of the chosen plan, they themselves of all that is known."""
+        decision = experience.joined.decision
+        state = decision.state
+        foreseen = scores.foresee(state)
         if decision.plan in self.catalogue.names and self._corrects(state):
             chosen = self.catalogue.index(decision.plan)
             # VW minimises a cost: by how much the score promised too much.
-            cost = self._scores.rewards(foreseen)[chosen] - experience.own
+            cost = scores.rewards(foreseen)[chosen] - experience.own
             # Its regression looks at the chosen plan alone.
             lines = [shared_line(foreseen.z, state.tags), self._plan_lines[chosen]]
             self._vw.learn(labelled(lines, 0, cost, decision.propensity))
-        # Without features there is nothing that the planner's figures could be bent by; without labels it has none.
         if len(state.features) or experience.truth is None:
             seen = revealed(self.catalogue, self._contract, experience)
-            self._scores.learn(state, foreseen, seen.rewards, seen.observed_p)
-        self._learned += 1
-        self._plan(experience, self._scores)
+            scores.learn(state, foreseen, seen.rewards, seen.observed_p)
 
     def _plan(self, experience: Experience, scores: PlanScores) -> None:
         """Search for better plans where it is time to."""
