@@ -116,9 +116,9 @@ def _answer(orchestrator: Orchestrator, request: Request, spent: _Spent, clocks:
     decided = time.process_time()
     clocks.running = False
     if not probe:
-        decision = replace(decision, probed=False)
+        decision = replace(decision, probe_p=0.0)
     sent = time.process_time()
-    answer = orchestrator.run(decision, request)
+    decision, answer = orchestrator.run(decision, request)
     spent.decide.append(decided - began)
     spent.walk.append(time.process_time() - sent)
     if decision.probed:

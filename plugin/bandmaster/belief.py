@@ -98,24 +98,29 @@ class Belief:
 
     # ---- Learning --------------------------------------------------------------------------------------------
 
-    def learn(self, said: Said, known: BoolArray, truth: IntArray) -> None:
-        """Learn one request's rows: what was said (n, M), by whom it is known (n, M), and the labels (n,)."""
-        member, label, true = self._count(said, known, truth)
+    def learn(self, said: Said, known: BoolArray, truth: IntArray, weights: FloatArray | None = None) -> None:
+        """Learn one request's rows: what was said (n, M), by whom it is known (n, M), and the labels (n,); of each
+        member as of ``weights`` (M,) rows (1).
+        """
+        member, label, true = self._count(said, known, truth, weights)
         self.learned += len(truth)
         if self.learned - self._renewed >= min(self.RENEW, 1 + self.learned // 20):
             self._renew()
         else:
             self._refresh(member, true, label)
 
-    def _count(self, said: Said, known: BoolArray, truth: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    def _count(
+        self, said: Said, known: BoolArray, truth: IntArray, weights: FloatArray | None = None
+    ) -> tuple[IntArray, IntArray, IntArray]:
         """Count rows; return the members, what they said and the classes, one entry an answer."""
         row, member = np.nonzero(known)
         label, bucket, true = said.label[row, member], said.bucket[row, member], truth[row]
         right, answered = label == true, label < self.classes
-        np.add.at(self._seen, (member, true), 1.0)
-        np.add.at(self._said, (member, label, true if self.classes <= DENSE else right.astype(np.int64)), 1.0)
+        count = np.ones(len(member)) if weights is None else weights[member]
+        np.add.at(self._seen, (member, true), count)
+        np.add.at(self._said, (member, label, true if self.classes <= DENSE else right.astype(np.int64)), count)
         sure = np.where(right, 0, 1)[answered], member[answered], bucket[answered], label[answered]
-        np.add.at(self._sure, sure, 1.0)
+        np.add.at(self._sure, sure, count[answered])
         return member, label, true
 
     def relearn(self, member: int, said: Said, truth: IntArray) -> None:

@@ -236,7 +236,8 @@ def _experts(config: Config, ensemble: Ensemble) -> tuple[str, ...]:
 
 def learner(config: Config, plans: Catalogue, rng: np.random.Generator, spec: str | None = None) -> Learner:
     """The learning half: state, contract, and the config's policy or that of ``spec``; nothing that others share."""
-    state = StateManager(plans.ensemble, tracking(config), config.probes)
+    aim = not (config.contract.by_consensus or plans.ensemble.regression)
+    state = StateManager(plans.ensemble, tracking(config), replace(config.probes, aim=aim))
     manager = RLManager(policy(spec or config.policy.use, config, plans, state.belief), rng)
     return Learner(plans.ensemble, config.contract, state, manager)
 

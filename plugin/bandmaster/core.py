@@ -123,8 +123,9 @@ class MemberStatistics:
 @dataclass(frozen=True, slots=True)
 class State:
     """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1;
-    ``probe_share`` in [0, 1] is the probability with which a request is to be probed now. ``profile`` names the weights
-    that the request is judged by. ``fits`` says which plans of the policy's catalogue keep within the limits, at least
+    ``probe_share`` in [0, 1] is the probability with which a request is to be probed now, and ``doubt`` in [0, 1] how
+    unsure answers are of late, on average; 0 where all requests are probed alike. ``profile`` names the weights that
+    the request is judged by. ``fits`` says which plans of the policy's catalogue keep within the limits, at least
     one of them; it is empty where all do. ``expected`` (M,) is how often each member is right on requests with such
     features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that.
     """
@@ -136,6 +137,7 @@ class State:
     label_mix: FloatArray
     reward: float
     probe_share: float = 0.0
+    doubt: float = 0.0
     profile: str = DEFAULT_PROFILE
     fits: tuple[bool, ...] = ()
     expected: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -151,8 +153,9 @@ class Decision:
     """What was offered, with which probabilities, what was sampled, and by whom.
 
     ``plans`` are the names of the policy's catalogue at that time, ``probabilities`` (P,) exactly those sampled from.
-    ``probe_p`` is the probability with which this request was to be probed, ``probed`` whether it was. ``over_limits``
-    is set where no plan on offer kept within the limits.
+    ``probe_p`` is the probability with which this request is probed: the share of its state until it is answered, then
+    what follows from how sure the answer is (``probes.aimed``). ``lot`` in [0, 1] is the number drawn for that.
+    ``over_limits`` is set where no plan on offer kept within the limits.
     """
 
     id: str
@@ -164,7 +167,7 @@ class Decision:
     policy_version: str
     state: State
     probe_p: float = 0.0
-    probed: bool = False
+    lot: float = 1.0
     over_limits: bool = False
 
     @property
@@ -178,6 +181,18 @@ class Decision:
     @property
     def propensity(self) -> float:
         return float(self.probabilities[self.chosen])
+
+    @property
+    def probed(self) -> bool:
+        """Whether all other members run too, after the reply."""
+        return self.lot < self.probe_p
+
+    @property
+    def stands_for(self) -> float:
+        """Of how many requests its probe tells: above 1 where it was less likely to be probed than others, or below; 1
+        where it was not probed.
+        """
+        return self.state.probe_share / self.probe_p if self.probed else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +235,11 @@ class Answer:
     stages_run: int
     weights: FloatArray
     probes: tuple[MemberAnswer, ...] = ()
+
+    @property
+    def doubt(self) -> float:
+        """How unsure it is, over the rows, in [0, 1]."""
+        return 1.0 - float(self.confidence.mean())
 
 
 @dataclass(frozen=True, slots=True)

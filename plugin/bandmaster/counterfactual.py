@@ -185,8 +185,9 @@ def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -
 
     A reward becomes known by a probe, or because a plan was sampled, of those offered when the decision was made, that
     ran all that it needs. Which plans did is exact for plans that the recorded outputs determine; one that they do not
-    counts as not covering, so that ``observed_p`` is a lower bound of the true probability, never above it. The chosen
-    plan keeps what really came of it, failures included; a probe is not its doing.
+    counts as not covering, so that ``observed_p`` is a lower bound of the true probability, never above it. Whichever
+    plan had been sampled, a probe is taken to have been as likely as after the chosen one's answer. The chosen plan
+    keeps what really came of it, failures included; a probe is not its doing.
     """
     decision = experience.joined.decision
     contract = contract.under(decision.profile)

@@ -159,7 +159,7 @@ class Learner:
         if self._outdated(decision, answer) is not None:
             return
         scores, known = self.outputs(answer)
-        self.state.notice(Said.of(scores), known, decision.probed)
+        self.state.notice(Said.of(scores), known, answer.doubt, decision.probed)
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -141,19 +142,21 @@ class Limiter:
         found = fitting(overspent, _latency(plans, state.members), deadline_s)
         return None if found.plans.all() and not found.over else found
 
-    def affords_probe(self, request: Request, state: State) -> bool:
-        """Whether a probe fits the budgets, whatever plan is chosen: a probability that depended on that would not be
-        the one that is logged.
-        """
-        times = _times(request)
-        return all(times * each.sum() <= s.left(request.at) for s, each in self._budgets(state, len(request.rows)))
+    def affords_probe(self, decision: Decision, request: Request, probes: Sequence[str]) -> bool:
+        """Whether a probe of the answered request by these members fits the budgets, drawn or not."""
+        budgets = self._budgets(decision.state, len(request.rows))
+        return all(self._sum(each, probes) <= spending.left(request.at) for spending, each in budgets)
 
     def expect(self, decision: Decision, request: Request) -> None:
-        """Count what a decision is expected to spend, its probe included."""
+        """Count what a decision is expected to spend, without a probe."""
         self.over += decision.over_limits
         for spending, each in self._budgets(decision.state, len(request.rows)):
-            probe = self._probe(decision, request, each) if decision.probed else 0.0
-            spending.add(decision.at, self._walk(decision, each) + probe)
+            spending.add(decision.at, self._walk(decision, each))
+
+    def expect_probe(self, decision: Decision, request: Request, probes: Sequence[str]) -> None:
+        """Count what a probe by these members is expected to spend."""
+        for spending, each in self._budgets(decision.state, len(request.rows)):
+            spending.add(decision.at, self._sum(each, probes))
 
     def correct(self, decision: Decision, ran: tuple[MemberAnswer, ...]) -> None:
         """Put what the plan has really spent in the place of what was expected."""
@@ -164,7 +167,8 @@ class Limiter:
     def correct_probe(self, decision: Decision, request: Request, probes: tuple[MemberAnswer, ...]) -> None:
         """The same for its probe."""
         for spending, each in self._budgets(decision.state, len(request.rows)):
-            spending.add(decision.at, self._spent(probes, spending) - self._probe(decision, request, each))
+            expected = self._sum(each, [said.name for said in probes])
+            spending.add(decision.at, self._spent(probes, spending) - expected)
 
     def left(self, at: float) -> dict[str, float]:
         """What each budget has left, by metric."""
@@ -177,12 +181,10 @@ class Limiter:
         return budgets if self._cost is None else [*budgets, (self._cost, self._price * rows)]
 
     def _walk(self, decision: Decision, each: FloatArray) -> float:
-        plan = compiled((decision.plan,), self._ensemble).plans[0]
-        return float(sum(each[self._ensemble.index(name)] for name in plan.members))
+        return self._sum(each, compiled((decision.plan,), self._ensemble).plans[0].members)
 
-    def _probe(self, decision: Decision, request: Request, each: FloatArray) -> float:
-        """What a probe costs at most, besides the whole walk: members that saw some rows only run again on all."""
-        return _times(request) * float(each.sum()) - self._walk(decision, each)
+    def _sum(self, each: FloatArray, names: Sequence[str]) -> float:
+        return float(sum(each[self._ensemble.index(name)] for name in names))
 
     def _spent(self, said: tuple[MemberAnswer, ...], spending: Spending) -> float:
         if spending is self._energy:
@@ -198,8 +200,3 @@ class Limiter:
 def _latency(plans: Catalogue, members: MemberStatistics) -> FloatArray:
     """Each plan's whole walk (P,), s: its stages one after the other, each as long as its slowest member."""
     return np.asarray(np.where(plans.stage_members, members.latency_s, 0.0).max(axis=-1).sum(axis=-1))
-
-
-def _times(request: Request) -> int:
-    """How often, at most, a member runs for a request and its probe."""
-    return 1 if len(request.rows) == 1 else 2

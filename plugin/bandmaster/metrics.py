@@ -160,4 +160,4 @@ def _choosing(decision: Decision, plan: str) -> Decision:
     if plan not in decision.plans:
         plans, p = (*decision.plans, plan), np.append(decision.probabilities, 0.0)
         decision = replace(decision, plans=plans, probabilities=p)
-    return replace(decision, chosen=decision.plans.index(plan), probed=False)
+    return replace(decision, chosen=decision.plans.index(plan), probe_p=0.0)

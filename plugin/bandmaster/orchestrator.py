@@ -37,6 +37,7 @@ from bandmaster.learner import Learner
 from bandmaster.limits import Limiter, Limits
 from bandmaster.metrics import NoFigureError
 from bandmaster.plans import parse_plan, pool_weights
+from bandmaster.probes import aimed
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
@@ -80,18 +81,18 @@ class Orchestrator:
 
     def answer(self, request: Request) -> tuple[Decision, Answer]:
         """Choose a plan, run it, record both. A probe, if ``decision.probed``, is the caller's to start."""
-        decision = self.decide(request)
-        return decision, self.run(decision, request)
+        return self.run(self.decide(request), request)
 
     def decide(self, request: Request, *, busy: bool = False) -> Decision:
-        """Choose a plan; takes microseconds and runs no member. A ``busy`` caller is spared probes."""
+        """Choose a plan; takes microseconds and runs no member. A ``busy`` caller is spared probes; else whether there
+        is one shows once the request is answered.
+        """
         state = self.state.get_state(request)
         fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state)
         if fitting is not None:
             state = replace(state, fits=tuple(fitting.plans.tolist()))
         offer, probabilities, chosen = self.manager.choose(state)
-        spared = busy or not self.manager.policy.probes or not self.limiter.affords_probe(request, state)
-        probe_p = 0.0 if spared else state.probe_share
+        probe_p = 0.0 if busy or not self.manager.policy.probes else state.probe_share
         decision = Decision(
             id=self._new_id(request.at),
             at=request.at,
@@ -102,31 +103,48 @@ class Orchestrator:
             policy_version=self.manager.policy.version,
             state=state,
             probe_p=probe_p,
-            probed=self.manager.flip(probe_p),
+            lot=self.manager.lot() if probe_p else 1.0,
             over_limits=fitting is not None and fitting.over,
         )
         self.limiter.expect(decision, request)
         return decision
 
-    def run(self, decision: Decision, request: Request) -> Answer:
-        """Run the chosen plan and record the decision with its answer."""
+    def run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
+        """Run the chosen plan, settle whether the request is probed, and record the decision with its answer."""
         # By its name: the policy may offer other plans by now.
         plan = parse_plan(decision.plan, self.ensemble)
         weights = weights_in_force(decision.state.members.accuracy, self.ensemble)
         answer = self._walk(plan, request, weights, decision.state)
         self.limiter.correct(decision, answer.ran)
+        decision = self._aimed(decision, answer, request)
         self._recorder.record(decision, answer)
-        return answer
+        return decision, answer
+
+    def _aimed(self, decision: Decision, answer: Answer, request: Request) -> Decision:
+        """The decision with the probability of a probe that follows from its answer; 0 where budgets forbid one."""
+        if not decision.probe_p:
+            return decision
+        state = decision.state
+        probes = self._left_out(answer, request)
+        affords = self.limiter.affords_probe(decision, request, probes)
+        p = aimed(state.probe_share, answer.doubt, state.doubt) if affords else 0.0
+        decision = replace(decision, probe_p=p)
+        if decision.probed:
+            self.limiter.expect_probe(decision, request, probes)
+        return decision
 
     def probe(self, decision: Decision, answer: Answer, request: Request) -> Answer:
         """Run, after the reply, every member that the plan left out or stopped before, on all rows; record it."""
         every = np.arange(len(request.rows))
-        complete = {said.name for said in answer.ran if len(said.rows) == len(every)}
-        rest = [n for n in self.ensemble.names if n not in complete]
-        probed = replace(answer, probes=tuple(self._run_stage(rest, request, every)))
+        probed = replace(answer, probes=tuple(self._run_stage(self._left_out(answer, request), request, every)))
         self.limiter.correct_probe(decision, request, probed.probes)
         self._recorder.record(decision, probed)
         return probed
+
+    def _left_out(self, answer: Answer, request: Request) -> list[str]:
+        """The members that have not seen every row."""
+        complete = {said.name for said in answer.ran if len(said.rows) == len(request.rows)}
+        return [name for name in self.ensemble.names if name not in complete]
 
     def _walk(self, plan: Plan, request: Request, weights: FloatArray, state: State) -> Answer:
         ensemble = self.ensemble

@@ -27,8 +27,8 @@ THRESHOLDS = np.array([0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One row on which every member's answer is known: what each said, the label, what each took; and ``odds`` (2, M),
-    by how much its features speak for each (``belief.bent_odds``).
+    """One row on which every member's answer is known: what each said, the label, what each took; ``odds`` (2, M),
+    by how much its features speak for each (``belief.bent_odds``); and for how many rows it ``stands``.
     """
 
     label: IntArray
@@ -36,6 +36,7 @@ class Known:
     truth: int
     figures: Figures
     odds: FloatArray
+    stands: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,19 @@ class Planner:
         self.rows: deque[Known] = deque(maxlen=self.KEEP)
         self._before = np.zeros(members)  # rows, from the oldest, in which the member was another
 
-    def learn(self, said: Said, truth: IntArray, figures: Figures, odds: FloatArray | None = None) -> None:
-        """Keep one probed request: what all members said (n, M), the labels (n,), what each member took."""
+    def learn(
+        self, said: Said, truth: IntArray, figures: Figures, odds: FloatArray | None = None, stands: float = 1.0
+    ) -> None:
+        """Keep one probed request: what all members said (n, M), the labels (n,), what each member took, and for how
+        many requests it stands: the inverse of how likely it was to be probed.
+        """
         # As precise as they are dumped, so that who is restored values plans alike.
         figures = Figures(*(getattr(figures, name).astype(np.float32).astype(np.float64) for name in FIGURES))
         odds = np.zeros((2, self.members)) if odds is None else odds
         for i, true in enumerate(truth.tolist()):
             if len(self.rows) == self.KEEP:
                 self._before = np.maximum(self._before - 1, 0)
-            self.rows.append(Known(said.label[i], said.bucket[i], true, figures, odds))
+            self.rows.append(Known(said.label[i], said.bucket[i], true, figures, odds, stands))
 
     def forget(self, which: BoolArray) -> None:
         """What ``which`` members (M,) said until now tells no more what they will say."""
@@ -138,6 +143,7 @@ class Planner:
                 _bytes(figures, np.float32),
                 self._before.tolist(),
                 _bytes([r.odds for r in rows], np.float64),
+                [r.stands for r in rows],
             )
         )
 
@@ -152,10 +158,12 @@ class Planner:
         bucket = np.frombuffer(found.bucket, np.int8).astype(np.int64).reshape(n, self.members)
         figures = np.frombuffer(found.figures, np.float32).astype(np.float64).reshape(n, len(FIGURES), self.members)
         inside = n == 0 or (0 <= label.min() <= label.max() <= self.classes and max(found.truth) < self.classes)
-        if not inside or len(found.before) != self.members:
+        stand = all(0.0 < stands < np.inf for stands in found.stands)
+        if not inside or not stand or len(found.before) != self.members:
             raise ValueError("a planner's rows of other members or classes")
         odds = np.frombuffer(found.odds).reshape(n, 2, self.members)
-        rows = zip(label, bucket, found.truth, (Figures(*took) for took in figures), odds, strict=True)
+        took = (Figures(*row) for row in figures)
+        rows = zip(label, bucket, found.truth, took, odds, found.stands, strict=True)
         self.rows = deque((Known(*row) for row in rows), self.KEEP)
         self._before = np.array(found.before)
 
@@ -171,10 +179,12 @@ class Planner:
         likely = belief.leave_out(belief.log_likelihood(said, odds), said, truth)
         evidence = Evidence(likely, np.log(mix), belief.overlap)
         # Rows of classes that are rarer today than when they were kept count for less.
-        kept = np.bincount(truth, minlength=self.classes) + 1.0
-        weight = (mix / kept)[truth]
+        stands = np.array([r.stands for r in self.rows])
+        stands = stands / stands.mean()
+        kept = np.bincount(truth, stands, minlength=self.classes) + 1.0
+        weight = (mix / kept)[truth] * stands
         figures = _stacked([r.figures for r in self.rows])
-        return _Bench(evidence, truth, label < self.classes, weight / weight.sum(), figures, contract)
+        return _Bench(evidence, truth, label < self.classes, stands, weight / weight.sum(), figures, contract)
 
     def _varied(self, chain: Chain) -> Iterator[Chain]:
         """Every plan one step away: a member more, less or another, stages swapped or joined."""
@@ -206,6 +216,7 @@ class _Dump(msgspec.Struct, frozen=True):
     figures: bytes
     before: list[float]
     odds: bytes
+    stands: list[float]
 
 
 def _bytes(arrays: Sequence[FloatArray | IntArray], dtype: type) -> bytes:
@@ -235,12 +246,13 @@ class _Bench:
         evidence: Evidence,
         truth: IntArray,
         answered: BoolArray,
+        stands: FloatArray,
         weight: FloatArray,
         figures: Figures,
         contract: Contract,
     ) -> None:
         self.evidence, self.truth, self.weight = evidence, truth, weight
-        self._answered = answered
+        self._answered, self._stands = answered, stands
         self._figures, self._contract = figures, contract
         self._heard: dict[tuple[int, ...], _Heard] = {}
 
@@ -281,7 +293,7 @@ class _Bench:
         """Mean rewards (P, C) of those (P, n) on the rows of each class, drawn towards the plan's mean where there are
         few.
         """
-        classes = np.eye(self.evidence.log_prior.shape[0])[self.truth]
+        classes = np.eye(self.evidence.log_prior.shape[0])[self.truth] * self._stands[:, None]
         few = 3.0
         mean = (rewards @ self.weight)[:, None]
         return np.asarray((rewards @ classes + few * mean) / (classes.sum(axis=0) + few))

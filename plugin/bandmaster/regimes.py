@@ -74,7 +74,8 @@ def _surprises(experience: Experience) -> FloatArray:
     together = mean_known(promised[rows[:, None], experience.said.label], known)
     probed = unknown
     if known.all():
-        probed = experience.correct - _promised_alone(experience)
+        # Probes are aimed at what is unsure: weighed by what they stand for, they are of all requests alike.
+        probed = (experience.correct - _promised_alone(experience)) * experience.joined.decision.stands_for
     answered = np.where(labels >= 0, likely[rows, labels], 0.0)
     right = labels == experience.truth
     return np.concatenate([experience.correct - together, probed, [(right - answered).mean()]])

@@ -45,9 +45,9 @@ class RLManager:
             p = checked_distribution(masked(p, np.array(state.fits)), len(offer), self.policy.name)
         return offer, p, sample(p, self._rng)
 
-    def flip(self, p: float) -> bool:
-        """Whether an event of probability ``p`` happens: a probe."""
-        return p > 0.0 and bool(self._rng.random() < p)
+    def lot(self) -> float:
+        """A number in [0, 1), for what happens with a probability that is known later: a probe."""
+        return float(self._rng.random())
 
     def learn(self, experience: Experience) -> None:
         self.policy.learn(experience)

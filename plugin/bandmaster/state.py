@@ -136,6 +136,7 @@ class StateManager:
             label_mix=self.label_mix,
             reward=self.recent_reward,
             probe_share=self._probes.value,
+            doubt=self._probes.usual_doubt,
             profile=request.profile,
         )
 
@@ -165,9 +166,12 @@ class StateManager:
             return Evidence(np.zeros((*said.label.shape, 1)), np.log(mix), 0.0, self.errors.now)
         return self.belief.evidence(said, mix, bent_odds(state.expected, state.usual))
 
-    def notice(self, said: Said, known: BoolArray, probed: bool) -> None:
-        """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be."""
+    def notice(self, said: Said, known: BoolArray, doubt: float, probed: bool) -> None:
+        """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be, and
+        how much ``doubt`` its answer left.
+        """
         self._label_mix.learn(self._guess(self.belief.log_likelihood(said), known))
+        self._probes.answered(doubt)
         if probed:
             self._probes.learn()
 
@@ -222,7 +226,14 @@ class StateManager:
         guessed = self._guess(experience.evidence.log_likelihood, known)
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
-        self.belief.learn(experience.said, known, truth)
+        self.belief.learn(experience.said, known, truth, self._stand_for(experience))
+
+    def _stand_for(self, experience: Experience) -> FloatArray:
+        """For how many requests each member's answers stand (M,): those of the plan for this one, probes for others."""
+        joined, names = experience.joined, self._ensemble.names
+        stands = np.full(len(names), joined.decision.stands_for)
+        stands[[names.index(said.name) for said in joined.answer.ran]] = 1.0
+        return stands
 
     def _statistics(self) -> MemberStatistics:
         confidence, agreement, latency_s, energy_j = _frozen(self._habits.value.reshape(4, -1))

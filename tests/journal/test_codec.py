@@ -58,7 +58,7 @@ said = st.lists(members, max_size=2).map(tuple)
 statistics = st.builds(MemberStatistics, *[floats(1)] * 6)
 states = st.builds(State, whole, floats(1), texts(), statistics, floats(1), finite)
 records = st.one_of(
-    st.builds(Decision, text, finite, texts(), floats(1), whole, text, text, states, finite, st.booleans()),
+    st.builds(Decision, text, finite, texts(), floats(1), whole, text, text, states, finite, finite),
     st.builds(Answer, floats(2), integers(), floats(1), said, whole, floats(1), said),
     st.builds(Outcome, finite, labels=st.lists(whole, max_size=4).map(tuple)),
     st.builds(Outcome, finite, reward=st.floats(0, 1)),

@@ -433,3 +433,20 @@ def test_sets_that_differ_from_row_to_row_are_pooled_like_each_alone(likely, ove
     together = posterior(evidence, sets)
     for i in range(3):
         np.testing.assert_allclose(together[i], posterior(evidence, sets[i])[i])
+
+
+def test_an_answer_that_stands_for_two_requests_is_learned_twice():
+    world = World(3, 4)
+    said, truth = world.draw(60)
+    known = np.ones((1, 3), dtype=bool)
+    weighed, twice = Belief(3, 4), Belief(3, 4)
+    for i in range(60):
+        one, label = Said(said.label[i : i + 1], said.bucket[i : i + 1]), truth[i : i + 1]
+        weighed.learn(one, known, label, np.array([1.0, 2.0, 1.0]))
+        twice.learn(one, known, label)
+        twice.learn(one, np.array([[False, True, False]]), label)
+    # The habits that classes are shrunk to are renewed at other times: nothing else differs.
+    weighed._renew()
+    twice._renew()
+    probe, _ = world.draw(30, seed=1)
+    assert weighed.log_likelihood(probe) == pytest.approx(twice.log_likelihood(probe))

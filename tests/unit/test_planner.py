@@ -369,3 +369,29 @@ def test_a_bench_values_without_ever_changing_what_it_was_given():
     assert isinstance(bench_of(CASCADE, belief, planner), _Bench)
     proposed(CASCADE, belief, planner)
     assert (belief.dump(), planner.dump()) == (before, kept)
+
+
+def test_a_row_that_stands_for_three_counts_as_three_such_rows():
+    world = World([0.9, 0.6], [0.8, 0.5])
+    said, truth = world.draw(40)
+    thrice, weighed = Planner(2, 4), Planner(2, 4)
+    for i in range(40):
+        one, label = Said(said.label[i : i + 1], said.bucket[i : i + 1]), truth[i : i + 1]
+        times = 3 if i % 4 else 1
+        weighed.learn(one, label, world.figures, stands=float(times))
+        for _ in range(times):
+            thrice.learn(one, label, world.figures)
+    belief = world.learned(200)[0]
+    restored = Planner(2, 4)
+    restored.load(weighed.dump())
+    means = []
+    for planner in (thrice, weighed, restored):
+        proposal = planner.propose(
+            belief, world.mix, CONTRACT, [((0,), (1,))], [((0,),), ((1,),)], limit=3, tries=0,
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
+        means.append({v.chain: v.mean for v in proposal.plans})
+    assert means[1] == means[2]
+    assert means[0].keys() == means[1].keys()
+    # Classes with few rows are drawn to the others, and 40 rows are fewer than 100: that is all that differs.
+    assert [means[0][c] for c in means[0]] == pytest.approx([means[1][c] for c in means[0]], abs=0.01)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandmaster.probes import ProbeShare, Probing
+from bandmaster.probes import ANYWHERE, ProbeShare, Probing, aimed
 
 shares = st.floats(0.001, 1.0)
 
@@ -75,5 +75,44 @@ def test_a_share_that_does_not_adapt_knows_no_doubt():
 
 def test_it_goes_on_from_what_was_dumped():
     probing, again = after(Probing(0.02), 300, 0.2), ProbeShare(Probing(0.02))
+    for doubt in (0.3, 0.0, 0.1):
+        probing.answered(doubt)
     again.load(probing.dump())
-    assert (again.value, again.made) == (probing.value, probing.made)
+    assert (again.value, again.made, again.usual_doubt) == (probing.value, probing.made, probing.usual_doubt)
+
+
+doubts = st.floats(0.0, 1.0)
+
+
+@given(doubts, doubts, doubts)
+def test_a_probe_is_aimed_with_a_probability_that_is_never_far_below_the_share(share, doubt, usual):
+    p = aimed(share, doubt, usual)
+    assert 0.0 <= p <= 1.0
+    assert p >= ANYWHERE * share * (1.0 - 1e-9) - 1e-15  # no probe stands for more than five requests
+
+
+@given(st.floats(0.001, 0.5), doubts, doubts, st.floats(0.01, 1.0))
+def test_the_less_sure_an_answer_is_the_likelier_is_its_probe(share, one, other, usual):
+    assert (aimed(share, one, usual) - aimed(share, other, usual)) * (one - other) >= 0.0
+
+
+@given(st.lists(doubts, min_size=1, max_size=30), st.floats(0.001, 0.02))
+def test_as_many_are_probed_as_the_share_says_wherever_they_fall(answers, share):
+    usual = sum(answers) / len(answers)
+    mean = sum(aimed(share, doubt, usual) for doubt in answers) / len(answers)
+    assert 0.7 * share <= mean <= share * (1.0 + 1e-9)
+
+
+def test_all_or_none_stay_all_or_none_and_without_adapting_all_requests_are_alike():
+    assert (aimed(0.0, 0.9, 0.1), aimed(1.0, 0.0, 0.1)) == (0.0, 1.0)
+    share = ProbeShare(Probing(0.1, adapt=False))
+    share.answered(0.3)
+    assert share.usual_doubt == 0.0
+    assert aimed(0.1, 0.9, share.usual_doubt) == 0.1
+
+
+def test_how_unsure_answers_are_of_late_follows_them():
+    share = ProbeShare(Probing(0.02))
+    for _ in range(1000):
+        share.answered(0.07)
+    assert share.usual_doubt == pytest.approx(0.07, abs=0.001)

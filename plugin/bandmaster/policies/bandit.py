@@ -162,9 +162,9 @@ class BanditPolicy:
         if experience.corrected is not None:
             self._values.hear(experience.corrected)
         if experience.truth is not None and probed:
-            state = experience.joined.decision.state
-            odds = bent_odds(state.expected, state.usual)
-            self._planner.learn(experience.said, experience.truth, experience.figures, odds)
+            decision = experience.joined.decision
+            odds = bent_odds(decision.state.expected, decision.state.usual)
+            self._planner.learn(experience.said, experience.truth, experience.figures, odds, decision.stands_for)
         if errors is not None and experience.values is not None and probed:
             self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
 

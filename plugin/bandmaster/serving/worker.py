@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.sqlite import locate, open_spool
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.plans import Catalogue, parse_plan
+
+T = TypeVar("T")
 
 _log = logging.getLogger("bandmaster.worker")
 
@@ -71,7 +73,7 @@ class Worker:
         decision = self._orchestrator.decide(request, busy=busy)
         self._answering += 1
         try:
-            answer = await self._run(decision, request)
+            decision, answer = await self._run(decision, request)
         finally:
             self._answering -= 1
         if decision.probed:
@@ -80,13 +82,13 @@ class Worker:
             probe.add_done_callback(self._probed)
         return decision, answer
 
-    async def _run(self, decision: Decision, request: Request) -> Answer:
+    async def _run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         plan = parse_plan(decision.plan, self._orchestrator.ensemble)
         if self._slow.isdisjoint(plan.members):
             return self._orchestrator.run(decision, request)
         return await self._in_thread(self._orchestrator.run, decision, request)
 
-    def _in_thread(self, function: Callable[..., Answer], *arguments: Any) -> asyncio.Future[Answer]:
+    def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def _probed(self, probe: asyncio.Future[Answer]) -> None:

@@ -49,7 +49,7 @@ def sample_decision(n: int = 0, *, at: float = _START, probed: bool = False) -> 
         policy_version="1",
         state=State(n, rng.normal(size=4), ("country=NL",), statistics, rng.dirichlet(np.ones(3)), rng.random()),
         probe_p=0.5 if probed else 0.0,
-        probed=probed,
+        lot=0.25,
     )
 
 
