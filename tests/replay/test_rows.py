@@ -65,7 +65,7 @@ def test_every_request_earns_what_the_learner_says_it_does(several, order):
     for i in range(len(log)):
         request = log.request(i)
         decision, answer = parts.orchestrator.answer(request)
-        decision = replace(decision, probed=i % 3 == 0)
+        decision = replace(decision, probe_p=float(i % 3 == 0), lot=0.5)
         if decision.probed:
             answer = parts.orchestrator.probe(decision, answer, request)
         settled = parts.journal.settle(decision.id, Outcome(request.at, labels=log.labels(i)))
