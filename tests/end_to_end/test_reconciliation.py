@@ -56,7 +56,7 @@ def deliver_late_decisions(folder: Path, ids: list[str]) -> None:
     spool = open_spool(JOURNAL, folder, "late")
     for id_ in ids:
         spool.record(
-            replace(decision, id=id_, at=DecisionIds(load_key(folder)).verify(id_) or 0.0, probed=False), answer
+            replace(decision, id=id_, at=DecisionIds(load_key(folder)).verify(id_) or 0.0, probe_p=0.0), answer
         )
     spool.close()
 
