@@ -490,6 +490,8 @@ class Policy(Protocol):
     name: str
     probes: bool
     """Whether it learns from probes; a policy that does not is never charged for any."""
+    aims: bool
+    """Whether it weighs what probes reveal, so that they may be aimed at requests whose answers are unsure."""
 
     @property
     def version(self) -> str:

@@ -35,12 +35,15 @@ class WindowedMean:
     def value(self) -> FloatArray:
         return np.asarray(self._sum / self._weight)
 
-    def update(self, values: FloatArray) -> None:
-        """Add one observation to each stream whose value is not NaN. ``values`` is (size,)."""
+    def update(self, values: FloatArray, weights: FloatArray | None = None) -> None:
+        """Add one observation to each stream whose value is not NaN, for ``weights`` (size,) of them (1). ``values`` is
+        (size,).
+        """
         known = values == values
+        count = known if weights is None else known * weights
         decay = np.where(known, self._decay, 1.0)
-        self._sum = self._sum * decay + np.where(known, values, 0.0)
-        self._weight = self._weight * decay + known
+        self._sum = self._sum * decay + np.where(known, values, 0.0) * count
+        self._weight = self._weight * decay + count
         self.seen += known
 
     def shrink(self, which: BoolArray, keep: float) -> None:

@@ -127,8 +127,8 @@ class Orchestrator:
         state = decision.state
         probes = self._left_out(answer, request)
         affords = self.limiter.affords_probe(decision, request, probes)
-        p = aimed(state.probe_share, answer.doubt, state.doubt) if affords else 0.0
-        decision = replace(decision, probe_p=p)
+        p = aimed(state.probe_share, answer.doubt, state.doubt) if self.manager.policy.aims else state.probe_share
+        decision = replace(decision, probe_p=p if affords else 0.0)
         if decision.probed:
             self.limiter.expect_probe(decision, request, probes)
         return decision

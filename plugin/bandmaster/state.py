@@ -72,9 +72,9 @@ class RecentAccuracy:
     def labelled(self) -> FloatArray:
         return self._mean.seen.copy()
 
-    def update(self, correct: FloatArray) -> None:
-        """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown."""
-        self._mean.update(correct)
+    def update(self, correct: FloatArray, weights: FloatArray | None = None) -> None:
+        """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown; of each as of ``weights`` (M,) (1)."""
+        self._mean.update(correct, weights)
         if self._changes is not None and (changed := self._changes.update(correct)).any():
             # What was seen before speaks of another world: from here on the next few outcomes decide.
             self._mean.shrink(changed, PRIOR_WEIGHT)
@@ -183,8 +183,9 @@ class StateManager:
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
-        self._habits.update(self._habits_of(experience).ravel())
-        self._accuracy.update(experience.correct)
+        stands = self._stand_for(experience)
+        self._habits.update(self._habits_of(experience).ravel(), np.tile(stands, 4))
+        self._accuracy.update(experience.correct, stands)
         features = experience.joined.decision.state.features
         if not len(features):
             self._competence = None

@@ -16,7 +16,7 @@ REQUESTS = 3000
 
 
 class Probed(ConstantPolicy):
-    probes = True
+    probes = aims = True
 
 
 def played():

@@ -265,3 +265,13 @@ def test_a_mix_refuses_what_it_never_kept_and_stays_as_it_was():
         with pytest.raises(ValueError, match="finite figures"):
             mix.load(garbage)
     assert mix.dump() == before
+
+
+def test_an_observation_that_counts_for_three_moves_a_mean_as_three_do_where_nothing_is_forgotten():
+    thrice, weighed = (WindowedMean(2, window=1e12, prior=0.5) for _ in range(2))
+    for value in (0.1, 0.9, 0.4):
+        weighed.update(np.array([value, np.nan]), np.array([3.0, 3.0]))
+        for _ in range(3):
+            thrice.update(np.array([value, np.nan]))
+    assert weighed.value == pytest.approx(thrice.value)
+    assert weighed.seen.tolist() == [3.0, 0.0]

@@ -35,6 +35,7 @@ class BanditPolicy:
 
     name = "bandit"
     probes = True
+    aims = True
 
     REPLAN = 1000
     """Outcomes between two searches for better plans, once there are many; at first they come closer together."""

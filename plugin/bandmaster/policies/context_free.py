@@ -27,6 +27,7 @@ class _RiverPolicy(ABC):
 
     name: str
     probes = False
+    aims = False
     reads_state = False
 
     def __init__(self, catalogue: Catalogue, river: Any) -> None:

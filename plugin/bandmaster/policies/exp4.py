@@ -32,7 +32,7 @@ class Exp4Policy:
         if len(experts) < 2:
             raise BandmasterError(f"exp4 weighs experts against each other, but has {len(experts)}; name at least two")
         self._experts, self._ensemble = tuple(experts), catalogue.ensemble
-        self.probes = any(expert.probes for expert in experts)
+        self.probes, self.aims = any(expert.probes for expert in experts), False
         self.reads_state = any(getattr(expert, "reads_state", True) for expert in experts)
         self._log_weights = np.zeros(len(experts))
         self._learned = 0

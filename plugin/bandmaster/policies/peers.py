@@ -23,6 +23,7 @@ class BlastPolicy:
 
     name = "blast"
     probes = True
+    aims = False
     WINDOW = 1000.0
     """Observations looked back on: the paper's fading factor of .999."""
 
@@ -75,6 +76,7 @@ class KnoraPolicy:
 
     name = "knora-e"
     probes = True
+    aims = False
     NEIGHBOURS = 7
     KEPT = 2000
     MOST = 12

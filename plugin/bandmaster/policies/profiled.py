@@ -29,7 +29,7 @@ class ProfiledPolicy:
         self._places = {name: k for k, name in enumerate(self._contracts)}
         self._ensemble = ensemble
         first = self._policies[DEFAULT_PROFILE]
-        self.name, self.probes = first.name, first.probes
+        self.name, self.probes, self.aims = first.name, first.probes, first.aims
         self.reads_state = any(getattr(policy, "reads_state", True) for policy in self._policies.values())
         self.draws = any(getattr(policy, "draws", True) for policy in self._policies.values())
         self._offer()

@@ -15,6 +15,7 @@ class _Memoryless:
 
     version = "0"
     probes = False
+    aims = False
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -69,6 +70,7 @@ class ScoringPolicy(_Memoryless):
 
     name = "scoring"
     probes = True
+    aims = False
 
     def __init__(self, catalogue: Catalogue, contract: Contract, profile: Figures) -> None:
         super().__init__(catalogue)

@@ -28,6 +28,7 @@ class VowpalWabbitPolicy:
 
     name = "vw"
     probes = False
+    aims = False
     reads_state = False
 
     def __init__(
