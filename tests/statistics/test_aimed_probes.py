@@ -19,16 +19,20 @@ class Probed(ConstantPolicy):
     probes = aims = True
 
 
-def played():
+class Alike(ConstantPolicy):
+    probes = True
+
+
+def played(make=Probed, requests=REQUESTS):
     """Of every request whether it was probed, with what probability, how unsure its answer was; whether m1 is right."""
-    log = sample_log(REQUESTS, seed=3)
+    log = sample_log(requests, seed=3)
     state = StateManager(log.ensemble, probing=Probing(0.05))
-    policy = Probed(sample_catalogue(log), "m0")
+    policy = make(sample_catalogue(log), "m0")
     learner = Learner(log.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)))
     journal = MemoryJournal()
     orchestrator = sample_orchestrator(learner, log, journal, seed=1)
     rows = []
-    for i in range(REQUESTS):
+    for i in range(requests):
         request = log.request(i)
         decision, answer = orchestrator.answer(request)
         if decision.probed:
@@ -66,3 +70,10 @@ def test_weighed_by_what_they_stand_for_probes_tell_of_all_requests():
 
 def test_unweighed_they_would_tell_of_unsure_answers_above_all():
     assert (PROBED * DOUBT).sum() / PROBED.sum() > 1.1 * (SHARE * DOUBT).sum() / SHARE.sum()
+
+
+def test_who_does_not_weigh_probes_has_all_requests_probed_alike():
+    rows, _ = played(Alike, 200)
+    assert (rows[:, 1] == rows[:, 2]).all()
+    assert (rows[:, 4] == 1.0).all()
+    assert rows[:, 0].any()
