@@ -20,6 +20,7 @@ class Wanderer:
 
     name = "wanderer"
     probes = True
+    aims = False
 
     def __init__(self, every):
         self.every, self.learned = every, 0
