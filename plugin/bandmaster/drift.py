@@ -52,7 +52,9 @@ class DriftMonitor:
         return ADWIN(delta=self._delta, clock=1)
 
     def update(self, values: FloatArray, at: float) -> tuple[DriftEvent, ...]:
-        """Feed one surprise in [-1, 1] to each stream, none where it is NaN; return the alarms that this raised."""
+        """Feed one surprise to each stream, none where it is NaN; return the alarms that this raised. Surprises lie in
+        [-1, 1], times what their request stands for.
+        """
         events = []
         for k, value in enumerate(values.tolist()):
             if math.isnan(value):

@@ -61,7 +61,8 @@ class Regimes:
 def _surprises(experience: Experience) -> FloatArray:
     """By how much each member (M,), each on its own word (M,), and the answer did better or worse than promised.
 
-    In [-1, 1], NaN where nothing is known. Where there are no labels to promise, perfection is taken for promised.
+    In [-1, 1], on its own word times what the probe stands for; NaN where nothing is known. Where there are no labels
+    to promise, perfection is taken for promised.
     """
     unknown = np.full(len(experience.correct), np.nan)
     if experience.truth is None:

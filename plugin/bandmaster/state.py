@@ -195,7 +195,7 @@ class StateManager:
             self._competence.learn(features, experience.correct)
         self._reward.update(np.array([experience.reward.value]))
         if experience.truth is not None:
-            self._learn_classes(experience, experience.truth)
+            self._learn_classes(experience, experience.truth, stands)
         if experience.values is not None:
             self.errors.learn(experience.scores[..., 0] - experience.values[:, None])
         if experience.joined.answer.probes and experience.own_raw is not None:
@@ -222,12 +222,12 @@ class StateManager:
                 habits[:2, i] = np.nan
         return habits
 
-    def _learn_classes(self, experience: Experience, truth: IntArray) -> None:
+    def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray) -> None:
         known = experience.known
         guessed = self._guess(experience.evidence.log_likelihood, known)
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
-        self.belief.learn(experience.said, known, truth, self._stand_for(experience))
+        self.belief.learn(experience.said, known, truth, stands)
 
     def _stand_for(self, experience: Experience) -> FloatArray:
         """For how many requests each member's answers stand (M,): those of the plan for this one, probes for others."""

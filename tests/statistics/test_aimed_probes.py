@@ -2,15 +2,12 @@
 
 import numpy as np
 
-from bandmaster.core import Outcome
-from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
-from bandmaster.orchestrator import settle
 from bandmaster.policies.traditional import ConstantPolicy
 from bandmaster.probes import Probing
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
-from bandmaster.testing.policies import CONTRACT, sample_catalogue, sample_log, sample_orchestrator
+from bandmaster.testing.policies import CONTRACT, sample_catalogue, sample_experiences, sample_log
 
 REQUESTS = 3000
 
@@ -29,17 +26,10 @@ def played(make=Probed, requests=REQUESTS):
     state = StateManager(log.ensemble, probing=Probing(0.05))
     policy = make(sample_catalogue(log), "m0")
     learner = Learner(log.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)))
-    journal = MemoryJournal()
-    orchestrator = sample_orchestrator(learner, log, journal, seed=1)
     rows = []
-    for i in range(requests):
-        request = log.request(i)
-        decision, answer = orchestrator.answer(request)
-        if decision.probed:
-            answer = orchestrator.probe(decision, answer, request)
-        learner.notice(decision, answer)
-        settle(journal, learner, decision.id, Outcome(request.at, (int(log.truth[i]),)))
-        rows.append((decision.probed, decision.probe_p, decision.state.probe_share, answer.doubt, decision.stands_for))
+    for experience in sample_experiences(learner, log, seed=1):
+        decision, doubt = experience.joined.decision, experience.joined.answer.doubt
+        rows.append((decision.probed, decision.probe_p, decision.state.probe_share, doubt, decision.stands_for))
     right = log.scores[:, 1].argmax(axis=1) == log.truth
     return np.array(rows, dtype=float), right
 
