@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -393,10 +395,11 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
-        _check_schema(path, connection)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(_CREATE)
+        with _alone(path.parent):
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+            _check_schema(path, connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_CREATE)
     except (OSError, sqlite3.Error, BandmasterError) as error:
         if connection is not None:
             connection.close()
@@ -405,6 +408,17 @@ def _open(path: Path) -> sqlite3.Connection:
         fix = "give it a file that can be written, of its own"
         raise BandmasterError(f"{path} cannot serve as the journal: {error}; {fix}") from error
     return connection
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Owners that start at once open one after the other: SQLite fails at once where two set the journal mode."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
