@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -121,10 +122,12 @@ class GainKept(Check, tag="gain-kept", frozen=True, kw_only=True):
 
 
 class Price(Check, tag="price", frozen=True, kw_only=True):
-    """The least price, on a sweep over α, at which a policy is as accurate as the most accurate member less
-    ``within``, as a share of that member's price. 1 where no point of the sweep is: then one keeps that member.
+    """The least price at which a policy is as accurate as the most accurate member less ``within``, as a share of that
+    member's price; 1 where it never is: then one keeps that member.
 
-    Points that the policy did not play are left out, which can only make the price higher.
+    Read off a sweep over α, which is a line from point to point: what lies between two of them is earned by giving the
+    one's α to some of the requests and the other's to the rest. Points that the policy did not play are left out, which
+    can only make the price higher.
     """
 
     policy: str
@@ -136,11 +139,21 @@ class Price(Check, tag="price", frozen=True, kw_only=True):
             for play in record.plays.values()
             if self.policy in play.results["policies"]
         ]
-        if not points or not record.members or any(a is None or c is None for a, c in points):
+        known = [(a, c) for a, c in points if a is not None and c is not None]
+        if not points or not record.members or len(known) < len(points):
             return None
         best = max(record.members, key=lambda m: m.accuracy)
-        prices = [c for a, c in points if a is not None and c is not None and a >= best.accuracy - self.within]
-        return min(prices) / best.cost if prices and best.cost else 1.0
+        price = _least_cost(known, best.accuracy - self.within)
+        return 1.0 if price is None or not best.cost else price / best.cost
+
+
+def _least_cost(points: Sequence[tuple[float, float]], accuracy: float) -> float | None:
+    """The least cost at which the line through the points (accuracy, cost) is so accurate; ``None``: nowhere."""
+    costs = [c for a, c in points if a >= accuracy]
+    for (a, c), (b, d) in itertools.pairwise(points):
+        if min(a, b) < accuracy < max(a, b):
+            costs.append(c + (d - c) * (accuracy - a) / (b - a))
+    return min(costs, default=None)
 
 
 class Figure(Check, tag="figure", frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,13 +43,16 @@ def test_what_was_not_found_passes_no_demand(bound):
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)), min_size=1, max_size=8), st.floats(0.0, 0.2))
-def test_a_price_is_that_of_the_cheapest_point_that_is_accurate_enough(points, allowed):
+def test_a_price_is_that_of_the_cheapest_mix_of_neighbouring_points_that_is_accurate_enough(points, allowed):
     plays = {str(k): played({"p": {"accuracy": a, "cost": c}}, at=0.5) for k, (a, c) in enumerate(points)}
     members = (MemberFigures("dear", 0.9, None, None, 0.5), MemberFigures("cheap", 0.6, None, None, 0.01))
     plays["without"] = played({"other": {"accuracy": 1.0, "cost": 0.0}}, at=0.5)  # a point that it did not play
     found = Price(name="price", policy="p", within=allowed).figure(record(plays=plays, members=members), {})
-    accurate = [c for a, c in points if a >= 0.9 - allowed]
-    assert found == pytest.approx(min(accurate) / 0.5 if accurate else 1.0)
+    share = np.linspace(0.0, 1.0, 1001)[:, None]
+    line = np.array([points[0], *points])
+    mixes = (share * line[:-1, None] + (1.0 - share) * line[1:, None]).reshape(-1, 2)
+    accurate = mixes[mixes[:, 0] >= 0.9 - allowed, 1] / 0.5
+    assert found == pytest.approx(accurate.min() if accurate.size else 1.0, abs=0.003)
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(numbers, numbers).map(sorted), min_size=1))
