@@ -178,7 +178,8 @@ class Replayed(Hosted, frozen=True, kw_only=True, tag="replay"):
         """The plays by name, with the scenario's own traffic and policies where they have none, and their windows."""
         plays = self.plays or {"replay": Play()}
         if self.sweep:
-            plays = {f"accuracy {w:g}": self._point(w) for w in self.sweep}
+            points = {f"accuracy {w:g}": self._point(w) for w in self.sweep}
+            plays = {name: point for name, point in points.items() if point.policies}
         return {name: self._whole(name, play) for name, play in plays.items()}
 
     def _whole(self, name: str, play: Play) -> Play:

@@ -13,10 +13,9 @@ import polars as pl
 from bandmaster import build
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError, FloatArray
-from bandmaster.plans import Catalogue
 from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
-from bandmaster.replay import Step, replay_over
+from bandmaster.replay import Bench, Step, replay
 from bandmaster.table import NO_LABEL
 from benchmarks import decision_cost, degraded
 from benchmarks.record import Curve, MemberFigures, Played, Record
@@ -90,11 +89,10 @@ def _replayed(scenario: Replayed, place: Place, listener: Listener, seeds: int, 
     for name, play in scenario.all_plays().items():
         listener.line(f"{scenario.id}: {name}")
         config = scenario.read_config(play.settings)
-        catalogue = build.catalogue(config, logs[0].ensemble)
         available, lacking = _available(play.policies, config, logs[0])
         missing |= lacking
-        bench = _Bench(config, catalogue, logs, seeds, jobs)
-        found, times = _play(bench, play, available, scenario.over_time, listener)
+        bench = build.bench(config, logs, (play.traffic or TrafficSpec()).traffic())
+        found, times = _play(bench, play, available, seeds, jobs, scenario.over_time, listener)
         plays |= found
         for policy, us in times.items():
             spent.setdefault(policy, []).append(us)
@@ -105,39 +103,21 @@ def _replayed(scenario: Replayed, place: Place, listener: Listener, seeds: int, 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Bench:
-    """What a play is played on."""
-
-    config: Config
-    catalogue: Catalogue
-    logs: Sequence[RecordedLog]
-    seeds: int
-    jobs: int | None
-
-
 def _play(
-    bench: _Bench, play: Play, policies: Sequence[str], over_time: bool, listener: Listener
+    bench: Bench,
+    play: Play,
+    policies: Sequence[str],
+    seeds: int,
+    jobs: int | None,
+    over_time: bool,
+    listener: Listener,
 ) -> tuple[dict[str, Played], dict[str, float]]:
     """One replay, judged over each of its windows, and each policy's µs a request. The first has the course."""
-    traffic = (play.traffic or TrafficSpec()).traffic()
     with tempfile.TemporaryDirectory(prefix="bandmaster-") as folder:
         trace = Path(folder) / "trace.parquet" if over_time else None
-        found = replay_over(
-            tuple(play.windows.values()),
-            bench.logs,
-            build.ReplayFactory(bench.config),
-            bench.catalogue,
-            bench.config.contract,
-            build.tracking(bench.config),
-            policies=policies,
-            seeds=bench.seeds,
-            traffic=traffic,
-            jobs=bench.jobs,
-            progress=listener.step,
-            trace=trace,
-        )
-        requests = traffic.length(bench.logs[0])
+        lasts = tuple(play.windows.values())
+        found = replay(bench, policies, seeds, lasts=lasts, jobs=jobs, progress=listener.step, trace=trace)
+        requests = bench.traffic.length(bench.logs[0])
         curves = () if trace is None else _curves(trace, requests)
     plays = {
         window: Played(requests, results.as_json(), play.at, curves if k == 0 else ())

@@ -30,7 +30,7 @@ from bandmaster.policies.profiled import ProfiledPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
 from bandmaster.policies.vw_alone import VowpalWabbitPolicy
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_logs
-from bandmaster.replay import Parts
+from bandmaster.replay import Bench, Parts, Traffic
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager, Tracking
 
@@ -291,6 +291,12 @@ class ReplayFactory:
             new_id=lambda at: str(next(count)),
         )
         return Parts(answering, learning, journal)
+
+
+def bench(config: Config, logs: Sequence[RecordedLog], traffic: Traffic | None = None) -> Bench:
+    """What policies are compared on, as the config has it."""
+    plans = catalogue(config, logs[0].ensemble)
+    return Bench(tuple(logs), ReplayFactory(config), plans, config.contract, tracking(config), traffic or Traffic())
 
 
 def recorded_log(config: Config, path: Path) -> RecordedLog:

@@ -355,16 +355,11 @@ def replay_command(
         require_writable(out)
     mix = _mix(order, mix_classes, mix_every, requests, len(recorded[0]))
     with _progress() as progress:
-        results = replay(
-            recorded,
-            build.ReplayFactory(read),
-            build.catalogue(read, recorded[0].ensemble),
-            read.contract,
-            build.tracking(read),
-            policies=names,
-            seeds=seeds,
-            traffic=Traffic(order, delay, label_share, mix),
-            last=last,
+        (results,) = replay(
+            build.bench(read, recorded, Traffic(order, delay, label_share, mix)),
+            names,
+            seeds,
+            lasts=(last,),
             jobs=jobs,
             progress=progress,
             trace=trace,

@@ -302,19 +302,9 @@ def _walked_alike(learner: Learner, joined: Joined) -> bool:
 
 def compare(demo: Demo, config: Config, logs: Sequence[RecordedLog], told: Callable[[Step], None]) -> Results:
     """Replay every policy on every redraw; leaves ``results.json`` and a trace for the picture."""
-    plans = build.catalogue(config, logs[0].ensemble)
-    return replay(
-        logs,
-        build.ReplayFactory(config),
-        plans,
-        config.contract,
-        build.tracking(config),
-        policies=build.POLICIES,
-        seeds=demo.seeds,
-        traffic=Traffic(delay=LABEL_DELAY),
-        progress=told,
-        trace=demo.out / "trace.parquet",
-    )
+    bench = build.bench(config, logs, Traffic(delay=LABEL_DELAY))
+    (results,) = replay(bench, build.POLICIES, demo.seeds, progress=told, trace=demo.out / "trace.parquet")
+    return results
 
 
 def write(demo: Demo, results: Results, live: Live) -> None:

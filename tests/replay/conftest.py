@@ -1,6 +1,6 @@
 """A small recorded ensemble with everything a log may have: phases, delays, abstentions, missing labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from bandmaster import build, config
 from bandmaster.config import Config
 from bandmaster.plans import Catalogue
 from bandmaster.recorded import RecordedLog
-from bandmaster.replay import Traffic, replay
+from bandmaster.replay import Bench, Traffic, replay
 from bandmaster.results import Results
 
 CONFIG = """
@@ -70,17 +70,14 @@ class Lab:
     logs: tuple[RecordedLog, RecordedLog]
     catalogue: Catalogue
 
-    def replay(self, *policies: str, logs=1, order="kept", delay=None, label_share=1.0, mix=None, **options) -> Results:
-        return replay(
-            self.logs[:logs],
-            build.ReplayFactory(self.config),
-            self.catalogue,
-            self.config.contract,
-            build.tracking(self.config),
-            policies=policies,
-            traffic=Traffic(order, delay, label_share, mix),
-            **({"jobs": 1} | options),
-        )
+    def bench(self, logs=1, order="kept", delay=None, label_share=1.0, mix=None) -> Bench:
+        made = build.bench(self.config, self.logs[:logs], Traffic(order, delay, label_share, mix))
+        return replace(made, catalogue=self.catalogue)
+
+    def replay(self, *policies: str, seeds=10, last=1.0, jobs=1, progress=None, trace=None, **traffic) -> Results:
+        bench = self.bench(**traffic)
+        (results,) = replay(bench, policies, seeds, lasts=(last,), jobs=jobs, progress=progress, trace=trace)
+        return results
 
 
 @pytest.fixture(scope="session")

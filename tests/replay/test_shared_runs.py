@@ -2,8 +2,7 @@
 
 import pytest
 
-from bandmaster import build
-from bandmaster.replay import Traffic, engine, replay_over
+from bandmaster.replay import engine, replay
 
 SEEDLESS = ("constant", "dynamic-weighted-majority", "frugalml-offline")
 
@@ -18,7 +17,7 @@ def test_seeds_share_a_run_of_a_policy_that_draws_nothing_and_results_are_the_sa
         return lab.replay(*SEEDLESS, "random", **given).as_json(), [(s.name, s.seed) for s in steps]
 
     shared, fewer = play(tmp_path / "shared.parquet")
-    monkeypatch.setattr(engine._Bench, "draws", lambda bench, policy: True)
+    monkeypatch.setattr(engine.Bench, "draws", lambda bench, policy: True)
     apart, steps = play(tmp_path / "apart.parquet")
     assert shared == apart
     assert (tmp_path / "shared.parquet").read_bytes() == (tmp_path / "apart.parquet").read_bytes()
@@ -37,17 +36,6 @@ def test_redrawn_traffic_is_played_by_everybody(lab):
 @pytest.mark.parametrize("order", ["kept", "shuffled"])
 def test_several_shares_of_the_same_runs_are_judged_as_if_each_had_been_played_alone(lab, order):
     policies, shares = ("constant", "random", "scoring", "dynamic-weighted-majority"), (1.0, 0.2, 0.5)
-    found = replay_over(
-        shares,
-        lab.logs[:1],
-        build.ReplayFactory(lab.config),
-        lab.catalogue,
-        lab.config.contract,
-        build.tracking(lab.config),
-        policies=policies,
-        seeds=2,
-        traffic=Traffic(order),
-        jobs=1,
-    )
+    found = replay(lab.bench(order=order), policies, 2, lasts=shares, jobs=1)
     for share, results in zip(shares, found, strict=True):
         assert results.as_json() == lab.replay(*policies, seeds=2, order=order, last=share).as_json()

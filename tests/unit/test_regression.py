@@ -177,11 +177,10 @@ def test_every_plan_in_hindsight_earns_what_playing_it_does(config, log):
 
 
 def test_a_replay_of_values_can_be_recomputed_from_its_trace(config, log, tmp_path):
-    results = replay(
-        [log], build.ReplayFactory(config), build.catalogue(config, log.ensemble), config.contract,
-        build.tracking(config), policies=["random", "scoring", "bandit", "exp4", "blast"], seeds=2, jobs=1,
-        traffic=Traffic("shuffled"), trace=tmp_path / "t.parquet",
-    ).as_json()  # fmt: skip
+    bench = build.bench(config, [log], Traffic("shuffled"))
+    policies = ["random", "scoring", "bandit", "exp4", "blast"]
+    (found,) = replay(bench, policies, 2, jobs=1, trace=tmp_path / "t.parquet")
+    results = found.as_json()
     assert results["contract"]["accuracy"]["error"] == [0.0, 10.0]
     trace = pl.read_parquet(tmp_path / "t.parquet").drop_nulls("truth")
     near = (1.0 - (pl.col("label") - pl.col("truth")).abs() / 10.0).clip(0.0, 1.0).fill_null(0.0)
@@ -192,11 +191,9 @@ def test_a_replay_of_values_can_be_recomputed_from_its_trace(config, log, tmp_pa
 
 
 def test_what_is_for_classes_alone_cannot_be_played_in_regression(config, log):
-    plans = build.catalogue(config, log.ensemble)
     for name in ("knora-e", "dynamic-weighted-majority", "frugalml-offline"):
         with pytest.raises(BandmasterError, match=name):
-            replay([log], build.ReplayFactory(config), plans, config.contract, build.tracking(config),
-                   policies=[name], seeds=1, jobs=1)  # fmt: skip
+            replay(build.bench(config, [log]), [name], seeds=1, jobs=1)
 
 
 def test_labels_that_are_no_numbers_are_refused_with_their_place(config, tmp_path):

@@ -1,12 +1,12 @@
 """Replay: what would each policy have earned on recorded traffic? Drives the very same ``answer`` and ``settle``."""
 
-from bandmaster.replay.engine import Step, replay, replay_over
+from bandmaster.replay.engine import Bench, Step, replay
 from bandmaster.replay.hindsight import FixedPlans, fixed_plans
 from bandmaster.replay.playing import MakeParts, Parts, refer, run
 from bandmaster.replay.trace import Trace, figures_of, profiles_of, trace_frame
 from bandmaster.replay.traffic import Drawn, Mix, Order, Traffic, draw
 
 __all__ = [
-    "Drawn", "FixedPlans", "MakeParts", "Mix", "Order", "Parts", "Step", "Trace", "Traffic",
-    "draw", "figures_of", "fixed_plans", "profiles_of", "refer", "replay", "replay_over", "run", "trace_frame",
+    "Bench", "Drawn", "FixedPlans", "MakeParts", "Mix", "Order", "Parts", "Step", "Trace", "Traffic",
+    "draw", "figures_of", "fixed_plans", "profiles_of", "refer", "replay", "run", "trace_frame",
 ]  # fmt: skip

@@ -42,8 +42,13 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
-    """What all runs share. Its large arrays are mapped into the workers' memory, not copied."""
+class Bench:
+    """What policies are compared on: how each plays (``make``), what fixed plans are tried in hindsight (``catalogue``,
+    and ``tracking``, by which their combiners learn), and the contract that judges.
+
+    Several ``logs`` are redraws of one traffic: seed i plays log i modulo their number. Their large arrays are mapped
+    into the workers' memory, not copied.
+    """
 
     logs: tuple[RecordedLog, ...]
     make: MakeParts
@@ -51,11 +56,6 @@ class _Bench:
     contract: Contract
     tracking: Tracking
     traffic: Traffic
-    shares: tuple[float, ...]
-
-    def firsts(self, requests: int) -> list[int]:
-        """For each share, the first request that counts, of so many; those before it warm up."""
-        return [requests - max(1, round(share * requests)) for share in self.shares]
 
     def draw(self, seed: int) -> Drawn:
         return draw(_unmapped(self.logs[seed % len(self.logs)]), self.traffic, seed)
@@ -81,104 +81,65 @@ class _Bench:
 
 
 def replay(
-    logs: Sequence[RecordedLog],
-    make: MakeParts,
-    catalogue: Catalogue,
-    contract: Contract,
-    tracking: Tracking,
-    *,
+    bench: Bench,
     policies: Sequence[str],
     seeds: int = 10,
-    traffic: Traffic | None = None,
-    last: float = 1.0,
-    jobs: int | None = None,
-    progress: Callable[[Step], None] | None = None,
-    trace: Path | None = None,
-) -> Results:
-    """Play every policy on every seed's traffic, and compare.
-
-    Several ``logs`` are redraws of one traffic: seed i plays log i modulo their number. All figures but the count of
-    drift alarms are taken over the ``last`` share, in (0, 1], of each run's requests; the rest is learned from alone.
-    ``jobs`` runs go on at once, in processes (``None``: as many as there are cores; 1: in this one); the results do
-    not depend on it. ``progress`` hears of every step as it ends. ``trace`` names a parquet file for one row per
-    request, policy and seed.
-
-    Raises ``BandmasterError`` when the logs do not fit each other, hold no label, or a policy cannot be made.
-    """
-    (results,) = replay_over(
-        (last,),
-        logs,
-        make,
-        catalogue,
-        contract,
-        tracking,
-        policies=policies,
-        seeds=seeds,
-        traffic=traffic,
-        jobs=jobs,
-        progress=progress,
-        trace=trace,
-    )
-    return results
-
-
-def replay_over(
-    shares: Sequence[float],
-    logs: Sequence[RecordedLog],
-    make: MakeParts,
-    catalogue: Catalogue,
-    contract: Contract,
-    tracking: Tracking,
     *,
-    policies: Sequence[str],
-    seeds: int = 10,
-    traffic: Traffic | None = None,
+    lasts: Sequence[float] = (1.0,),
     jobs: int | None = None,
     progress: Callable[[Step], None] | None = None,
     trace: Path | None = None,
 ) -> list[Results]:
-    """As ``replay`` for each of these last ``shares``, all from the same runs."""
+    """Play every policy on every seed's traffic, and compare.
+
+    There are results for each of ``lasts``, the last share in (0, 1] of each run's requests that all figures but the
+    count of drift alarms are taken over; the rest is learned from alone. ``jobs`` runs go on at once, in processes
+    (``None``: as many as there are cores; 1: in this one); the results do not depend on it. ``progress`` hears of every
+    step as it ends. ``trace`` names a parquet file for one row per request, policy and seed.
+
+    Raises ``BandmasterError`` when the logs do not fit each other, hold no label, or a policy cannot be made.
+    """
     began = time.perf_counter()
-    bench = _Bench(tuple(logs), make, catalogue, contract, tracking, traffic or Traffic(), tuple(shares))
-    _check(bench, policies, seeds)
+    _check(bench, policies, seeds, lasts)
     jobs = jobs or joblib.cpu_count()
-    runs: list[list[Run]] = [[] for _ in shares]
-    hindsights: list[list[Hindsight]] = [[] for _ in shares]
+    runs: list[list[Run]] = [[] for _ in lasts]
+    hindsights: list[list[Hindsight]] = [[] for _ in lasts]
     with _TraceFile(trace) as file:
-        tasks = _tasks(bench, policies, seeds, file)
+        tasks = _tasks(bench, policies, seeds, lasts, file)
         for done, found in enumerate(joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks), start=1):
-            for k in range(len(shares)):
+            for k in range(len(lasts)):
                 runs[k] += found.runs[k]
                 hindsights[k] += found.hindsights[k]
             if progress:
                 progress(_step(found, done, len(tasks)))
-        file.merge(max(map(bench.traffic.length, logs)))
+        file.merge(max(map(bench.traffic.length, bench.logs)))
     for played, yardsticks in zip(runs, hindsights, strict=True):
         played.sort(key=lambda r: (policies.index(r.policy), r.seed))
         yardsticks.sort(key=lambda h: h.seed)
     timing = _timing(runs[0], jobs, time.perf_counter() - began)
     return [
-        summarise(_setting(bench, seeds, s), r, h, timing) for s, r, h in zip(shares, runs, hindsights, strict=True)
+        summarise(_setting(bench, seeds, last), r, h, timing)
+        for last, r, h in zip(lasts, runs, hindsights, strict=True)
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What one task found, for each share: the runs of every seed that shares it, or a traffic's yardsticks."""
+    """What one task found, for each of ``lasts``: the runs of every seed that shares it, or a traffic's yardsticks."""
 
     runs: list[list[Run]]
     hindsights: list[list[Hindsight]]
 
 
-def _tasks(bench: _Bench, policies: Sequence[str], seeds: int, file: _TraceFile) -> list[Any]:
+def _tasks(bench: Bench, policies: Sequence[str], seeds: int, lasts: Sequence[float], file: _TraceFile) -> list[Any]:
     """All there is to play: every traffic's yardsticks, and every policy's runs, each that seeds share once."""
     same = bench.meet_the_same(seeds)
     alone = len({bench.traffic_of(seed) for seed in range(seeds)}) == 1
-    tasks = [joblib.delayed(_look_back)(bench, group[0], alone) for group in same]
+    tasks = [joblib.delayed(_look_back)(bench, lasts, group[0], alone) for group in same]
     for name in policies:
         parts = [file.part() for _ in range(seeds)]  # in the order in which the trace has them
         for group in [[seed] for seed in range(seeds)] if bench.draws(name) else same:
-            tasks.append(joblib.delayed(_play)(bench, name, {seed: parts[seed] for seed in group}))
+            tasks.append(joblib.delayed(_play)(bench, lasts, name, {seed: parts[seed] for seed in group}))
     return tasks
 
 
@@ -199,14 +160,14 @@ def _unmapped(log: RecordedLog) -> RecordedLog:
     )
 
 
-def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
+def _check(bench: Bench, policies: Sequence[str], seeds: int, lasts: Sequence[float]) -> None:
     if not bench.logs or not policies or seeds < 1:
         raise BandmasterError("a replay needs at least one log, one policy and one seed")
     if len(set(policies)) != len(policies):
         raise BandmasterError(f"a policy is named twice: {', '.join(policies)}; name each once")
-    for share in bench.shares:
-        if not 0.0 < share <= 1.0:
-            raise BandmasterError(f"last {share}: is no share of the requests; give one above 0, at most 1")
+    for last in lasts:
+        if not 0.0 < last <= 1.0:
+            raise BandmasterError(f"last {last}: is no share of the requests; give one above 0, at most 1")
     for number, log in enumerate(bench.logs, start=1):
         if log.ensemble != bench.catalogue.ensemble:
             raise BandmasterError(
@@ -218,9 +179,9 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
                 f"log {number} of {len(bench.logs)}: column 'label' is empty, so nothing can be compared; fill it "
                 "where outcomes are known"
             )
-        if bench.traffic.order == "kept" and not log.labelled[max(bench.firsts(len(log))) :].any():
+        if bench.traffic.order == "kept" and not log.labelled[_first(len(log), min(lasts)) :].any():
             raise BandmasterError(
-                f"log {number} of {len(bench.logs)}: holds no label in its last {min(bench.shares):g} of requests, so "
+                f"log {number} of {len(bench.logs)}: holds no label in its last {min(lasts):g} of requests, so "
                 "nothing can be compared; take figures over a larger share"
             )
         if bench.traffic.mix is not None and log.bounds is not None:
@@ -241,7 +202,7 @@ def _check(bench: _Bench, policies: Sequence[str], seeds: int) -> None:
             bench.make(name, bench.logs[0], 0)
 
 
-def _play(bench: _Bench, policy: str, parts: Mapping[int, Path | None]) -> _Found:
+def _play(bench: Bench, lasts: Sequence[float], policy: str, parts: Mapping[int, Path | None]) -> _Found:
     """One run, which is that of each of these seeds; the trace of each goes to its own of the ``parts``."""
     began = time.perf_counter()
     seed = min(parts)
@@ -256,8 +217,14 @@ def _play(bench: _Bench, policy: str, parts: Mapping[int, Path | None]) -> _Foun
         if part is not None:
             trace_frame(trace, drawn.log.ensemble, policy, own, own % len(bench.logs)).write_parquet(part)
     seconds = time.perf_counter() - began
-    played = [_run(trace, policy, bench.traffic_of(seed), first, seconds) for first in bench.firsts(len(drawn.log))]
+    firsts = [_first(len(drawn.log), last) for last in lasts]
+    played = [_run(trace, policy, bench.traffic_of(seed), first, seconds) for first in firsts]
     return _Found([[replace(one, seed=own) for own in parts] for one in played], [[] for _ in played])
+
+
+def _first(requests: int, last: float) -> int:
+    """The first request that counts, of so many, where the ``last`` share does; those before it warm up."""
+    return requests - max(1, round(last * requests))
 
 
 def _run(trace: Trace, policy: str, traffic: int, first: int, seconds: float) -> Run:
@@ -286,11 +253,11 @@ def measures_of(trace: Trace, rows: IntArray) -> Measures:
     )
 
 
-def _look_back(bench: _Bench, seed: int, keep: bool) -> _Found:
+def _look_back(bench: Bench, lasts: Sequence[float], seed: int, keep: bool) -> _Found:
     """The yardsticks of a seed's traffic; what each request would have earned only to ``keep``."""
     began = time.perf_counter()
     drawn = bench.draw(seed)
-    firsts = bench.firsts(len(drawn.log))
+    firsts = [_first(len(drawn.log), last) for last in lasts]
     with threadpool_limits(1):
         fixed = fixed_plans_from(firsts, drawn, bench.catalogue, bench.contract, bench.tracking)
     seconds = time.perf_counter() - began
@@ -298,7 +265,7 @@ def _look_back(bench: _Bench, seed: int, keep: bool) -> _Found:
     return _Found([[] for _ in found], [[h if keep else replace(h, rewards=None)] for h in found])
 
 
-def _hindsight(bench: _Bench, drawn: Drawn, seed: int, first: int, fixed: FixedPlans, seconds: float) -> Hindsight:
+def _hindsight(bench: Bench, drawn: Drawn, seed: int, first: int, fixed: FixedPlans, seconds: float) -> Hindsight:
     singles = fixed.rewards[:, _singles(bench.catalogue)]
     phases = phase_rows(drawn.log.phases, first)
     return Hindsight(
@@ -320,7 +287,7 @@ def _singles(catalogue: Catalogue) -> list[int]:
     return [catalogue.index(name) for name in catalogue.ensemble.names]
 
 
-def _setting(bench: _Bench, seeds: int, last: float) -> Setting:
+def _setting(bench: Bench, seeds: int, last: float) -> Setting:
     played = bench.logs[:seeds]
     mix = bench.traffic.mix
     phases = mix.phases() if mix else dict.fromkeys(name for log in played for name in phase_rows(log.phases))
