@@ -72,6 +72,13 @@ def test_of_a_sweep_a_policy_plays_the_part_that_it_is_given_and_others_all_of_i
     ]  # fmt: skip
 
 
+def test_a_point_of_a_sweep_that_nobody_plays_is_not_played():
+    alone = msgspec.structs.replace(
+        ALL["frugalml-digit"], policies=("bandit",), sweep=(0.5, 0.7, 0.9), between={"bandit": (0.6, 0.7)}
+    )
+    assert {name: play.policies for name, play in alone.all_plays().items()} == {"accuracy 0.7": ("bandit",)}
+
+
 def test_a_sweep_sets_the_weight_of_accuracy_and_leaves_the_others_their_proportions():
     task = ALL["imagenet16-accurate"]
     swept = Replayed(
