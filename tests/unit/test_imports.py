@@ -23,7 +23,7 @@ ROOMS = [
         *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
-    ["references", "replay", "results", "profile"],
+    ["references", "replay", "results", "profile", "offpolicy"],
     ["testing", "config"],
     ["build"],
     ["serving", "demo"],
@@ -31,6 +31,8 @@ ROOMS = [
     ["auto", "__main__"],
 ]
 PACKAGES = {
+    "offpolicy": ["estimators", "log", "target", "model", "evaluate"],
+    "cli": ["shown", "configured", "replayed", "demonstrated", "evaluated"],
     "replay": ["traffic", "trace", "playing", "hindsight", "engine"],
     "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
 }

@@ -1,0 +1,49 @@
+"""The command line. The only room that prints.
+
+Exit codes: 0 all is well, 1 a check or comparison failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from bandmaster import __version__
+from bandmaster.cli.configured import check, plans, profile_command
+from bandmaster.cli.demonstrated import demo_command
+from bandmaster.cli.evaluated import evaluate_command
+from bandmaster.cli.replayed import replay_command
+from bandmaster.core import BandmasterError
+
+
+class _Commands(click.Group):
+    """Turns what a user can cause into a message and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BandmasterError as problem:
+            click.echo(f"Error: {problem}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="bandmaster")
+def main() -> None:
+    """Bandmaster: a band of ONNX models, led by a bandit.
+
+    Exit codes: 0 all is well, 1 a check or comparison failed, 2 bad input.
+
+    \b
+    Examples:
+      bandmaster check bentofile.yaml
+      bandmaster plans bentofile.yaml
+      bandmaster replay traffic.parquet --config bentofile.yaml
+      bandmaster evaluate decisions.parquet --target uniform
+    """
+
+
+for _command in (check, plans, profile_command, replay_command, evaluate_command, demo_command):
+    main.add_command(_command)

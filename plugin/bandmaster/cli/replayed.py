@@ -1,0 +1,190 @@
+"""``replay``: what each policy would have earned on recorded traffic."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import click
+
+from bandmaster import build, config
+from bandmaster.cli.shown import JSON, console, joules, new_table, print_json, replay_progress, seconds
+from bandmaster.core import BandmasterError
+from bandmaster.replay import Mix, Order, Traffic, replay
+from bandmaster.results import BEST_PLAN, Constant, Measures, PolicyResult, Results, require_writable
+
+
+@click.command(name="replay")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--config", "file", required=True, type=click.Path(path_type=Path), help="The configuration to play.")
+@click.option("--policies", default=",".join(build.POLICIES), show_default=True,
+              help="Comma-separated; docs/replay.md lists all. constant:PLAN plays that plan.")  # fmt: skip
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Runs of each policy.")
+@click.option("--order", type=click.Choice(["kept", "shuffled", "mixed"]), default="kept", show_default=True,
+              help="The log's own order, another one for every seed, or some classes at a time.")  # fmt: skip
+@click.option("--mix-classes", type=click.IntRange(min=1), help="With --order mixed: classes at a time.")
+@click.option("--mix-every", type=click.IntRange(min=1), help="With --order mixed: requests until others are drawn.")
+@click.option("--requests", type=click.IntRange(min=1),
+              help="With --order mixed: requests in all.  [default: as many as the log has]")  # fmt: skip
+@click.option("--delay", type=click.IntRange(min=0), help="Requests until a label arrives.  [default: the log's]")
+@click.option("--label-share", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0),
+              help="Share of the labels that ever arrive.")  # fmt: skip
+@click.option("--last", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True),
+              help="Take figures over this last share of each run alone; the rest is learned from.")  # fmt: skip
+@click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
+              help="Where to keep answers to streams.  [default: ~/.cache/bandmaster/streams]")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there are cores]")
+@click.option("--out", type=click.Path(path_type=Path), help="Write results here, and timing.json beside them.")
+@click.option("--trace", type=click.Path(path_type=Path),
+              help="Write a parquet file with one row per request, policy and seed.")  # fmt: skip
+@click.option("--must-win", metavar="POLICY",
+              help="Exit 1 unless POLICY beats all others and the best constant plan, intervals above 0.")  # fmt: skip
+@JSON
+def replay_command(
+    logs: tuple[Path, ...],
+    file: Path,
+    policies: str,
+    seeds: int,
+    order: Order,
+    mix_classes: int | None,
+    mix_every: int | None,
+    requests: int | None,
+    delay: int | None,
+    label_share: float,
+    last: float,
+    cache: Path | None,
+    jobs: int | None,
+    out: Path | None,
+    trace: Path | None,
+    must_win: str | None,
+    as_json: bool,
+) -> None:
+    """Say what each policy would have earned on recorded traffic.
+
+    LOG is a recorded ensemble (parquet, CSV or Arrow): one row a request, with `label` and every member's
+    `<member>__pred`, and where known __conf, __proba, __latency_s, __energy_j, __cost. Or it is a stream, x0 … xn and
+    `y`: the twelve members of configs/streams.yaml learn its first 20 % and answer the rest. Several logs are taken
+    as redraws of one traffic: seed i plays log i modulo their number.
+
+    \b
+    Examples:
+      bandmaster replay traffic.parquet --config bentofile.yaml
+      bandmaster replay traffic.parquet --config bentofile.yaml --order shuffled --seeds 20 --out results.json
+      bandmaster replay monday.csv tuesday.csv --config b.yaml --policies constant:linear,scoring,bandit --delay 100
+      bandmaster replay traffic.parquet --config bentofile.yaml --must-win bandit --json | jq .policies.bandit
+      bandmaster replay traffic.parquet --config b.yaml --order mixed --mix-classes 5 --mix-every 2500 --last 0.2
+      bandmaster replay stream.parquet --config configs/streams.yaml
+    """
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    if must_win is not None and must_win not in names:
+        raise BandmasterError(f"--must-win {must_win}: is none of the policies played: {', '.join(names)}")
+    read = config.load(file)
+    build.require_functions(read)
+    recorded = build.recorded_logs(read, logs, cache, lambda line: click.echo(line, err=True))
+    for path, log in zip(logs, recorded, strict=True):
+        build.require_known_terms(read.contract, log)
+        if log.unused:
+            click.echo(f"{path}: columns not used: {', '.join(log.unused)}", err=True)
+    if out is not None:
+        require_writable(out)
+    mix = _mix(order, mix_classes, mix_every, requests, len(recorded[0]))
+    with replay_progress() as progress:
+        (results,) = replay(
+            build.bench(read, recorded, Traffic(order, delay, label_share, mix)),
+            names,
+            seeds,
+            lasts=(last,),
+            jobs=jobs,
+            progress=progress,
+            trace=trace,
+        )
+    if out is not None:
+        results.write(out)
+    if as_json:
+        print_json(results.as_json())
+    else:
+        print_results(results)
+    if must_win is not None and not _wins(results.policies[must_win]):
+        click.echo(f"--must-win: {must_win} does not beat every other, intervals above 0.", err=True)
+        sys.exit(1)
+
+
+def _mix(order: Order, classes: int | None, every: int | None, requests: int | None, rows: int) -> Mix | None:
+    given = {"--mix-classes": classes, "--mix-every": every, "--requests": requests}
+    if order != "mixed":
+        if (flag := next((name for name, value in given.items() if value is not None), None)) is not None:
+            raise BandmasterError(f"{flag}: goes with --order mixed; leave it out, or add that")
+        return None
+    if classes is None or every is None:
+        raise BandmasterError("--order mixed: needs --mix-classes and --mix-every, as in 5 and 2500")
+    return Mix(classes, every, requests or rows)
+
+
+def _wins(result: PolicyResult) -> bool:
+    return all(difference.interval[0] > 0.0 for difference in result.advantage.values())
+
+
+# ---- The table -----------------------------------------------------------------------------------------------
+
+
+def print_results(results: Results) -> None:
+    table = new_table("policy", "reward", "±", "gap closed", "accuracy", "latency", "energy", "members", "probed")
+    for name, result in results.policies.items():
+        half = (result.interval[1] - result.interval[0]) / 2.0
+        gap = "" if result.gap_closed is None else f"{result.gap_closed:.0%}"
+        shown = f"{name} (in hindsight)" if result.hindsight else name
+        table.add_row(shown, *_figures(result.measures, f"{half:.4f}", gap), f"{result.probe_share:.1%}")
+    table.add_section()
+    for name, constant in (
+        (f"best constant: {results.best_constant.plan}", results.best_constant),
+        (f"best constant plan: {results.best_constant_plan.plan}", results.best_constant_plan),
+        ("all members at once", results.all_members),
+    ):
+        table.add_row(name, *_figures(constant.measures, "", ""), "")
+    table.add_row("oracle (best single member, request by request)", f"{results.oracle:.4f}", *[""] * 7)
+    table.add_row("previous label (costs nothing)", "", "", "", f"{results.previous_label:.4f}", *[""] * 4)
+    console().print(table)
+    if results.setting.last < 1.0:
+        click.echo(f"Figures are of the last {results.setting.last:.0%} of each run.")
+    for sentence in verdict(results):
+        click.echo(sentence)
+
+
+def _figures(measures: Measures, half: str, gap: str) -> tuple[str, ...]:
+    return (
+        f"{measures.reward:.4f}",
+        half,
+        gap,
+        f"{measures.accuracy:.4f}",
+        seconds(measures.latency_s),
+        joules(measures.energy_j),
+        f"{measures.members_per_request:.2f}",
+    )
+
+
+def verdict(results: Results) -> list[str]:
+    """What the table says, in plain sentences."""
+    fair = {n: r for n, r in results.policies.items() if not r.hindsight} or results.policies
+    name, best = max(fair.items(), key=lambda item: item[1].measures.reward)
+    sentences = [f"{name} earned the most: {best.measures.reward:.4f} a request."]
+    against = best.advantage[BEST_PLAN]
+    low, high = against.interval
+    plan = f"the best constant plan in hindsight ({results.best_constant_plan.plan})"
+    if low > 0.0:
+        sentences.append(f"It beat {plan} by {against.mean:.4f} [{low:.4f}, {high:.4f}].")
+    elif high < 0.0:
+        sentences.append(f"It fell short of {plan} by {-against.mean:.4f} [{-high:.4f}, {-low:.4f}].")
+    else:
+        sentences.append(f"It cannot be told from {plan}: {against.mean:+.4f} [{low:.4f}, {high:.4f}].")
+    return [*sentences, *_against_all(best.measures, results.all_members)]
+
+
+def _against_all(measures: Measures, whole: Constant) -> list[str]:
+    more = measures.accuracy - whole.measures.accuracy
+    accuracy = f"{abs(more):.4f} {'more' if more >= 0.0 else 'less'} accuracy"
+    if math.isnan(measures.energy_j) or not whole.measures.energy_j > 0.0:
+        return [f"Against all members at once: {accuracy}."]
+    return [
+        f"Against all members at once: {measures.energy_j / whole.measures.energy_j:.0%} of the energy, {accuracy}."
+    ]
