@@ -183,37 +183,6 @@ def test_delay_and_label_share_change_what_a_policy_learns(folder):
     assert reward("--label-share", 0)[0] == 0  # no label arrives, so nothing can ring
 
 
-def test_must_win_exits_1_for_a_policy_that_does_not(folder):
-    kept = replay(folder, "--seeds", 1, "--policies", "constant:cheap,random", "--must-win", "random")
-    assert kept.exit_code == 1
-    assert "must-win" in kept.stderr
-    assert "earned the most" in kept.stdout
-
-
-def test_must_win_exits_0_for_a_policy_that_does(tmp_path):
-    # Each member knows one half of the log, so that a policy that learns beats every constant plan.
-    truth = np.arange(900) % 5
-    first = np.arange(900) < 450
-    log = {
-        "label": truth,
-        "cheap__pred": np.where(first, truth, (truth + 1) % 5),
-        "dear__pred": np.where(first, (truth + 1) % 5, truth),
-    }
-    pl.DataFrame(log).write_parquet(tmp_path / "log.parquet")
-    (tmp_path / "config.yaml").write_text(
-        """
-orchestration:
-  contract: {accuracy: {weight: 0.7}, cost: {weight: 0.3, range: [0, 2]}}
-  members: {cheap: {profile: {cost: 1}}, dear: {profile: {cost: 1}}}
-  plans: {subsets: 1, cascades: 1}
-  probes: {share: 0.1}
-"""
-    )
-    options = ("--policies", "scoring,constant:cheap", "--seeds", 1, "--jobs", 1, "--must-win", "scoring")
-    shown = call("replay", tmp_path / "log.parquet", "--config", tmp_path / "config.yaml", *options)
-    assert shown.exit_code == 0, shown.output
-
-
 def test_a_mix_of_classes_and_the_last_share_are_played_and_written(folder, tmp_path):
     mix = ("--order", "mixed", "--mix-classes", 1, "--mix-every", 40, "--requests", 120)
     shown = replay(folder, "--seeds", 2, "--policies", "random", *mix, "--last", 0.5, "--out", tmp_path / "r.json")
@@ -259,7 +228,6 @@ REFUSED = {
     "a plan that is not in the catalogue": (("--policies", "constant:cheap>dear@0.5"), "log.csv", "plans.include"),
     "a negative delay": (("--delay", -1), "log.csv", "--delay"),
     "a share above 1": (("--label-share", 1.5), "log.csv", "--label-share"),
-    "a winner that does not play": (("--policies", "random", "--must-win", "bandit"), "log.csv", "--must-win bandit"),
     "a folder to write to": (("--out", "."), "log.csv", "is a folder"),
 }
 

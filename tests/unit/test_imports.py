@@ -23,7 +23,7 @@ ROOMS = [
         *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
-    ["references", "replay", "results", "profile", "offpolicy"],
+    ["references", "replay", "results", "gate", "profile", "offpolicy"],
     ["testing", "config"],
     ["build"],
     ["serving", "demo"],
@@ -32,7 +32,7 @@ ROOMS = [
 ]
 PACKAGES = {
     "offpolicy": ["estimators", "log", "target", "model", "evaluate"],
-    "cli": ["shown", "configured", "replayed", "demonstrated", "evaluated"],
+    "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated"],
     "replay": ["traffic", "trace", "playing", "hindsight", "engine"],
     "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
 }

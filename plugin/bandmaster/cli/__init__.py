@@ -14,6 +14,7 @@ from bandmaster import __version__
 from bandmaster.cli.configured import check, plans, profile_command
 from bandmaster.cli.demonstrated import demo_command
 from bandmaster.cli.evaluated import evaluate_command
+from bandmaster.cli.gated import gate_command
 from bandmaster.cli.replayed import replay_command
 from bandmaster.core import BandmasterError
 
@@ -41,9 +42,10 @@ def main() -> None:
       bandmaster check bentofile.yaml
       bandmaster plans bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml
+      bandmaster gate traffic.parquet --config new.yaml --against constant
       bandmaster evaluate decisions.parquet --target uniform
     """
 
 
-for _command in (check, plans, profile_command, replay_command, evaluate_command, demo_command):
+for _command in (check, plans, profile_command, replay_command, gate_command, evaluate_command, demo_command):
     main.add_command(_command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from bandmaster.intervals import Interval
 from bandmaster.offpolicy.evaluate import Evaluation, evaluate
 from bandmaster.offpolicy.log import Columns, read
 from bandmaster.offpolicy.target import parse_target
-from bandmaster.results import require_writable
+from bandmaster.results import require_writable, write_text
 
 
 @click.command(name="evaluate")
@@ -73,7 +72,7 @@ def evaluate_command(
         features=None if features is None else _names(features),
     )
     if out is not None:
-        _write(out, found)
+        write_text(out, json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n")
     if as_json:
         print_json(found.as_json())
     else:
@@ -90,14 +89,6 @@ def _parted(where: Sequence[str]) -> Mapping[str, str]:
 
 def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
-
-
-def _write(path: Path, found: Evaluation) -> None:
-    """Whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.new")
-    draft.write_text(json.dumps(found.as_json(), indent=1) + "\n")
-    os.replace(draft, path)
 
 
 def _print(found: Evaluation) -> None:

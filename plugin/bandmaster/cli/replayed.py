@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from bandmaster import build, config
 from bandmaster.cli.shown import JSON, console, joules, new_table, print_json, replay_progress, seconds
+from bandmaster.config import Config
 from bandmaster.core import BandmasterError
-from bandmaster.replay import Mix, Order, Traffic, replay
-from bandmaster.results import BEST_PLAN, Constant, Measures, PolicyResult, Results, require_writable
+from bandmaster.replay import Bench, Mix, Order, Traffic, replay
+from bandmaster.results import BEST_PLAN, Constant, Measures, Results, require_writable
 
 
 @click.command(name="replay")
@@ -38,8 +40,6 @@ from bandmaster.results import BEST_PLAN, Constant, Measures, PolicyResult, Resu
 @click.option("--out", type=click.Path(path_type=Path), help="Write results here, and timing.json beside them.")
 @click.option("--trace", type=click.Path(path_type=Path),
               help="Write a parquet file with one row per request, policy and seed.")  # fmt: skip
-@click.option("--must-win", metavar="POLICY",
-              help="Exit 1 unless POLICY beats all others and the best constant plan, intervals above 0.")  # fmt: skip
 @JSON
 def replay_command(
     logs: tuple[Path, ...],
@@ -57,7 +57,6 @@ def replay_command(
     jobs: int | None,
     out: Path | None,
     trace: Path | None,
-    must_win: str | None,
     as_json: bool,
 ) -> None:
     """Say what each policy would have earned on recorded traffic.
@@ -72,13 +71,28 @@ def replay_command(
       bandmaster replay traffic.parquet --config bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml --order shuffled --seeds 20 --out results.json
       bandmaster replay monday.csv tuesday.csv --config b.yaml --policies constant:linear,scoring,bandit --delay 100
-      bandmaster replay traffic.parquet --config bentofile.yaml --must-win bandit --json | jq .policies.bandit
+      bandmaster replay traffic.parquet --config bentofile.yaml --json | jq .policies.bandit
       bandmaster replay traffic.parquet --config b.yaml --order mixed --mix-classes 5 --mix-every 2500 --last 0.2
       bandmaster replay stream.parquet --config configs/streams.yaml
     """
     names = [name.strip() for name in policies.split(",") if name.strip()]
-    if must_win is not None and must_win not in names:
-        raise BandmasterError(f"--must-win {must_win}: is none of the policies played: {', '.join(names)}")
+    _, bench = read_bench(file, logs, cache)
+    mix = _mix(order, mix_classes, mix_every, requests, len(bench.logs[0]))
+    bench = replace(bench, traffic=Traffic(order, delay, label_share, mix))
+    if out is not None:
+        require_writable(out)
+    with replay_progress() as progress:
+        (results,) = replay(bench, names, seeds, lasts=(last,), jobs=jobs, progress=progress, trace=trace)
+    if out is not None:
+        results.write(out)
+    if as_json:
+        print_json(results.as_json())
+    else:
+        print_results(results)
+
+
+def read_bench(file: Path, logs: Sequence[Path], cache: Path | None = None) -> tuple[Config, Bench]:
+    """The configuration, and what its policies are compared on, as logged; says on stderr what is not used of that."""
     read = config.load(file)
     build.require_functions(read)
     recorded = build.recorded_logs(read, logs, cache, lambda line: click.echo(line, err=True))
@@ -86,28 +100,7 @@ def replay_command(
         build.require_known_terms(read.contract, log)
         if log.unused:
             click.echo(f"{path}: columns not used: {', '.join(log.unused)}", err=True)
-    if out is not None:
-        require_writable(out)
-    mix = _mix(order, mix_classes, mix_every, requests, len(recorded[0]))
-    with replay_progress() as progress:
-        (results,) = replay(
-            build.bench(read, recorded, Traffic(order, delay, label_share, mix)),
-            names,
-            seeds,
-            lasts=(last,),
-            jobs=jobs,
-            progress=progress,
-            trace=trace,
-        )
-    if out is not None:
-        results.write(out)
-    if as_json:
-        print_json(results.as_json())
-    else:
-        print_results(results)
-    if must_win is not None and not _wins(results.policies[must_win]):
-        click.echo(f"--must-win: {must_win} does not beat every other, intervals above 0.", err=True)
-        sys.exit(1)
+    return read, build.bench(read, recorded)
 
 
 def _mix(order: Order, classes: int | None, every: int | None, requests: int | None, rows: int) -> Mix | None:
@@ -119,10 +112,6 @@ def _mix(order: Order, classes: int | None, every: int | None, requests: int | N
     if classes is None or every is None:
         raise BandmasterError("--order mixed: needs --mix-classes and --mix-every, as in 5 and 2500")
     return Mix(classes, every, requests or rows)
-
-
-def _wins(result: PolicyResult) -> bool:
-    return all(difference.interval[0] > 0.0 for difference in result.advantage.values())
 
 
 # ---- The table -----------------------------------------------------------------------------------------------
