@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 	$(BIN)/bandmaster demo $(DEMO)
 
 test: $(VENV)/.dev lint  ## everything that the core promises
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
 	$(BIN)/python -m benchmarks $(BENCH)
