@@ -66,7 +66,7 @@ def test_results_are_written_and_are_the_same_every_time(log, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--target", "best"), "best: names no target; uniform, column:NAME and table:FILE do"),
+        (("--target", "best"), "best: names no target; uniform, column:NAME, table:FILE and vw:OPTIONS do"),
         (("--target", "uniform", "--where", "site"), "--where site: is no condition; write COLUMN=VALUE"),
         (("--target", "uniform", "--features", "x0"), "--features: goes with --model"),
         (("--target", "uniform", "--model", "--features", "x9"), "has no column 'x9'"),

@@ -78,7 +78,9 @@ def test_a_table_that_is_no_policy_is_refused(log, tmp_path, text, said):
 
 def test_specs_and_columns_that_name_no_target_are_refused(log, tmp_path):
     for spec in ("best", "column:", "table:", ""):
-        with pytest.raises(BandmasterError, match="names no target; uniform, column:NAME and table:FILE do"):
+        with pytest.raises(
+            BandmasterError, match="names no target; uniform, column:NAME, table:FILE and vw:OPTIONS do"
+        ):
             parse_target(spec)
     with pytest.raises(BandmasterError, match="has no column 'theirs'"):
         evaluate(log, parse_target("column:theirs"))

@@ -31,8 +31,8 @@ ROOMS = [
     ["auto", "__main__"],
 ]
 PACKAGES = {
-    "offpolicy": ["estimators", "log", "target", "model", "evaluate"],
-    "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated"],
+    "offpolicy": ["estimators", "log", "model", "examples", "dsjson", "learning", "target", "evaluate"],
+    "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated", "converted"],
     "replay": ["traffic", "trace", "playing", "hindsight", "engine"],
     "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
 }

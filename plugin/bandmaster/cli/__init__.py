@@ -12,6 +12,7 @@ import click
 
 from bandmaster import __version__
 from bandmaster.cli.configured import check, plans, profile_command
+from bandmaster.cli.converted import convert_command
 from bandmaster.cli.demonstrated import demo_command
 from bandmaster.cli.evaluated import evaluate_command
 from bandmaster.cli.gated import gate_command
@@ -47,5 +48,14 @@ def main() -> None:
     """
 
 
-for _command in (check, plans, profile_command, replay_command, gate_command, evaluate_command, demo_command):
+for _command in (
+    check,
+    plans,
+    profile_command,
+    replay_command,
+    gate_command,
+    evaluate_command,
+    convert_command,
+    demo_command,
+):
     main.add_command(_command)

@@ -20,7 +20,7 @@ from bandmaster.results import require_writable, write_text
 @click.command(name="evaluate")
 @click.argument("log", type=click.Path(path_type=Path))
 @click.option("--target", required=True, metavar="SPEC",
-              help="The policy to judge: uniform, column:NAME or table:FILE.")  # fmt: skip
+              help="The policy to judge: uniform, column:NAME, table:FILE or vw:OPTIONS.")  # fmt: skip
 @click.option("--action", default="action", show_default=True, metavar="COLUMN", help="What was done.")
 @click.option("--propensity", default="propensity", show_default=True, metavar="COLUMN",
               help="The probability with which it was done.")  # fmt: skip
@@ -53,12 +53,14 @@ def evaluate_command(
     and the reward. It may be larger than memory, unless --model.
 
     A table:FILE has `action`, `probability` and whichever columns of the log these depend on; a column:NAME of the log
-    has the target's probability of the action that was taken.
+    has the target's probability of the action that was taken. vw:OPTIONS is Vowpal Wabbit, learning from the log as it
+    goes.
 
     \b
     Examples:
       bandmaster evaluate decisions.parquet --target uniform
       bandmaster evaluate clicks.csv --target table:new.csv --action item --propensity p --reward click --model
+      bandmaster evaluate decisions.parquet --target 'vw:--cb_explore_adf --epsilon 0.05 -q sa'
       bandmaster evaluate decisions.parquet --target column:new_p --where site=north --json | jq .estimates.snips
     """
     if features is not None and not modelled:

@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 
 from bandmaster.core import BandmasterError, FloatArray
+from bandmaster.offpolicy.learning import Learner
 from bandmaster.offpolicy.log import ROW, BanditLog, gather, require, scan
 
 
 class Target(Protocol):
-    """A policy that does not learn: what it does depends on the decision's columns alone."""
+    """A policy to be judged by a log."""
 
     def logged(self, log: BanditLog) -> pl.LazyFrame:
         """The log's rows with ``target``, the probability of the action that was taken; null where there is none.
@@ -34,7 +35,7 @@ class Target(Protocol):
 
 
 def parse_target(spec: str) -> Target:
-    """The target that ``spec`` names: ``uniform``, ``column:NAME`` or ``table:FILE``.
+    """The target that ``spec`` names: ``uniform``, ``column:NAME``, ``table:FILE`` or ``vw:OPTIONS``.
 
     Raises ``BandmasterError`` for anything else, or a file that is no table of probabilities.
     """
@@ -45,7 +46,9 @@ def parse_target(spec: str) -> Target:
         return Column(rest)
     if kind == "table" and rest:
         return read_probabilities(Path(rest))
-    raise BandmasterError(f"{spec}: names no target; uniform, column:NAME and table:FILE do")
+    if kind == "vw" and rest:
+        return Learner(rest)
+    raise BandmasterError(f"{spec}: names no target; uniform, column:NAME, table:FILE and vw:OPTIONS do")
 
 
 @dataclass(frozen=True, slots=True)

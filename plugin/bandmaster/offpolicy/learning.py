@@ -1,0 +1,60 @@
+"""Targets that learn: played in the log's order, each decision foretold before it is learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from bandmaster.core import BandmasterError, FloatArray
+from bandmaster.offpolicy.examples import as_text, examples, safe
+from bandmaster.offpolicy.log import BanditLog, gather
+from bandmaster.offpolicy.model import features_in
+from bandmaster.policies.vw import VowpalWabbit
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """Vowpal Wabbit with these ``options``, among them ``--cb_explore_adf``. What is shared is in namespace ``s``, what
+    is an action's own in ``a``.
+
+    It learns from what was logged, as its own driver does (progressive validation: Blum, Kalai & Langford 1999); its
+    value is that of the policies that it was, one a decision (Dudík, Erhan, Langford & Li 2014, "Doubly robust policy
+    evaluation and optimization", section 5.2). A column ``reward_delay`` of the log says after how many further
+    decisions a reward became known.
+    """
+
+    options: str
+
+    def logged(self, log: BanditLog) -> pl.LazyFrame:
+        rows = gather(log.path, log.frame)
+        if rows.select(pl.any_horizontal(pl.col("action", "propensity", "reward").is_null()).any()).item():
+            log.check()
+        actions = log.actions
+        taken = [actions.index(name) for name in rows["action"]]
+        every = self.spread(rows, actions)
+        return rows.lazy().with_columns(target=pl.Series(every[np.arange(len(rows)), taken]))
+
+    def actions(self, log: BanditLog) -> tuple[str, ...]:
+        return log.actions
+
+    def spread(self, rows: pl.DataFrame, actions: Sequence[str]) -> FloatArray:
+        learner, names = self._workspace(), [safe(name) for name in actions]
+        delays = rows["reward_delay"].to_list() if "reward_delay" in rows.columns else [0] * len(rows)
+        found = np.empty((len(rows), len(actions)))
+        arriving: dict[int, list[list[str]]] = {}
+        for k, example in enumerate(examples(rows, features_in(rows.columns), actions)):
+            found[k] = learner.predict(as_text(example, names, labelled=False))
+            arriving.setdefault(k + int(delays[k]), []).append(as_text(example, names, labelled=True))
+            for lines in arriving.pop(k, ()):
+                learner.learn(lines)
+        if not np.allclose(found.sum(axis=1), 1.0, atol=1e-4) or (found < 0.0).any():
+            raise BandmasterError(f"vw:{self.options}: says what are no probabilities; explore otherwise")
+        return found
+
+    def _workspace(self) -> VowpalWabbit:
+        if "--cb_explore_adf" not in self.options.split():
+            raise BandmasterError(f"vw:{self.options}: explores nothing; add --cb_explore_adf")
+        return VowpalWabbit(self.options)
