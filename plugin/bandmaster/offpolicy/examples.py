@@ -1,4 +1,4 @@
-"""Decisions as Vowpal Wabbit has them: the same features whether as text, for a workspace, or as JSON, for its driver."""
+"""Decisions as Vowpal Wabbit has them: the same features as text, for a workspace, and as JSON, for its driver."""
 
 from __future__ import annotations
 
