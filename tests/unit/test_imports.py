@@ -23,7 +23,7 @@ ROOMS = [
         *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
-    ["references", "replay", "results", "gate", "profile", "offpolicy"],
+    ["references", "replay", "results", "gate", "export", "profile", "offpolicy"],
     ["testing", "config"],
     ["build"],
     ["serving", "demo"],
@@ -32,7 +32,7 @@ ROOMS = [
 ]
 PACKAGES = {
     "offpolicy": ["estimators", "log", "model", "examples", "dsjson", "learning", "target", "evaluate"],
-    "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated", "converted"],
+    "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated", "converted", "exported"],
     "replay": ["traffic", "trace", "playing", "hindsight", "engine"],
     "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
 }

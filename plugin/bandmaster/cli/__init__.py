@@ -15,6 +15,7 @@ from bandmaster.cli.configured import check, plans, profile_command
 from bandmaster.cli.converted import convert_command
 from bandmaster.cli.demonstrated import demo_command
 from bandmaster.cli.evaluated import evaluate_command
+from bandmaster.cli.exported import export_command
 from bandmaster.cli.gated import gate_command
 from bandmaster.cli.replayed import replay_command
 from bandmaster.core import BandmasterError
@@ -56,6 +57,7 @@ for _command in (
     gate_command,
     evaluate_command,
     convert_command,
+    export_command,
     demo_command,
 ):
     main.add_command(_command)

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -154,15 +154,7 @@ class SqliteJournal:
             self._connection.execute("INSERT OR REPLACE INTO rewards VALUES (?, ?, ?)", row)
 
     def since(self, seq: int) -> Iterator[Joined]:
-        query = (
-            "SELECT o.seq, d.decision, d.answer, o.outcome FROM outcomes o JOIN decisions d USING (id)"
-            " WHERE o.seq > ? ORDER BY o.seq LIMIT ?"
-        )
-        # In pages, so that a slow reader holds up neither settlements nor the log's checkpoints.
-        last = seq
-        while page := self._all(query, last, _BATCH):
-            for last, decision, answer, outcome in page:
-                yield Joined(last, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
+        yield from _joined_since(seq, self._all)
 
     def reject(self) -> None:
         # Not synced: whoever sends forged ids would otherwise decide how often the disk does.
@@ -387,6 +379,32 @@ def open_journal(
 def open_spool(url: str, root: Path, worker: str) -> SqliteSpool:
     """Open a spool of the journal that ``url`` names (see ``locate``), as one of its workers."""
     return SqliteSpool(spool_folder(locate(url, root)), worker)
+
+
+def read_joined(path: Path) -> Iterator[Joined]:
+    """Every joined decision of a journal, in order of settlement, beside its owner, who may go on meanwhile.
+
+    Raises ``BandmasterError`` when the file is no journal.
+    """
+    if not path.is_file():
+        raise BandmasterError(f"{path}: no such journal; name its file")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as connection:
+            yield from _joined_since(0, lambda query, *values: connection.execute(query, values).fetchall())
+    except sqlite3.Error as error:
+        raise BandmasterError(f"{path}: cannot be read as a journal ({error})") from error
+
+
+def _joined_since(seq: int, fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
+    """In pages, so that a slow reader holds up neither settlements nor the log's checkpoints."""
+    query = (
+        "SELECT o.seq, d.decision, d.answer, o.outcome FROM outcomes o JOIN decisions d USING (id)"
+        " WHERE o.seq > ? ORDER BY o.seq LIMIT ?"
+    )
+    last = seq
+    while page := fetch(query, last, _BATCH):
+        for last, decision, answer, outcome in page:
+            yield Joined(last, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
 
 
 def _open(path: Path) -> sqlite3.Connection:

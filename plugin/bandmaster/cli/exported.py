@@ -1,0 +1,45 @@
+"""``export``: the journal as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from bandmaster import build, config
+from bandmaster.export import export
+from bandmaster.journal.sqlite import locate, read_joined
+from bandmaster.results import require_writable
+
+
+@click.command(name="export")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--config", "file", required=True, type=click.Path(path_type=Path),
+              help="The configuration whose contract rewards are by.")  # fmt: skip
+@click.option("--journal", type=click.Path(path_type=Path, dir_okay=False),
+              help="The journal's file.  [default: the config's, beside it]")  # fmt: skip
+@click.option("--complete", is_flag=True, help="Only requests that every member answered, as `replay` wants them.")
+def export_command(out: Path, file: Path, journal: Path | None, complete: bool) -> None:
+    """Write the journal's settled decisions to OUT, a parquet file.
+
+    One row a request, with what every member that ran said, the label, and the plan (`action`) with its `propensity`
+    and `reward`. Rewards are computed anew from what was recorded, by the config's contract: change a weight or a range
+    and export again, and history is scored anew, without running a model. The service may go on meanwhile.
+
+    \b
+    Examples:
+      bandmaster export decisions.parquet --config bentofile.yaml
+      bandmaster evaluate decisions.parquet --target uniform
+      bandmaster export traffic.parquet --config bentofile.yaml --complete
+      bandmaster export rescored.parquet --config other-weights.yaml --journal orchestration.db
+    """
+    read = config.load(file)
+    require_writable(out)
+    ensemble = build.ensemble_of(read, read.classes) if read.classes else build.host(read).ensemble
+    learner = build.learner(read, build.catalogue(read, ensemble), np.random.default_rng(0))
+    path = journal or locate(read.journal, file.parent)
+    found = export(
+        read_joined(path), learner, out, complete=complete, told=lambda n: click.echo(f"{n} decisions read", err=True)
+    )
+    click.echo(f"{out}: {found} decisions")
