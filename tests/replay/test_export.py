@@ -104,9 +104,8 @@ def test_a_journal_is_read_beside_its_owner(lab, tmp_path):
 
 def test_decisions_of_another_ensemble_are_refused(lab, tmp_path):
     joined, _ = served(lab, probed=False)
-    (tmp_path / "c.yaml").write_text(
-        "orchestration: {contract: {accuracy: {weight: 1}}, members: {cheap: {profile: {cost: 1}}, other: {profile: {cost: 1}}}}"
-    )
+    members = "{cheap: {profile: {cost: 1}}, other: {profile: {cost: 1}}}"
+    (tmp_path / "c.yaml").write_text(f"orchestration: {{contract: {{accuracy: {{weight: 1}}}}, members: {members}}}")
     other = config.load(tmp_path / "c.yaml")
     ensemble = build.ensemble_of(other, lab.logs[0].ensemble.classes)
     learner = build.learner(other, build.catalogue(other, ensemble), np.random.default_rng(0))
