@@ -125,9 +125,10 @@ class Price(Check, tag="price", frozen=True, kw_only=True):
     """The least price at which a policy is as accurate as the most accurate member less ``within``, as a share of that
     member's price; 1 where it never is: then one keeps that member.
 
-    Read off a sweep over α, which is a line from point to point: what lies between two of them is earned by giving the
-    one's α to some of the requests and the other's to the rest. Points that the policy did not play are left out, which
-    can only make the price higher.
+    Read off the convex hull of a sweep over α: what lies between two of its points is earned by giving the one's α to
+    some of the requests and the other's to the rest, by lot (as between classifiers: Provost & Fawcett 2001, "Robust
+    classification for imprecise environments", section 4). Points that the policy did not play are left out, which can
+    only make the price higher.
     """
 
     policy: str
@@ -148,9 +149,9 @@ class Price(Check, tag="price", frozen=True, kw_only=True):
 
 
 def _least_cost(points: Sequence[tuple[float, float]], accuracy: float) -> float | None:
-    """The least cost at which the line through the points (accuracy, cost) is so accurate; ``None``: nowhere."""
+    """The least cost at which a mix of two of the points (accuracy, cost) is so accurate; ``None``: none is."""
     costs = [c for a, c in points if a >= accuracy]
-    for (a, c), (b, d) in itertools.pairwise(points):
+    for (a, c), (b, d) in itertools.combinations(points, 2):
         if min(a, b) < accuracy < max(a, b):
             costs.append(c + (d - c) * (accuracy - a) / (b - a))
     return min(costs, default=None)

@@ -1,5 +1,6 @@
 """Verdicts: pure functions of what was found."""
 
+import itertools
 import math
 
 import numpy as np
@@ -43,14 +44,14 @@ def test_what_was_not_found_passes_no_demand(bound):
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)), min_size=1, max_size=8), st.floats(0.0, 0.2))
-def test_a_price_is_that_of_the_cheapest_mix_of_neighbouring_points_that_is_accurate_enough(points, allowed):
+def test_a_price_is_that_of_the_cheapest_mix_of_two_points_that_is_accurate_enough(points, allowed):
     plays = {str(k): played({"p": {"accuracy": a, "cost": c}}, at=0.5) for k, (a, c) in enumerate(points)}
     members = (MemberFigures("dear", 0.9, None, None, 0.5), MemberFigures("cheap", 0.6, None, None, 0.01))
     plays["without"] = played({"other": {"accuracy": 1.0, "cost": 0.0}}, at=0.5)  # a point that it did not play
     found = Price(name="price", policy="p", within=allowed).figure(record(plays=plays, members=members), {})
     share = np.linspace(0.0, 1.0, 1001)[:, None]
-    line = np.array([points[0], *points])
-    mixes = (share * line[:-1, None] + (1.0 - share) * line[1:, None]).reshape(-1, 2)
+    pairs = np.array(list(itertools.combinations_with_replacement(points, 2)))
+    mixes = (share * pairs[:, None, 0] + (1.0 - share) * pairs[:, None, 1]).reshape(-1, 2)
     accurate = mixes[mixes[:, 0] >= 0.9 - allowed, 1] / 0.5
     assert found == pytest.approx(accurate.min() if accurate.size else 1.0, abs=0.003)
 
