@@ -88,6 +88,7 @@ def test_an_estimate_of_rewards_that_never_come_is_none_and_its_intervals_are_no
     frame = pl.DataFrame({"reward": [0.0] * 50, "propensity": [0.5] * 50, "target": [0.5] * 50})
     ips, snips = estimates(sums(frame.lazy(), 50))
     assert ips.value == snips.value == 0.0
+    assert ips.interval == ips.bootstrap == (0.0, 1.0)
     assert ips.anytime is not None
     assert ips.anytime[0] == 0.0 < ips.anytime[1]
 
@@ -155,6 +156,8 @@ def test_a_log_of_a_policy_much_like_the_target_leaves_no_doubt():
         ({"target": pl.col("propensity") * 2.0}, "propensities are too small"),
         ({"reward": (pl.int_range(pl.len()) == 7).cast(float)}, "one decision alone makes up 100%"),
         ({"reward": (pl.int_range(pl.len()) % 200 == 0).cast(float)}, "normal intervals of ips, snips"),
+        ({"reward": pl.lit(0.0)}, "every decision says the same to ips, snips"),
+        ({"target": pl.lit(0.0)}, "every decision says the same to ips, snips"),
     ],
 )
 def test_what_a_log_cannot_tell_is_said_in_plain_language(changed, said):

@@ -90,6 +90,11 @@ def test_files_that_are_no_logs_are_refused(tmp_path):
     (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BandmasterError, match=r"half\.parquet: cannot be read as parquet"):
         read(tmp_path / "half.parquet")
+    broken = bytearray(whole)
+    broken[8:40] = bytes(32)
+    (tmp_path / "broken.parquet").write_bytes(broken)
+    with pytest.raises(BandmasterError, match=r"broken\.parquet: cannot be read as parquet"):
+        evaluate(read(tmp_path / "broken.parquet"), Uniform())
     pl.DataFrame(ROWS).clear().write_parquet(tmp_path / "empty.parquet")
     with pytest.raises(BandmasterError, match="holds no decision"):
         read(tmp_path / "empty.parquet")

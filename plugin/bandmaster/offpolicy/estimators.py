@@ -140,7 +140,8 @@ class Estimate:
     ``bootstrap`` over buckets, which heeds skewness and that neighbours are alike, and ``anytime``, which holds at
     every length of the log at once, for ``ips`` alone.
 
-    ``skewness`` is that of the estimate's own distribution; beyond ``SKEWED`` the normal approximation fails.
+    ``skewness`` is that of the estimate's own distribution; beyond ``SKEWED`` the normal approximation fails. Where all
+    terms are alike it is NaN, and the first two intervals say ``NOTHING``: what never varied cannot tell how it would.
     """
 
     estimator: str
@@ -189,7 +190,7 @@ def _estimate(
     influence = over - value * under
     spread = float((influence**2).sum())
     if spread <= 1e-12:
-        return Estimate(name, value, _within((value, value)), _within((value, value)), bounds, 0.0)
+        return Estimate(name, value, NOTHING, NOTHING, bounds, math.nan)
     skewness = float((influence**3).sum()) / spread**1.5
     freedom = 2.0 / max(float((influence**4).sum()) / spread**2 - 1.0 / len(influence), 1e-12)
     wide = float(stats.t.ppf((1.0 + LEVEL) / 2.0, max(freedom, 1.0)))
@@ -295,7 +296,8 @@ def effective(found: Sums) -> float:
 
 def doubts(found: Sums, judged: Sequence[Estimate]) -> tuple[str, ...]:
     """In plain language, why the log may not support the estimates; none where it does."""
-    return tuple(filter(None, (_too_few(found), _off_one(found), _one_alone(found), _too_skewed(judged))))
+    why = (_too_few(found), _off_one(found), _one_alone(found), _too_skewed(judged), _all_alike(judged))
+    return tuple(filter(None, why))
 
 
 def _too_few(found: Sums) -> str | None:
@@ -332,4 +334,14 @@ def _too_skewed(judged: Sequence[Estimate]) -> str | None:
     return (
         f"rewards come in too rarely, or weigh too differently, for the normal intervals of {', '.join(skewed)}; trust"
         " the anytime interval"
+    )
+
+
+def _all_alike(judged: Sequence[Estimate]) -> str | None:
+    alike = [e.estimator for e in judged if math.isnan(e.skewness)]
+    if not alike:
+        return None
+    return (
+        f"every decision says the same to {', '.join(alike)}, so that nothing tells how far off it may be; trust the"
+        " anytime interval"
     )

@@ -12,7 +12,7 @@ import polars as pl
 from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.intervals import Interval
 from bandmaster.offpolicy.estimators import Estimate, Sums, doubts, effective, estimates, sums, switch_threshold
-from bandmaster.offpolicy.log import ROW, BanditLog, gather, require
+from bandmaster.offpolicy.log import ROW, BanditLog, gather, readable, require
 from bandmaster.offpolicy.model import features_in, foretold
 from bandmaster.offpolicy.target import Target
 
@@ -72,9 +72,10 @@ def evaluate(
     the target says no probability of a decision.
     """
     rows = target.logged(log)
+    with readable(log.path):
+        found = _told(log, sums(rows, log.decisions))  # nothing is learned from a log that is refused
     if not modelled:
-        return _told(log, sums(rows, log.decisions))
-    _told(log, sums(rows, log.decisions))  # nothing is learned from a log that is refused
+        return found
     known = _with_model(log, target, rows, features)
     threshold = switch_threshold(*(known[name].to_numpy() for name in ("reward", "propensity", *MODEL)))
     return _told(log, sums(known.lazy(), log.decisions, modelled=True, threshold=threshold))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,10 +128,11 @@ def scan(path: Path) -> pl.LazyFrame:
     return scanner(path)
 
 
-def gather(path: Path, rows: pl.LazyFrame) -> pl.DataFrame:
-    """What a scan of ``path`` gives, streamed. Raises ``BandmasterError`` when the file cannot be read."""
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading ``path`` into a ``BandmasterError`` that names it."""
     try:
-        return rows.collect(engine="streaming")
+        yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as problem:
         why = str(problem).partition("\n")[0]
         raise BandmasterError(
@@ -138,13 +140,16 @@ def gather(path: Path, rows: pl.LazyFrame) -> pl.DataFrame:
         ) from None
 
 
+def gather(path: Path, rows: pl.LazyFrame) -> pl.DataFrame:
+    """What a scan of ``path`` gives, streamed. Raises ``BandmasterError`` when the file cannot be read."""
+    with readable(path):
+        return rows.collect(engine="streaming")
+
+
 def require(path: Path, rows: pl.LazyFrame, columns: tuple[str, ...]) -> None:
     """Raise ``BandmasterError`` unless all these columns are there."""
-    try:
+    with readable(path):
         there = rows.collect_schema().names()
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as problem:
-        why = str(problem).partition("\n")[0]
-        raise BandmasterError(f"{path}: cannot be read as {path.suffix[1:]} ({why}); is the file complete?") from None
     for column in columns:
         if column not in there:
             has = ", ".join(name for name in there if name != ROW)
