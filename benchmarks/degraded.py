@@ -21,10 +21,10 @@ WINDOW = 100
 """Answers that say whether a member is in use. A window begins where it is named by, so that it looks ahead."""
 
 OUT = 0.05
-"""A member is out while it takes part in no more than this share of a window's answers."""
+"""A member is out while it takes part in no more than this share of a window's answers, and back once in more."""
 
-BACK = 0.5
-"""It is back once it takes part in this share of what it takes part in on the same requests undisturbed."""
+WHOLE = 0.5
+"""It is wholly back once it takes part in this share of what it takes part in on the same requests undisturbed."""
 
 ALLOWED = 300
 """Labelled requests after which it shall be out, and stay so."""
@@ -36,15 +36,16 @@ SOON = 3000
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One seed's figures; ``out_after`` and ``back_after`` count labelled requests, ``None`` where it never was.
-    ``lost_while`` and ``lost_after`` are reward a request, against the same requests undisturbed: while it is degraded,
-    and once it should be back. A member that is not back, and lost nothing, has found a substitute.
+    """One seed's figures; ``out_after``, ``back_after`` and ``whole_after`` count labelled requests, ``None`` where it
+    never was. ``lost_while`` and ``lost_after`` are reward a request, against the same requests undisturbed: while it
+    is degraded, and once it should be back. A member that is not wholly back, and lost nothing, has found a substitute.
     """
 
     used_before: float
     out_after: int | None
     out_share: float
     back_after: int | None
+    whole_after: int | None
     lost_while: float
     lost_after: float
 
@@ -70,6 +71,7 @@ def measure(
         "lost_after": _mean([c.lost_after for c in courses]),
         "seeds_out": float(np.mean([c.out_after is not None for c in courses])),
         "seeds_back": float(np.mean([c.back_after is not None for c in courses])),
+        "seeds_wholly_back": float(np.mean([c.whole_after is not None for c in courses])),
     }
 
 
@@ -115,12 +117,15 @@ def course(undisturbed: BoolArray, ran: BoolArray, lost: FloatArray, starts: int
     """
     use = _ahead(ran[starts:ends])
     (out,) = np.nonzero(use <= OUT)
-    (back,) = np.nonzero(_ahead(ran[ends:]) >= BACK * undisturbed[ends:].mean())
+    again = _ahead(ran[ends:])
+    (back,) = np.nonzero(again > OUT)
+    (whole,) = np.nonzero(again >= WHOLE * undisturbed[ends:].mean())
     return Course(
         used_before=float(undisturbed[starts // 2 : starts].mean()),
         out_after=int(out[0]) if len(out) else None,
         out_share=1.0 - float(ran[starts + ALLOWED : ends].mean()),
         back_after=int(back[0]) if len(back) else None,
+        whole_after=int(whole[0]) if len(whole) else None,
         lost_while=mean(lost[starts:ends]),
         lost_after=mean(lost[ends + SOON :]),
     )

@@ -233,11 +233,12 @@ def test_a_member_is_out_and_back_where_windows_say_so():
     found = degraded.course(undisturbed, ran, lost, 1000, 2000)
     assert found.used_before == 1.0
     assert found.out_after == 145  # five answers of the next hundred still have it
-    assert found.back_after == 150  # half of the next hundred have it again
+    assert found.back_after == 106  # six of the next hundred have it again
+    assert found.whole_after == 150  # half of them
     assert found.out_share == 1.0
     assert found.lost_while == pytest.approx(0.25 * 850 / 1000)
     never = degraded.course(undisturbed, np.zeros(3000, dtype=bool), lost, 1000, 2000)
-    assert (never.out_after, never.back_after) == (0, None)
+    assert (never.out_after, never.back_after, never.whole_after) == (0, None, None)
 
 
 def test_a_degraded_scenario_runs(config_file, place, silent):

@@ -16,6 +16,7 @@ from bandmaster.testing.policies import CONTRACT, sample_catalogue
 
 LOG = sample_log(300, seed=4)
 FIGURES = profile_figures(LOG.ensemble)
+CHANGED = (DriftEvent("accuracy:m1", 0.0, ""),)
 STATE = StateManager(LOG.ensemble).get_state(LOG.request(0))
 
 
@@ -80,7 +81,8 @@ def test_a_plan_that_is_kept_and_found_as_well_is_offered_once_at_what_it_was_fo
 
 
 def test_who_is_restored_decides_and_plans_on_alike():
-    learner, _ = played(bandit(keep=1))
+    learner, experiences = played(bandit(keep=1))
+    learner.manager.policy.learn(replace(experiences[-1], alarms=CHANGED))
     twin = sample_learner(bandit(keep=1), LOG, probe_share=0.2)
     twin.load(learner.dump())
     more = sample_log(250, seed=9)
@@ -102,10 +104,48 @@ def test_a_member_that_has_changed_is_planned_with_anew_at_once():
     before = policy._searched
     policy.learn(replace(experiences[-1], alarms=(DriftEvent("reward", 0.0, ""),)))
     assert policy._searched == before
-    policy.learn(replace(experiences[-1], alarms=(DriftEvent("accuracy:m1", 0.0, ""),)))
+    policy.learn(replace(experiences[-1], alarms=CHANGED))
     assert policy._searched == policy._learned
     rows = len(policy._planner.rows)
     assert policy._planner._before.tolist() == [0, rows, 0, 0]
+
+
+def test_after_a_change_searches_come_close_together_again():
+    learner, experiences = played(bandit(), sample_log(1200, seed=4))
+    policy = learner.manager.policy
+
+    def searches(outcomes):
+        seen = set()
+        for experience in outcomes:
+            policy.learn(experience)
+            seen.add(policy._searched)
+        return len(seen - {before})
+
+    before = policy._searched
+    calm = searches(experiences[:100])
+    policy.learn(replace(experiences[-1], alarms=CHANGED))
+    before = policy._searched
+    assert searches(experiences[:100]) >= 3 > calm
+
+
+def test_what_was_best_before_members_changed_is_tried_in_every_search_since():
+    learner, experiences = played(bandit())
+    policy, tried = learner.manager.policy, []
+    best, propose = policy._incumbent, policy._planner.propose
+
+    def spied(belief, mix, contract, known, *rest, **more):
+        tried.append(list(known))
+        return propose(belief, mix, contract, known, *rest, **more)
+
+    policy._planner.propose = spied
+    for experience in (replace(experiences[-1], alarms=CHANGED), *experiences):
+        policy.learn(experience)
+    assert best is not None
+    assert len(tried) > 3
+    assert all(best in known for known in tried)
+    for _ in range(2 * policy.REMEMBERED):
+        policy.learn(replace(experiences[-1], alarms=CHANGED))
+    assert len(policy._former) == len(set(policy._former)) <= policy.REMEMBERED
 
 
 @pytest.mark.parametrize("features", [1, 5])

@@ -38,7 +38,11 @@ class BanditPolicy:
     aims = True
 
     REPLAN = 1000
-    """Outcomes between two searches for better plans, once there are many; at first they come closer together."""
+    """Outcomes between two searches for better plans, once there are many since members last changed; at first they
+    come closer together."""
+
+    REMEMBERED = 8
+    """The best plans of so many former times are tried in every search, as what was may return."""
 
     MIXED, AT_LEAST = 0.15, 200
     """A search is due, too, where so great a share of requests is of other classes than at the last one, and at least
@@ -77,12 +81,13 @@ class BanditPolicy:
         self._kept = catalogue.plans[:keep]
         self._take(catalogue)
         spread(self._prior, self._explore, 0)  # refuses here what it would refuse at the first request
-        self._learned, self._searched = 0, 0
+        self._learned, self._searched, self._changed = 0, 0, 0
         self._mix = np.full(belief.classes, 1.0 / belief.classes)  # when plans were last searched for
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._planner = Planner(belief.members, belief.classes)
         self._values = ValuePlanner(belief.members)  # the planner of a regression
         self._incumbent: Chain | None = None
+        self._former: list[Chain] = []  # what was best when members changed, the newest last
         self._seed = seed
         self._vw = VowpalWabbit(f"{VW_OPTIONS} --random_seed {seed}")
 
@@ -170,21 +175,26 @@ class BanditPolicy:
             self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
 
     def _forget(self, experience: Experience) -> bool:
-        """Let the planners know of members that have changed; whether there are any."""
+        """Let the planners know of members that have changed, and remember what was best; whether there are any."""
         if not experience.alarms:
             return False
         rang = {a.name for a in experience.alarms}
         changed = np.array([f"accuracy:{n}" in rang for n in self._first.ensemble.names])
         self._planner.forget(changed)
         self._values.forget()
-        return bool(changed.any())
+        if not changed.any():
+            return False
+        self._changed = self._learned
+        if self._incumbent is not None:
+            self._former = [*(c for c in self._former if c != self._incumbent), self._incumbent][-self.REMEMBERED :]
+        return True
 
     def _due(self, mix: FloatArray) -> bool:
         """Whether it is time to search again."""
         since = self._learned - self._searched
         moved = since >= self.AT_LEAST and float(np.abs(mix - self._mix).sum()) / 2.0 > self.MIXED
         most = self.REVALUE if self._first.ensemble.regression else self.REPLAN
-        return moved or since >= min(most, 20 + self._searched // 8)
+        return moved or since >= min(most, 20 + (self._searched - self._changed) // 8)
 
     def _search(self, mix: FloatArray, errors: Errors | None, limit: int) -> Proposal | None:
         if errors is not None:
@@ -209,9 +219,9 @@ class BanditPolicy:
         return alone if self._incumbent is None else [self._incumbent, *alone]
 
     def _chains(self) -> list[Chain]:
-        """What the planner starts from: the plans on offer."""
+        """What the planner starts from: the plans on offer, and what was best at former times."""
         index = self._first.ensemble.index
-        return [tuple(tuple(index(n) for n in s) for s in p.stages) for p in self.catalogue.plans]
+        return [*(tuple(tuple(index(n) for n in s) for s in p.stages) for p in self.catalogue.plans), *self._former]
 
     def _offer(self, proposal: Proposal, scores: PlanScores, mix: FloatArray) -> None:
         names = self._first.ensemble.names
@@ -229,8 +239,8 @@ class BanditPolicy:
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
         return msgspec.msgpack.encode(
-            _Dump(self._learned, self._searched, self._mix.tolist(), self.catalogue.names, self._incumbent,
-                  self._planner.dump(), self._values.dump(), scores, self._vw.dump())
+            _Dump(self._learned, self._searched, self._changed, self._mix.tolist(), self.catalogue.names,
+                  self._incumbent, self._former, self._planner.dump(), self._values.dump(), scores, self._vw.dump())
         )  # fmt: skip
 
     def load(self, snapshot: bytes) -> None:
@@ -253,16 +263,19 @@ class BanditPolicy:
         self._vw.load(dumped.vw)
         self._take(catalogue)
         self._scores, self._planner, self._values = scores, planner, values
-        self._learned, self._searched, self._incumbent = dumped.learned, dumped.searched, dumped.incumbent
+        self._learned, self._searched, self._changed = dumped.learned, dumped.searched, dumped.changed
+        self._incumbent, self._former = dumped.incumbent, dumped.former
         self._mix = mix
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
     searched: int
+    changed: int
     mix: list[float]
     plans: tuple[str, ...]
     incumbent: Chain | None
+    former: list[Chain]
     planner: bytes
     values: bytes
     scores: bytes | None
