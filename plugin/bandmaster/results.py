@@ -204,13 +204,13 @@ class Results:
             "previous_label": {"accuracy": self.previous_label},
             "policies": {name: _policy(result) for name, result in self.policies.items()},
         }
-        rounded: dict[str, Any] = _rounded(found)
-        return rounded
+        short: dict[str, Any] = rounded(found)
+        return short
 
     def write(self, path: Path) -> None:
         """Write ``path``, and ``timing.json`` beside it, each whole or not at all."""
         write_text(path, json.dumps(self.as_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        write_text(path.with_name("timing.json"), json.dumps(_rounded(self.timing), indent=1) + "\n")
+        write_text(path.with_name("timing.json"), json.dumps(rounded(self.timing), indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -258,11 +258,12 @@ def _policy(result: PolicyResult) -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """The same with all floats to ``DIGITS`` significant digits, ``None`` for those that are not finite."""
     if isinstance(value, Mapping):
-        return {name: _rounded(v) for name, v in value.items()}
+        return {name: rounded(v) for name, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(v) for v in value]
+        return [rounded(v) for v in value]
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,8 @@ from bandmaster.features import features_of_each
 
 Scores = np.ndarray[tuple[int, ...], np.dtype[np.floating[Any]]]
 """Probabilities of classes, in single precision, as there are many of them; or values, in double."""
+
+_Read = TypeVar("_Read")
 
 NO_LABEL = -1
 """The class index of a request whose label never became known."""
@@ -45,8 +48,7 @@ class Table:
         if bad.any():
             row = int(bad.argmax())
             held = self.frame[name][row]
-            value = str(held.to_list() if isinstance(held, pl.Series) else held)
-            value = value if len(value) <= 60 else f"{value[:59]}…"
+            value = shortened(str(held.to_list() if isinstance(held, pl.Series) else held))
             raise BandmasterError(f"{self.path}: row {self._first + row}, column {name!r}: {value} {must}")
 
     def numbers(self, name: str, must: str, low: float = -np.inf, high: float = np.inf) -> FloatArray:
@@ -121,6 +123,32 @@ def is_input(column: str) -> bool:
     return column[:1] == "x" and column[1:].isdecimal()
 
 
+def shortened(value: str) -> str:
+    """What a message shows of a value."""
+    return value if len(value) <= 60 else f"{value[:59]}…"
+
+
+def by_suffix(path: Path, readers: Mapping[str, Callable[[Path], _Read]]) -> Callable[[Path], _Read]:
+    """The reader for a file. Raises ``BandmasterError`` when there is none for its suffix, or no such file."""
+    if path.suffix not in readers:
+        raise BandmasterError(f"{path}: a log ends in {', '.join(readers)}, not in {path.suffix or 'nothing'!r}")
+    if not path.is_file():
+        raise BandmasterError(f"{path}: no such file")
+    return readers[path.suffix]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading ``path`` into a ``BandmasterError`` that names it."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as problem:
+        why = str(problem).partition("\n")[0]
+        raise BandmasterError(
+            f"{path}: cannot be read as {path.suffix[1:]} ({why}); is the file complete, and its suffix right?"
+        ) from None
+
+
 def read_table(path: Path) -> Table:
     """Read parquet, CSV or Arrow, by its suffix. Raises ``BandmasterError`` when the file is not that, or empty."""
     readers: dict[str, Callable[[Path], pl.DataFrame]] = {
@@ -130,18 +158,9 @@ def read_table(path: Path) -> Table:
         ".arrow": pl.read_ipc,
         ".feather": pl.read_ipc,
     }
-    reader = readers.get(path.suffix)
-    if reader is None:
-        raise BandmasterError(f"{path}: a log ends in {', '.join(readers)}, not in {path.suffix or 'nothing'!r}")
-    if not path.is_file():
-        raise BandmasterError(f"{path}: no such file")
-    try:
+    reader = by_suffix(path, readers)
+    with readable(path):
         frame = reader(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as problem:
-        why = str(problem).partition("\n")[0]
-        raise BandmasterError(
-            f"{path}: cannot be read as {path.suffix[1:]} ({why}); is the file complete, and its suffix right?"
-        ) from None
     if frame.is_empty():
         raise BandmasterError(f"{path}: holds no request")
     return Table(path, frame, hashlib.sha256(path.read_bytes()).hexdigest(), _stored_classes(path))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from bandmaster.cli.shown import ACTION, PROPENSITY, REWARD, listed
 from bandmaster.core import BandmasterError
 from bandmaster.offpolicy.dsjson import read_dsjson, write_dsjson
 from bandmaster.offpolicy.log import Columns, read
@@ -17,10 +18,9 @@ _DSJSON = ".dsjson"
 @click.command(name="convert")
 @click.argument("log", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--action", default="action", show_default=True, metavar="COLUMN", help="What was done.")
-@click.option("--propensity", default="propensity", show_default=True, metavar="COLUMN",
-              help="The probability with which it was done.")  # fmt: skip
-@click.option("--reward", default="reward", show_default=True, metavar="COLUMN", help="What that earned.")
+@ACTION
+@PROPENSITY
+@REWARD
 @click.option("--features", metavar="A,B,…", help="What goes along.  [default: x0 … xn, ctx_*]")
 def convert_command(log: Path, out: Path, action: str, propensity: str, reward: str, features: str | None) -> None:
     """Turn a log of decisions into DSJSON, which Vowpal Wabbit's own driver reads, or back into a table.
@@ -40,7 +40,7 @@ def convert_command(log: Path, out: Path, action: str, propensity: str, reward: 
     if log.suffix == _DSJSON:
         written = _tabled(log, out)
     else:
-        named = None if features is None else [name.strip() for name in features.split(",") if name.strip()]
+        named = None if features is None else listed(features)
         written = write_dsjson(read(log, Columns(action, propensity, reward)), out, named)
     click.echo(f"{out}: {written} decisions")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bandmaster.cli.shown import JSON, console, new_table, print_json
+from bandmaster.cli.shown import ACTION, JSON, PROPENSITY, REWARD, console, listed, new_table, print_json
 from bandmaster.core import BandmasterError
 from bandmaster.intervals import Interval
 from bandmaster.offpolicy.evaluate import Evaluation, evaluate
@@ -21,11 +21,9 @@ from bandmaster.results import require_writable, write_text
 @click.argument("log", type=click.Path(path_type=Path))
 @click.option("--target", required=True, metavar="SPEC",
               help="The policy to judge: uniform, column:NAME, table:FILE or vw:OPTIONS.")  # fmt: skip
-@click.option("--action", default="action", show_default=True, metavar="COLUMN", help="What was done.")
-@click.option("--propensity", default="propensity", show_default=True, metavar="COLUMN",
-              help="The probability with which it was done.")  # fmt: skip
-@click.option("--reward", default="reward", show_default=True, metavar="COLUMN",
-              help="What that earned; empty where nobody knows.")  # fmt: skip
+@ACTION
+@PROPENSITY
+@REWARD
 @click.option("--reward-range", nargs=2, type=float, default=(0.0, 1.0), show_default=True, metavar="LOW HIGH",
               help="Rewards worth nothing and all; estimates are on this scale, from 0 to 1.")  # fmt: skip
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Judge by these rows alone; may be repeated.")
@@ -71,7 +69,7 @@ def evaluate_command(
         read(log, Columns(action, propensity, reward, *reward_range), _parted(where)),
         parse_target(target),
         modelled=modelled,
-        features=None if features is None else _names(features),
+        features=None if features is None else listed(features),
     )
     if out is not None:
         write_text(out, json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n")
@@ -87,10 +85,6 @@ def _parted(where: Sequence[str]) -> Mapping[str, str]:
         if not column or not sign:
             raise BandmasterError(f"--where {condition}: is no condition; write COLUMN=VALUE")
     return {column: value for column, _, value in parts}
-
-
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
 
 
 def _print(found: Evaluation) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bandmaster import build, config
-from bandmaster.cli.shown import JSON, console, joules, new_table, print_json, replay_progress, seconds
+from bandmaster.cli.shown import JSON, console, joules, listed, new_table, print_json, replay_progress, seconds
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError
 from bandmaster.replay import Bench, Mix, Order, Traffic, replay
@@ -75,14 +75,13 @@ def replay_command(
       bandmaster replay traffic.parquet --config b.yaml --order mixed --mix-classes 5 --mix-every 2500 --last 0.2
       bandmaster replay stream.parquet --config configs/streams.yaml
     """
-    names = [name.strip() for name in policies.split(",") if name.strip()]
     _, bench = read_bench(file, logs, cache)
     mix = _mix(order, mix_classes, mix_every, requests, len(bench.logs[0]))
     bench = replace(bench, traffic=Traffic(order, delay, label_share, mix))
     if out is not None:
         require_writable(out)
     with replay_progress() as progress:
-        (results,) = replay(bench, names, seeds, lasts=(last,), jobs=jobs, progress=progress, trace=trace)
+        (results,) = replay(bench, listed(policies), seeds, lasts=(last,), jobs=jobs, progress=progress, trace=trace)
     if out is not None:
         results.write(out)
     if as_json:

@@ -21,6 +21,15 @@ PIPE_WIDTH = 200
 
 
 CONFIG = click.argument("file", metavar="CONFIG", type=click.Path(path_type=Path))
+ACTION = click.option("--action", default="action", show_default=True, metavar="COLUMN", help="What was done.")
+PROPENSITY = click.option(
+    "--propensity", default="propensity", show_default=True, metavar="COLUMN",
+    help="The probability with which it was done.",
+)  # fmt: skip
+REWARD = click.option(
+    "--reward", default="reward", show_default=True, metavar="COLUMN",
+    help="What that earned; empty where nobody knows.",
+)  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -36,6 +45,11 @@ def new_table(first: str, *columns: str) -> Table:
         text = name in ("model", "weights")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
     return table
+
+
+def listed(text: str) -> list[str]:
+    """The names in a text that commas part."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def print_json(value: object) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 
 from bandmaster.core import BandmasterError
 from bandmaster.offpolicy.examples import Example, examples, safe
-from bandmaster.offpolicy.log import BanditLog, gather, require
+from bandmaster.offpolicy.log import BanditLog, require
 from bandmaster.offpolicy.model import features_in
 from bandmaster.results import write_text
 
@@ -28,10 +28,7 @@ def write_dsjson(log: BanditLog, path: Path, features: Sequence[str] | None = No
     there = log.frame.collect_schema().names()
     features = features_in(there) if features is None else features
     require(log.path, log.frame, tuple(features))
-    rows = gather(log.path, log.frame.select("action", "propensity", "reward", *features))
-    if rows.select(pl.any_horizontal(pl.col("action", "propensity", "reward").is_null()).any()).item():
-        log.check()
-    actions = log.actions
+    rows, actions = log.loaded(features), log.actions
     multi = [{"a": {safe(name): 1}} for name in actions]
     lines = [_line(k, e, multi) for k, e in enumerate(examples(rows, features, actions))]
     write_text(path, "".join(lines))

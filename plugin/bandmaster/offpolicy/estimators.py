@@ -22,10 +22,8 @@ from bandmaster.intervals import LEVEL, REDRAWS, Interval
 BUCKETS = 2_000
 """The most buckets that a log is cut into. Up to as many decisions, each is a bucket of its own."""
 
-MODELLED = ("dm", "dr", "switch")
-"""Estimators that also need a model of rewards."""
-
-ESTIMATORS = ("ips", "snips", *MODELLED)
+ESTIMATORS = ("ips", "snips", "dm", "dr", "switch")
+"""The last three also need a model of rewards."""
 
 _WEIGHT = pl.col("target") / pl.col("propensity")
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from bandmaster.core import BandmasterError, FloatArray
-from bandmaster.intervals import Interval
 from bandmaster.offpolicy.estimators import Estimate, Sums, doubts, effective, estimates, sums, switch_threshold
-from bandmaster.offpolicy.log import ROW, BanditLog, gather, readable, require
+from bandmaster.offpolicy.log import ROW, BanditLog, gather, require
 from bandmaster.offpolicy.model import features_in, foretold
 from bandmaster.offpolicy.target import Target
-
-DIGITS = 6
-"""Significant digits in JSON."""
+from bandmaster.results import rounded
+from bandmaster.table import readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +39,19 @@ class Evaluation:
         return {e.estimator: e for e in self.estimates}[estimator]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain figures of ``DIGITS`` significant digits."""
-        return {
-            "decisions": self.decisions,
-            "unrewarded": self.unrewarded,
-            "logged": _digits(self.logged),
-            "effective": _digits(self.effective),
-            "mean_weight": _digits(self.mean_weight),
-            "heaviest": _digits(self.heaviest),
-            "estimates": {
-                e.estimator: {
-                    "value": _digits(e.value),
-                    "interval": _bounds(e.interval),
-                    "bootstrap": _bounds(e.bootstrap),
-                    "anytime": None if e.anytime is None else _bounds(e.anytime),
-                }
-                for e in self.estimates
-            },
-            "doubts": list(self.doubts),
+        """Plain figures, rounded as those of a replay."""
+        found = asdict(self)
+        found["estimates"] = {
+            e.estimator: {
+                "value": e.value,
+                "interval": e.interval,
+                "bootstrap": e.bootstrap,
+                "anytime": e.anytime,
+            }
+            for e in self.estimates
         }
+        short: dict[str, Any] = rounded(found)
+        return short
 
 
 def evaluate(
@@ -73,9 +65,10 @@ def evaluate(
     """
     rows = target.logged(log)
     with readable(log.path):
-        found = _told(log, sums(rows, log.decisions))  # nothing is learned from a log that is refused
+        found = sums(rows, log.decisions)
+    _refuse(log, found)
     if not modelled:
-        return found
+        return _told(log, found)
     known = _with_model(log, target, rows, features)
     threshold = switch_threshold(*(known[name].to_numpy() for name in ("reward", "propensity", *MODEL)))
     return _told(log, sums(known.lazy(), log.decisions, modelled=True, threshold=threshold))
@@ -97,12 +90,15 @@ def _with_model(log: BanditLog, target: Target, rows: pl.LazyFrame, features: Se
     return held.with_columns(predicted=taken, expected=expected)
 
 
-def _told(log: BanditLog, found: Sums) -> Evaluation:
+def _refuse(log: BanditLog, found: Sums) -> None:
     if found.unknown:
         log.check()
         raise BandmasterError(f"{log.path}: the target says no probability, from 0 to 1, of {found.unknown} decisions")
     if not found.decisions:
         raise BandmasterError(f"{log.path}: holds {log.decisions} decisions, but no reward of any")
+
+
+def _told(log: BanditLog, found: Sums) -> Evaluation:
     n, judged = found.decisions, estimates(found)
     return Evaluation(
         decisions=n,
@@ -114,11 +110,3 @@ def _told(log: BanditLog, found: Sums) -> Evaluation:
         estimates=judged,
         doubts=doubts(found, judged),
     )
-
-
-def _bounds(interval: Interval) -> list[float | None]:
-    return [_digits(bound) for bound in interval]
-
-
-def _digits(value: float) -> float | None:
-    return float(f"{value:.{DIGITS}g}") if value == value else None

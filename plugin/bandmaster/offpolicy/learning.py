@@ -10,7 +10,7 @@ import polars as pl
 
 from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.offpolicy.examples import as_text, examples, safe
-from bandmaster.offpolicy.log import BanditLog, gather
+from bandmaster.offpolicy.log import BanditLog
 from bandmaster.offpolicy.model import features_in
 from bandmaster.policies.vw import VowpalWabbit
 
@@ -29,10 +29,7 @@ class Learner:
     options: str
 
     def logged(self, log: BanditLog) -> pl.LazyFrame:
-        rows = gather(log.path, log.frame)
-        if rows.select(pl.any_horizontal(pl.col("action", "propensity", "reward").is_null()).any()).item():
-            log.check()
-        actions = log.actions
+        rows, actions = log.loaded(), log.actions
         taken = [actions.index(name) for name in rows["action"]]
         every = self.spread(rows, actions)
         return rows.lazy().with_columns(target=pl.Series(every[np.arange(len(rows)), taken]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from bandmaster.core import BandmasterError
+from bandmaster.table import by_suffix, readable, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,17 @@ class BanditLog:
         action = pl.col(self.columns.action).cast(pl.String)
         return tuple(gather(self.path, self.rows.select(action=action.drop_nulls().unique().sort()))["action"])
 
+    def loaded(self, features: Sequence[str] | None = None) -> pl.DataFrame:
+        """The decisions that have a reward, in memory, with these columns beside what was done, or with all.
+
+        Raises ``BandmasterError`` as ``check`` does.
+        """
+        wanted = pl.all() if features is None else pl.col("action", "propensity", "reward", *features)
+        rows = gather(self.path, self.frame.select(wanted))
+        if rows.select(pl.any_horizontal(pl.col("action", "propensity", "reward").is_null()).any()).item():
+            self.check()
+        return rows
+
     def check(self) -> None:
         """Raise ``BandmasterError`` for the first row, from 0, whose action, propensity or reward is none."""
         names = self.columns
@@ -54,7 +65,7 @@ class BanditLog:
             "must be a probability above 0, at most 1",
         )
         self.refuse(
-            ~_empty(names.reward) & ~_number(names.reward).is_between(low, high).fill_null(False),
+            pl.col(names.reward).is_not_null() & ~_number(names.reward).is_between(low, high).fill_null(False),
             names.reward,
             f"must be a number from {low:g} to {high:g}; give the range that rewards have",
         )
@@ -64,7 +75,7 @@ class BanditLog:
         found = gather(self.path, self.rows.filter(bad).select(ROW, pl.col(column).cast(pl.String)).head(1))
         if len(found):
             row, held = found.row(0)
-            held = "nothing" if held is None else held if len(held) <= 60 else f"{held[:59]}…"
+            held = "nothing" if held is None else shortened(held)
             raise BandmasterError(f"{self.path}: row {row}, column {column!r}: {held} {must}")
 
 
@@ -93,7 +104,7 @@ def _frame(rows: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
     action, propensity, reward = pl.col(columns.action), _number(columns.propensity), _number(columns.reward)
     proper = propensity.is_between(0.0, 1.0, closed="right") & action.is_not_null()
     inside = reward.is_between(columns.low, columns.high)
-    return rows.filter(~_empty(columns.reward)).with_columns(
+    return rows.drop_nulls(columns.reward).with_columns(
         action=action.cast(pl.String),
         propensity=pl.when(proper).then(propensity),
         reward=pl.when(inside).then((reward - columns.low) / (columns.high - columns.low)),
@@ -102,10 +113,6 @@ def _frame(rows: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
 
 def _number(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.Float64, strict=False)
-
-
-def _empty(column: str) -> pl.Expr:
-    return pl.col(column).is_null()
 
 
 ROW = "row of the file"
@@ -120,24 +127,7 @@ def scan(path: Path) -> pl.LazyFrame:
         ".arrow": pl.scan_ipc,
         ".feather": pl.scan_ipc,
     }
-    scanner = scanners.get(path.suffix)
-    if scanner is None:
-        raise BandmasterError(f"{path}: a log ends in {', '.join(scanners)}, not in {path.suffix or 'nothing'!r}")
-    if not path.is_file():
-        raise BandmasterError(f"{path}: no such file")
-    return scanner(path)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in reading ``path`` into a ``BandmasterError`` that names it."""
-    try:
-        yield
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as problem:
-        why = str(problem).partition("\n")[0]
-        raise BandmasterError(
-            f"{path}: cannot be read as {path.suffix[1:]} ({why}); is the file complete, and its suffix right?"
-        ) from None
+    return by_suffix(path, scanners)(path)
 
 
 def gather(path: Path, rows: pl.LazyFrame) -> pl.DataFrame:
