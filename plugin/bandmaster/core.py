@@ -500,11 +500,11 @@ class Policy(Protocol):
 
     @property
     def catalogue(self) -> Offer:
-        """The plans it offers now. Only ``learn`` and ``load`` may change them."""
+        """The plans it offers now. Only ``learn``, ``notice`` and ``load`` may change them."""
         ...
 
     def probabilities(self, state: State) -> FloatArray:
-        """Return a distribution over the plans of ``catalogue``, (P,). Pure until the next ``learn``."""
+        """Return a distribution over the plans of ``catalogue``, (P,). Pure until the next ``learn`` or ``notice``."""
         ...
 
     def learn(self, experience: Experience) -> None:
@@ -517,6 +517,17 @@ class Policy(Protocol):
 
     def load(self, snapshot: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``BandmasterError`` on anything else."""
+        ...
+
+
+@runtime_checkable
+class Noticing(Protocol):
+    """A policy that also learns from probes whose outcomes are not known yet."""
+
+    def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
+        """Learn from a probe what all members said (n, M) and took (M,); its outcome, if it ever comes, goes to
+        ``learn``.
+        """
         ...
 
 

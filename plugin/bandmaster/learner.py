@@ -159,7 +159,10 @@ class Learner:
         if self._outdated(decision, answer) is not None:
             return
         scores, known = self.outputs(answer)
-        self.state.notice(Said.of(scores), known, answer.doubt, decision.probed)
+        said = Said.of(scores)
+        self.state.notice(said, known, answer.doubt, decision.probed)
+        if answer.probes and known.all():
+            self.manager.notice(decision, said, self._figures((*answer.ran, *answer.probes)))
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""

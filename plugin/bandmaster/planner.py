@@ -28,7 +28,8 @@ THRESHOLDS = np.array([0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9
 @dataclass(frozen=True, slots=True)
 class Known:
     """One row on which every member's answer is known: what each said, the label, what each took; ``odds`` (2, M),
-    by how much its features speak for each (``belief.bent_odds``); and for how many rows it ``stands``.
+    by how much its features speak for each (``belief.bent_odds``); and for how many rows it ``stands``. Where the label
+    is only guessed, ``share`` is how likely it is that one.
     """
 
     label: IntArray
@@ -37,6 +38,7 @@ class Known:
     figures: Figures
     odds: FloatArray
     stands: float
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Planner:
         many requests it stands: the inverse of how likely it was to be probed.
         """
         # As precise as they are dumped, so that who is restored values plans alike.
-        figures = Figures(*(getattr(figures, name).astype(np.float32).astype(np.float64) for name in FIGURES))
+        figures = as_dumped(figures)
         odds = np.zeros((2, self.members)) if odds is None else odds
         for i, true in enumerate(truth.tolist()):
             if len(self.rows) == self.KEEP:
@@ -104,6 +106,7 @@ class Planner:
         contract: Contract,
         known: Sequence[Chain],
         standing: Sequence[Chain],
+        guessed: Sequence[Known] = (),
         *,
         limit: int,
         tries: int,
@@ -111,12 +114,12 @@ class Planner:
     ) -> Proposal | None:
         """The ``limit`` best plans found among ``known`` and up to about ``tries`` variations of the best of them.
 
-        Those ``standing`` are always among them; others' doubt is against the first. ``None`` while there are too few
-        rows.
+        Those ``standing`` are always among them; others' doubt is against the first. Plans are valued on ``guessed``
+        rows, too, whose labels have not come. ``None`` while there are too few rows.
         """
-        if len(self.rows) < self.ENOUGH:
+        if len(self.rows) + sum(row.share for row in guessed) < self.ENOUGH:
             return None
-        bench = self._bench(belief, mix, contract, rng)
+        bench = self._bench(belief, mix, contract, guessed, rng)
         found = bench.values(list(dict.fromkeys([*standing, *known])))
         tried = 0
         while tried < tries:
@@ -167,23 +170,28 @@ class Planner:
         self.rows = deque((Known(*row) for row in rows), self.KEEP)
         self._before = np.array(found.before)
 
-    def _bench(self, belief: Belief, mix: FloatArray, contract: Contract, rng: np.random.Generator) -> _Bench:
-        label = np.stack([r.label for r in self.rows])
-        bucket = np.stack([r.bucket for r in self.rows])
-        truth = np.array([r.truth for r in self.rows])
+    def _bench(
+        self, belief: Belief, mix: FloatArray, contract: Contract, guessed: Sequence[Known], rng: np.random.Generator
+    ) -> _Bench:
+        rows, labelled = [*self.rows, *guessed], len(self.rows)
+        label, bucket = np.stack([r.label for r in rows]), np.stack([r.bucket for r in rows])
+        truth = np.array([r.truth for r in rows])
         for m in np.flatnonzero(self._before):
             old = slice(0, int(self._before[m]))
             label[old, m], bucket[old, m] = belief.resample(int(m), truth[old], rng)
         said = Said(label, bucket)
-        odds = np.stack([r.odds for r in self.rows])
-        likely = belief.leave_out(belief.log_likelihood(said, odds), said, truth)
+        likely = belief.log_likelihood(said, np.stack([r.odds for r in rows]))
+        # What was only guessed, the belief has not learned.
+        own = Said(label[:labelled], bucket[:labelled])
+        likely[:labelled] = belief.leave_out(likely[:labelled], own, truth[:labelled])
         evidence = Evidence(likely, np.log(mix), belief.overlap)
         # Rows of classes that are rarer today than when they were kept count for less.
-        stands = np.array([r.stands for r in self.rows])
-        stands = stands / stands.mean()
+        share = np.array([r.share for r in rows])
+        stands = np.array([r.stands for r in rows]) * share
+        stands = stands / (stands.sum() / share.sum())
         kept = np.bincount(truth, stands, minlength=self.classes) + 1.0
         weight = (mix / kept)[truth] * stands
-        figures = _stacked([r.figures for r in self.rows])
+        figures = _stacked([r.figures for r in rows])
         return _Bench(evidence, truth, label < self.classes, stands, weight / weight.sum(), figures, contract)
 
     def _varied(self, chain: Chain) -> Iterator[Chain]:
@@ -207,6 +215,11 @@ class Planner:
 
 FIGURES = ("latency_s", "energy_j", "cost", "explainability")
 """The fields of ``Figures``, in the order in which planners keep them."""
+
+
+def as_dumped(figures: Figures) -> Figures:
+    """As precise as planners dump them."""
+    return Figures(*(getattr(figures, name).astype(np.float32).astype(np.float64) for name in FIGURES))
 
 
 class _Dump(msgspec.Struct, frozen=True):

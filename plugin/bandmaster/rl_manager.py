@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandmaster.core import BandmasterError, Experience, FloatArray, Offer, Policy, State
+from bandmaster.core import (
+    BandmasterError,
+    Decision,
+    Experience,
+    Figures,
+    FloatArray,
+    Noticing,
+    Offer,
+    Policy,
+    Said,
+    State,
+)
 from bandmaster.limits import masked
 
 
@@ -48,6 +59,11 @@ class RLManager:
     def lot(self) -> float:
         """A number in [0, 1), for what happens with a probability that is known later: a probe."""
         return float(self._rng.random())
+
+    def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
+        """Tell the policy of a probe before its outcome is known, if it ever is."""
+        if isinstance(self.policy, Noticing):
+            self.policy.notice(decision, said, figures)
 
     def learn(self, experience: Experience) -> None:
         self.policy.learn(experience)

@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from bandmaster.core import Joined, Outcome
+from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import profile_figures
+from bandmaster.orchestrator import settle
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.traditional import RandomPolicy, ScoringPolicy
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
+from bandmaster.testing.policies import sample_orchestrator
 
 SEEDS = range(5)
 
@@ -44,3 +48,33 @@ def test_a_tag_is_context_too_whatever_text_it_holds():
 
     # Seeds are fixed; when written the tag was worth .13.
     assert earned(tagged) > earned(blind) + 0.02
+
+
+def earned_with_few_labels(log, seed, *, awaits):
+    """The mean reward after the first thousand requests, where a label comes for one in ten, a hundred late."""
+    figures = profile_figures(log.ensemble)
+    learner = sample_learner(lambda plans, contract, belief: BanditPolicy(plans, contract, figures, belief), log)
+    if not awaits:
+        learner.manager.notice = lambda *probe: None
+    journal, ids, rewards = MemoryJournal(), [], []
+    orchestrator = sample_orchestrator(learner, log, journal, seed=seed)
+    for i in range(len(log)):
+        request, judged = log.request(i), Outcome(float(i), (int(log.truth[i]),))
+        decision, answer = orchestrator.answer(request)
+        if decision.probed:
+            answer = orchestrator.probe(decision, answer, request)
+        learner.notice(decision, answer)
+        ids.append(decision.id)
+        rewards.append(learner.reward(Joined(0, decision, answer, judged)).value)
+        if i >= 100 and i % 10 == 0:
+            settle(journal, learner, ids[i - 100], Outcome(float(i), (int(log.truth[i - 100]),)))
+    return np.mean(rewards[1000:])
+
+
+def test_where_labels_are_scarce_probes_teach_before_theirs_have_come():
+    logs = [sample_log(4000, seed, members=6) for seed in SEEDS]
+    with_them, without = (
+        [earned_with_few_labels(log, seed, awaits=awaits) for seed, log in enumerate(logs)] for awaits in (True, False)
+    )
+    # When written .010 to .055, the mean 3.4 of its standard errors: a false alarm in 3,000. Seeds are fixed besides.
+    assert np.mean(np.subtract(with_them, without)) > 0.0

@@ -15,7 +15,7 @@ ROOMS = [
     ["core"],
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
-        *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "probes"),
+        *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "awaited", "probes"),
         "errors",
     ],
     [

@@ -67,8 +67,8 @@ def proposed(world, belief, planner, *, known=(), limit=32, tries=80, seed=0, co
     return planner.propose(belief, mix, contract, known, alone, limit=limit, tries=tries, rng=rng)
 
 
-def bench_of(world, belief, planner, contract=CONTRACT, seed=0):
-    return planner._bench(belief, world.mix, contract, np.random.default_rng(seed))
+def bench_of(world, belief, planner, contract=CONTRACT, seed=0, guessed=()):
+    return planner._bench(belief, world.mix, contract, guessed, np.random.default_rng(seed))
 
 
 def value(bench, chain):
@@ -281,7 +281,7 @@ def test_what_a_forgotten_member_said_is_drawn_anew_from_what_is_believed_now():
     bench = bench_of(world, belief, planner)
     kept = np.array([r.label for r in planner.rows])
     rng = np.random.default_rng(0)
-    again = planner._bench(belief, world.mix, CONTRACT, rng)
+    again = planner._bench(belief, world.mix, CONTRACT, (), rng)
     np.testing.assert_array_equal(bench.evidence.log_likelihood, again.evidence.log_likelihood)  # the same draws
     untouched = belief.log_likelihood(Said(kept, np.array([r.bucket for r in planner.rows])))[:, 1]
     found = bench.evidence.log_likelihood[:, 1]

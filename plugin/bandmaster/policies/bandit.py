@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from bandmaster.awaited import Awaited
 from bandmaster.belief import Belief, bent_odds
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, Errors, Experience, Figures, FloatArray, Plan, State
+from bandmaster.core import BandmasterError, Decision, Errors, Experience, Figures, FloatArray, Plan, Said, State
 from bandmaster.counterfactual import revealed
 from bandmaster.planner import Chain, Planner, Proposal
 from bandmaster.plans import Catalogue, compiled
@@ -81,10 +82,12 @@ class BanditPolicy:
         self._kept = catalogue.plans[:keep]
         self._take(catalogue)
         spread(self._prior, self._explore, 0)  # refuses here what it would refuse at the first request
-        self._learned, self._searched, self._changed = 0, 0, 0
+        self._learned, self._heard = 0, 0  # outcomes; and with them the probes whose outcomes are awaited
+        self._searched, self._changed = 0, 0  # how much had been heard of then
         self._mix = np.full(belief.classes, 1.0 / belief.classes)  # when plans were last searched for
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._planner = Planner(belief.members, belief.classes)
+        self._awaited = Awaited()
         self._values = ValuePlanner(belief.members)  # the planner of a regression
         self._incumbent: Chain | None = None
         self._former: list[Chain] = []  # what was best when members changed, the newest last
@@ -98,8 +101,8 @@ class BanditPolicy:
 
     @property
     def version(self) -> str:
-        """How many outcomes have been learned."""
-        return str(self._learned)
+        """How many outcomes have been learned, ``+`` how many probes without theirs."""
+        return f"{self._learned}+{self._heard - self._learned}" if self._heard > self._learned else str(self._learned)
 
     def probabilities(self, state: State) -> FloatArray:
         return spread(state.within(self.values(state)), self._explore, self._learned)
@@ -125,15 +128,33 @@ class BanditPolicy:
         """
         return bool(state.tags or (len(state.features) and not self._first.ensemble.regression))
 
+    def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
+        """Know of a probe before its outcome. Until the first outcome comes, plans are searched for by probes alone."""
+        if self._first.ensemble.regression or self._contract.by_consensus:
+            return
+        state, odds = decision.state, _odds(decision.state, self._belief.members)
+        self._awaited.add(decision.id, said, figures, state.label_mix, odds, decision.stands_for)
+        self._heard += 1
+        if not self._learned and self._due(state.label_mix):
+            self._renew(state.label_mix, None, self._ready(state))
+
     def learn(self, experience: Experience) -> None:
-        state = experience.joined.decision.state
-        if self._scores is None or self._scores.standard.size != len(state.features):  # other models than before
-            self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
+        decision = experience.joined.decision
+        state, scores = decision.state, self._ready(decision.state)
         # Without features there is nothing that the planner's figures could be bent by; without labels it has none.
         if state.tags or len(state.features) or experience.truth is None:
-            self._correct(experience, self._scores)
+            self._correct(experience, scores)
         self._learned += 1
-        self._plan(experience, self._scores)
+        self._heard += not self._awaited.drop(decision.id)
+        if experience.truth is None:
+            self._awaited.clear()  # where rewards are reported, no labels are to be awaited
+        self._plan(experience, scores)
+
+    def _ready(self, state: State) -> PlanScores:
+        """The scores; new ones where requests have other features than before."""
+        if self._scores is None or self._scores.standard.size != len(state.features):
+            self._scores = PlanScores(self.catalogue, self._contract, self._prior, len(state.features))
+        return self._scores
 
     def _correct(self, experience: Experience, scores: PlanScores) -> None:
         """Learn by how much the scores were wrong: VW of the chosen plan, they themselves of all that is known."""
@@ -156,11 +177,15 @@ class BanditPolicy:
         self._keep(experience)
         mix = np.exp(experience.evidence.log_prior)
         if self._forget(experience) or self._due(mix):
-            self._searched, self._mix = self._learned, mix
-            limit = max(len(self._first) - len(self._stay(scores)), 1)
-            proposal = self._search(mix, experience.evidence.errors, limit)
-            if proposal is not None:
-                self._offer(proposal, scores, mix)
+            self._renew(mix, experience.evidence.errors, scores)
+
+    def _renew(self, mix: FloatArray, errors: Errors | None, scores: PlanScores) -> None:
+        """Search for better plans, and offer them."""
+        self._searched, self._mix = self._heard, mix
+        limit = max(len(self._first) - len(self._stay(scores)), 1)
+        proposal = self._search(mix, errors, limit)
+        if proposal is not None:
+            self._offer(proposal, scores, mix)
 
     def _keep(self, experience: Experience) -> None:
         """Let the planners see a probed request, and that of values every one."""
@@ -169,7 +194,7 @@ class BanditPolicy:
             self._values.hear(experience.corrected)
         if experience.truth is not None and probed:
             decision = experience.joined.decision
-            odds = bent_odds(decision.state.expected, decision.state.usual)
+            odds = _odds(decision.state, self._belief.members)
             self._planner.learn(experience.said, experience.truth, experience.figures, odds, decision.stands_for)
         if errors is not None and experience.values is not None and probed:
             self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
@@ -184,14 +209,15 @@ class BanditPolicy:
         self._values.forget()
         if not changed.any():
             return False
-        self._changed = self._learned
+        self._awaited.clear()
+        self._changed = self._heard
         if self._incumbent is not None:
             self._former = [*(c for c in self._former if c != self._incumbent), self._incumbent][-self.REMEMBERED :]
         return True
 
     def _due(self, mix: FloatArray) -> bool:
         """Whether it is time to search again."""
-        since = self._learned - self._searched
+        since = self._heard - self._searched
         moved = since >= self.AT_LEAST and float(np.abs(mix - self._mix).sum()) / 2.0 > self.MIXED
         most = self.REVALUE if self._first.ensemble.regression else self.REPLAN
         return moved or since >= min(most, 20 + (self._searched - self._changed) // 8)
@@ -200,8 +226,8 @@ class BanditPolicy:
         if errors is not None:
             return self._values.propose(errors, self._contract, limit=min(limit, self.VALUED))
         return self._planner.propose(
-            self._belief, mix, self._contract, self._chains(), self._standing(), limit=limit, tries=self.TRIES,
-            rng=np.random.default_rng([self._seed, self._searched]),
+            self._belief, mix, self._contract, self._chains(), self._standing(), self._awaited.rows(self._belief),
+            limit=limit, tries=self.TRIES, rng=np.random.default_rng([self._seed, self._searched]),
         )  # fmt: skip
 
     def _stay(self, scores: PlanScores) -> tuple[Plan, ...]:
@@ -239,8 +265,9 @@ class BanditPolicy:
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
         return msgspec.msgpack.encode(
-            _Dump(self._learned, self._searched, self._changed, self._mix.tolist(), self.catalogue.names,
-                  self._incumbent, self._former, self._planner.dump(), self._values.dump(), scores, self._vw.dump())
+            _Dump(self._learned, self._heard, self._searched, self._changed, self._mix.tolist(), self.catalogue.names,
+                  self._incumbent, self._former, self._planner.dump(), self._awaited.dump(), self._values.dump(),
+                  scores, self._vw.dump())
         )  # fmt: skip
 
     def load(self, snapshot: bytes) -> None:
@@ -251,6 +278,7 @@ class BanditPolicy:
             scores = PlanScores.of(dumped.scores, catalogue, self._contract) if dumped.scores is not None else None
             planner = Planner(self._belief.members, self._belief.classes)
             planner.load(dumped.planner)
+            awaited = Awaited.of(dumped.awaited, self._belief.members, self._belief.classes)
             mix = np.array(dumped.mix)
             if len(mix) != self._belief.classes or not np.isfinite(mix).all():
                 raise ValueError(f"a mix of {len(mix)} classes")
@@ -262,14 +290,16 @@ class BanditPolicy:
             ) from None
         self._vw.load(dumped.vw)
         self._take(catalogue)
-        self._scores, self._planner, self._values = scores, planner, values
-        self._learned, self._searched, self._changed = dumped.learned, dumped.searched, dumped.changed
+        self._scores, self._planner, self._awaited, self._values = scores, planner, awaited, values
+        self._learned, self._heard = dumped.learned, dumped.heard
+        self._searched, self._changed = dumped.searched, dumped.changed
         self._incumbent, self._former = dumped.incumbent, dumped.former
         self._mix = mix
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
+    heard: int
     searched: int
     changed: int
     mix: list[float]
@@ -277,9 +307,16 @@ class _Dump(msgspec.Struct, frozen=True):
     incumbent: Chain | None
     former: list[Chain]
     planner: bytes
+    awaited: bytes
     values: bytes
     scores: bytes | None
     vw: bytes
+
+
+def _odds(state: State, members: int) -> FloatArray:
+    """``bent_odds`` of a request that found ``state``; 0 (2, M) where nothing is known of its features."""
+    odds = bent_odds(state.expected, state.usual)
+    return np.zeros((2, members)) if odds is None else odds
 
 
 def _structure(plan: Plan) -> tuple[object, ...]:

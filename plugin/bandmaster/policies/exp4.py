@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from bandmaster.core import BandmasterError, Experience, FloatArray, Policy, State
+from bandmaster.core import BandmasterError, Decision, Experience, Figures, FloatArray, Noticing, Policy, Said, State
 from bandmaster.plans import Catalogue
 from bandmaster.policies.context_free import exp3_gamma
 from bandmaster.policies.joint import JointOffer
@@ -35,7 +35,7 @@ class Exp4Policy:
         self.probes, self.aims = any(expert.probes for expert in experts), False
         self.reads_state = any(getattr(expert, "reads_state", True) for expert in experts)
         self._log_weights = np.zeros(len(experts))
-        self._learned = 0
+        self._learned, self._noticed = 0, 0
         self._offer()
 
     def _offer(self) -> None:
@@ -46,8 +46,8 @@ class Exp4Policy:
 
     @property
     def version(self) -> str:
-        """How many outcomes have been learned."""
-        return str(self._learned)
+        """How many outcomes have been learned, ``+`` how many probes noticed."""
+        return f"{self._learned}+{self._noticed}" if self._noticed else str(self._learned)
 
     def probabilities(self, state: State) -> FloatArray:
         weights = np.exp(self._log_weights - self._log_weights.max())
@@ -57,6 +57,15 @@ class Exp4Policy:
     def _advice(self, state: State) -> FloatArray:
         """Each expert's distribution over all plans on offer, (experts, P)."""
         return np.stack([self._joint.advice(k, state) for k in range(len(self._experts))])
+
+    def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
+        """Tell the experts of a probe before its outcome."""
+        for expert in self._experts:
+            if isinstance(expert, Noticing):
+                expert.notice(decision, said, figures)
+        if self._joint.stale:
+            self._offer()
+        self._noticed += 1
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
@@ -74,7 +83,7 @@ class Exp4Policy:
 
     def dump(self) -> bytes:
         experts = [expert.dump() for expert in self._experts]
-        return msgspec.msgpack.encode(_Dump(self._learned, self._log_weights.tolist(), experts))
+        return msgspec.msgpack.encode(_Dump(self._learned, self._noticed, self._log_weights.tolist(), experts))
 
     def load(self, snapshot: bytes) -> None:
         """Restore what ``dump`` gave, all of it or nothing. Raises ``BandmasterError`` on anything else."""
@@ -93,11 +102,12 @@ class Exp4Policy:
             for expert, state in zip(self._experts, before, strict=True):
                 expert.load(state)
             raise
-        self._log_weights, self._learned = weights, dumped.learned
+        self._log_weights, self._learned, self._noticed = weights, dumped.learned, dumped.noticed
         self._offer()
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
+    noticed: int
     log_weights: list[float]
     experts: list[bytes]

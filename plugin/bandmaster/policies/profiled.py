@@ -8,7 +8,19 @@ from dataclasses import replace
 import msgspec
 
 from bandmaster.contract import Contract
-from bandmaster.core import DEFAULT_PROFILE, BandmasterError, Ensemble, Experience, FloatArray, Policy, State
+from bandmaster.core import (
+    DEFAULT_PROFILE,
+    BandmasterError,
+    Decision,
+    Ensemble,
+    Experience,
+    Figures,
+    FloatArray,
+    Noticing,
+    Policy,
+    Said,
+    State,
+)
 from bandmaster.policies.joint import JointOffer
 
 
@@ -45,6 +57,14 @@ class ProfiledPolicy:
 
     def probabilities(self, state: State) -> FloatArray:
         return self._joint.advice(self._places[state.profile], replace(state, profile=DEFAULT_PROFILE))
+
+    def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
+        """Tell every policy of a probe before its outcome."""
+        for policy in self._policies.values():
+            if isinstance(policy, Noticing):
+                policy.notice(decision, said, figures)
+        if self._joint.stale:
+            self._offer()
 
     def learn(self, experience: Experience) -> None:
         asked = experience.joined.decision.profile

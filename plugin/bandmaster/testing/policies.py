@@ -12,6 +12,7 @@ from bandmaster.belief import Belief
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import (
     BandmasterError,
+    Decision,
     DriftEvent,
     Ensemble,
     Experience,
@@ -122,15 +123,21 @@ def sample_experiences(learner: Learner, log: RecordedLog, seed: int = 0) -> Ite
     """Let the learner's policy choose over ``log``, drawing by ``seed``; give each experience once it was learned."""
     journal = MemoryJournal()
     orchestrator = sample_orchestrator(learner, log, journal, seed=seed)
+    for i, decision in enumerate(_answered(learner, orchestrator, log)):
+        settled = settle(journal, learner, decision.id, Outcome(decision.at, (int(log.truth[i]),)))
+        assert settled.experience is not None, "a fresh decision joins its outcome"
+        yield settled.experience
+
+
+def _answered(learner: Learner, orchestrator: Orchestrator, log: RecordedLog) -> Iterator[Decision]:
+    """Answer every request of ``log``, and have the learner notice it."""
     for i in range(len(log)):
         request = log.request(i)
         decision, answer = orchestrator.answer(request)
         if decision.probed:
             answer = orchestrator.probe(decision, answer, request)
         learner.notice(decision, answer)
-        settled = settle(journal, learner, decision.id, Outcome(request.at, (int(log.truth[i]),)))
-        assert settled.experience is not None, "a fresh decision joins its outcome"
-        yield settled.experience
+        yield decision
 
 
 def check_policy(make: MakePolicy) -> None:
@@ -227,6 +234,26 @@ def _what_it_keeps_makes_another_its_equal(make: MakePolicy) -> None:
     assert chosen == again, "a restored policy learns on like the one it was dumped from"
 
 
+def _probes_without_outcomes_do_it_no_harm(make: MakePolicy) -> None:
+    log = sample_log(200)
+    learner = sample_learner(make, log, probe_share=0.5)
+    policy, belief, probe = learner.manager.policy, learner.state.belief.dump(), StateManager(log.ensemble)
+    state = probe.get_state(log.request(0))
+    version, names, before = policy.version, policy.catalogue.names, policy.probabilities(state).copy()
+    for _ in _answered(learner, sample_orchestrator(learner, log, MemoryJournal()), log):
+        now = policy.probabilities(state).copy()
+        checked_distribution(now, len(policy.catalogue), policy.name)
+        same = policy.catalogue.names == names and np.array_equal(now, before)
+        assert same or policy.version != version, "other plans or probabilities, another version"
+        version, names, before = policy.version, policy.catalogue.names, now
+    assert learner.state.belief.dump() == belief, "what nobody has judged is not believed"
+    twin = sample_learner(make, log, probe_share=0.5)
+    twin.load(learner.dump())
+    more = sample_log(60, seed=1)
+    chosen, again = ([e.joined.decision.plan for e in sample_experiences(one, more)] for one in (learner, twin))
+    assert chosen == again, "a restored policy goes on with the probes that still wait"
+
+
 def _it_refuses_what_it_never_kept_and_stays_as_it_was(make: MakePolicy) -> None:
     learner, states = _trained(make)
     policy = learner.manager.policy
@@ -287,6 +314,7 @@ POLICY_RULES: tuple[Callable[[MakePolicy], None], ...] = (
     _a_new_version_says_that_it_has_changed,
     _it_only_reads_the_belief,
     _what_it_keeps_makes_another_its_equal,
+    _probes_without_outcomes_do_it_no_harm,
     _it_refuses_what_it_never_kept_and_stays_as_it_was,
     _the_same_past_makes_the_same_policy,
     _a_reward_of_zero_or_one_does_it_no_harm,

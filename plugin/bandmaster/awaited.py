@@ -1,0 +1,129 @@
+"""Probed requests whose labels are still to come, if they ever do: what they tell a planner meanwhile."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from bandmaster.belief import Belief
+from bandmaster.combine import posterior
+from bandmaster.core import Evidence, Figures, FloatArray, Said
+from bandmaster.planner import FIGURES, Known, as_dumped
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """What all members said (n, M) and took (M,); ``mix`` (C,), the classes' shares when it was decided; ``odds``
+    (2, M) and ``stands`` as in ``Known``.
+    """
+
+    said: Said
+    figures: Figures
+    mix: FloatArray
+    odds: FloatArray
+    stands: float
+
+
+class Awaited:
+    """The last ``KEEP`` of them, by their decisions' ids.
+
+    Each row becomes several, one for every class that it may well be of, each counting for as much as that is likely
+    by all that was said and by what labels have taught (the E-step of Dempster, Laird & Rubin 1977, "Maximum
+    likelihood from incomplete data via the EM algorithm"; with labels for some, Nigam et al. 2000, "Text classification
+    from labeled and unlabeled documents using EM"). Only plans are valued by them: the belief itself, recent accuracy
+    and rewards are learned from labels alone.
+    """
+
+    KEEP = 500
+
+    LIKELY = 0.02
+    """No class less likely than that is looked at."""
+
+    def __init__(self) -> None:
+        self._probes: OrderedDict[str, _Probe] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._probes)
+
+    def add(
+        self, decision_id: str, said: Said, figures: Figures, mix: FloatArray, odds: FloatArray, stands: float
+    ) -> None:
+        """Keep a probe; the oldest makes room for it."""
+        # As precise as they are dumped, so that who is restored values plans alike.
+        mix = mix.astype(np.float32).astype(np.float64)
+        self._probes[decision_id] = _Probe(said, as_dumped(figures), mix, odds, stands)
+        if len(self._probes) > self.KEEP:
+            self._probes.popitem(last=False)
+
+    def drop(self, decision_id: str) -> bool:
+        """Its outcome has come; whether it was here."""
+        return self._probes.pop(decision_id, None) is not None
+
+    def clear(self) -> None:
+        self._probes.clear()
+
+    def rows(self, belief: Belief) -> list[Known]:
+        """Every row as of each class that it may be of, by what is believed now."""
+        return [row for probe in self._probes.values() for row in _guessed(probe, belief, self.LIKELY)]
+
+    def dump(self) -> bytes:
+        return msgspec.msgpack.encode(
+            [
+                _Dump(
+                    decision_id,
+                    p.said.label.tolist(),
+                    p.said.bucket.tolist(),
+                    np.array([getattr(p.figures, name) for name in FIGURES], dtype=np.float32).tobytes(),
+                    p.mix.astype(np.float32).tobytes(),
+                    p.odds.tobytes(),
+                    p.stands,
+                )
+                for decision_id, p in self._probes.items()
+            ]
+        )
+
+    @classmethod
+    def of(cls, dumped: bytes, members: int, classes: int) -> Awaited:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        awaited = cls()
+        try:
+            found = msgspec.msgpack.decode(dumped, type=list[_Dump])
+            awaited._probes = OrderedDict((d.id, _probe(d, members, classes)) for d in found)
+        except (msgspec.DecodeError, ValueError) as problem:
+            raise ValueError(f"no awaited probes of {members} members and {classes} classes: {problem}") from None
+        return awaited
+
+
+class _Dump(msgspec.Struct, frozen=True):
+    id: str
+    label: list[list[int]]
+    bucket: list[list[int]]
+    figures: bytes
+    mix: bytes
+    odds: bytes
+    stands: float
+
+
+def _probe(dumped: _Dump, members: int, classes: int) -> _Probe:
+    said = Said(*(np.array(a, dtype=np.int64).reshape(-1, members) for a in (dumped.label, dumped.bucket)))
+    took = np.frombuffer(dumped.figures, np.float32).astype(np.float64).reshape(len(FIGURES), members)
+    mix = np.frombuffer(dumped.mix, np.float32).astype(np.float64)
+    odds = np.frombuffer(dumped.odds).reshape(2, members)
+    inside = said.label.shape == said.bucket.shape and said.label.min() >= 0 and said.label.max() <= classes
+    if not inside or mix.shape != (classes,) or not (mix > 0.0).all() or not 0.0 < dumped.stands < np.inf:
+        raise ValueError("of others")
+    return _Probe(said, Figures(*took), mix, odds, dumped.stands)
+
+
+def _guessed(probe: _Probe, belief: Belief, likely: float) -> Iterator[Known]:
+    said = probe.said
+    evidence = Evidence(belief.log_likelihood(said, probe.odds), np.log(probe.mix), belief.overlap)
+    of = posterior(evidence, np.ones((1, belief.members), dtype=np.bool_))[:, 0]
+    of = of * (of >= min(likely, 1.0 / belief.classes))
+    for i, share in enumerate(of / of.sum(axis=1, keepdims=True)):
+        for c in np.flatnonzero(share).tolist():
+            yield Known(said.label[i], said.bucket[i], c, probe.figures, probe.odds, probe.stands, float(share[c]))
