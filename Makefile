@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-extras lint bench clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -14,6 +14,9 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
+
+test-extras: $(VENV)/.extras  ## what needs the optional dependencies: Ray
+	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -40,3 +43,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[models,plot,dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.extras: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray]'
+	@touch $@ $(VENV)/.dev $(VENV)/.demo

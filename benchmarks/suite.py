@@ -15,7 +15,7 @@ from bandmaster.config import Config
 from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
-from bandmaster.replay import Bench, Step, replay
+from bandmaster.replay import Bench, Step, processes, replay
 from bandmaster.table import NO_LABEL
 from benchmarks import decision_cost, degraded
 from benchmarks.record import Curve, MemberFigures, Played, Record
@@ -116,7 +116,7 @@ def _play(
     with tempfile.TemporaryDirectory(prefix="bandmaster-") as folder:
         trace = Path(folder) / "trace.parquet" if over_time else None
         lasts = tuple(play.windows.values())
-        found = replay(bench, policies, seeds, lasts=lasts, jobs=jobs, progress=listener.step, trace=trace)
+        found = replay(bench, policies, seeds, lasts=lasts, spread=processes(jobs), progress=listener.step, trace=trace)
         requests = bench.traffic.length(bench.logs[0])
         curves = () if trace is None else _curves(trace, requests)
     plays = {

@@ -11,7 +11,7 @@ from bandmaster import build, config
 from bandmaster.config import Config
 from bandmaster.plans import Catalogue
 from bandmaster.recorded import RecordedLog
-from bandmaster.replay import Bench, Traffic, replay
+from bandmaster.replay import Bench, Traffic, processes, replay
 from bandmaster.results import Results
 
 CONFIG = """
@@ -76,7 +76,9 @@ class Lab:
 
     def replay(self, *policies: str, seeds=10, last=1.0, jobs=1, progress=None, trace=None, **traffic) -> Results:
         bench = self.bench(**traffic)
-        (results,) = replay(bench, policies, seeds, lasts=(last,), jobs=jobs, progress=progress, trace=trace)
+        (results,) = replay(
+            bench, policies, seeds, lasts=(last,), spread=processes(jobs), progress=progress, trace=trace
+        )
         return results
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bandmaster.replay import engine, replay
+from bandmaster.replay import engine, processes, replay
 
 SEEDLESS = ("constant", "dynamic-weighted-majority", "frugalml-offline")
 
@@ -36,6 +36,6 @@ def test_redrawn_traffic_is_played_by_everybody(lab):
 @pytest.mark.parametrize("order", ["kept", "shuffled"])
 def test_several_shares_of_the_same_runs_are_judged_as_if_each_had_been_played_alone(lab, order):
     policies, shares = ("constant", "random", "scoring", "dynamic-weighted-majority"), (1.0, 0.2, 0.5)
-    found = replay(lab.bench(order=order), policies, 2, lasts=shares, jobs=1)
+    found = replay(lab.bench(order=order), policies, 2, lasts=shares, spread=processes(1))
     for share, results in zip(shares, found, strict=True):
         assert results.as_json() == lab.replay(*policies, seeds=2, order=order, last=share).as_json()

@@ -33,7 +33,7 @@ ROOMS = [
 PACKAGES = {
     "offpolicy": ["estimators", "log", "model", "examples", "dsjson", "learning", "target", "evaluate"],
     "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated", "converted", "exported"],
-    "replay": ["traffic", "trace", "playing", "hindsight", "engine"],
+    "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
     "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
 }
 FREE = {"__init__"}

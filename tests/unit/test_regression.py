@@ -16,7 +16,7 @@ from bandmaster.core import NO_ANSWER, VALUE, BandmasterError, Ensemble, MemberA
 from bandmaster.journal.codec import decode, encode
 from bandmaster.plans import parse_plan
 from bandmaster.recorded import RecordedMember, RecordedMeter
-from bandmaster.replay import Traffic, draw, fixed_plans, replay, run
+from bandmaster.replay import Traffic, draw, fixed_plans, processes, replay, run
 
 BLOCK = {
     "task": "regression",
@@ -179,7 +179,7 @@ def test_every_plan_in_hindsight_earns_what_playing_it_does(config, log):
 def test_a_replay_of_values_can_be_recomputed_from_its_trace(config, log, tmp_path):
     bench = build.bench(config, [log], Traffic("shuffled"))
     policies = ["random", "scoring", "bandit", "exp4", "blast"]
-    (found,) = replay(bench, policies, 2, jobs=1, trace=tmp_path / "t.parquet")
+    (found,) = replay(bench, policies, 2, spread=processes(1), trace=tmp_path / "t.parquet")
     results = found.as_json()
     assert results["contract"]["accuracy"]["error"] == [0.0, 10.0]
     trace = pl.read_parquet(tmp_path / "t.parquet").drop_nulls("truth")
@@ -193,7 +193,7 @@ def test_a_replay_of_values_can_be_recomputed_from_its_trace(config, log, tmp_pa
 def test_what_is_for_classes_alone_cannot_be_played_in_regression(config, log):
     for name in ("knora-e", "dynamic-weighted-majority", "frugalml-offline"):
         with pytest.raises(BandmasterError, match=name):
-            replay(build.bench(config, [log]), [name], seeds=1, jobs=1)
+            replay(build.bench(config, [log]), [name], seeds=1, spread=processes(1))
 
 
 def test_labels_that_are_no_numbers_are_refused_with_their_place(config, tmp_path):

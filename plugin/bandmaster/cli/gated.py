@@ -12,7 +12,7 @@ from bandmaster.cli.replayed import read_bench
 from bandmaster.cli.shown import JSON, print_json, replay_progress
 from bandmaster.core import BandmasterError
 from bandmaster.gate import judge
-from bandmaster.replay import Order, Traffic, replay
+from bandmaster.replay import Order, Traffic, processes, replay
 from bandmaster.results import BEST_PLAN, require_writable
 
 
@@ -66,7 +66,7 @@ def gate_command(
     traffic = Traffic(order, delay, label_share)
     played = [judged] if against == BEST_PLAN else [judged, against]
     with replay_progress() as progress:
-        (results,) = replay(replace(bench, traffic=traffic), played, seeds, jobs=jobs, progress=progress)
+        (results,) = replay(replace(bench, traffic=traffic), played, seeds, spread=processes(jobs), progress=progress)
     verdict = judge(results, judged, against, margin)
     if out is not None:
         verdict.write(out)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,7 +14,7 @@ from bandmaster import build, config
 from bandmaster.cli.shown import JSON, console, joules, listed, new_table, print_json, replay_progress, seconds
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError
-from bandmaster.replay import Bench, Mix, Order, Traffic, replay
+from bandmaster.replay import Bench, Mix, Order, Spread, Traffic, processes, ray_cluster, replay
 from bandmaster.results import BEST_PLAN, Constant, Measures, Results, require_writable
 
 
@@ -37,6 +38,11 @@ from bandmaster.results import BEST_PLAN, Constant, Measures, Results, require_w
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
               help="Where to keep answers to streams.  [default: ~/.cache/bandmaster/streams]")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there are cores]")
+@click.option("--backend", type=click.Choice(["processes", "ray"]), default="processes", show_default=True,
+              help="Play here, or on a Ray cluster.")  # fmt: skip
+@click.option("--address", help="With --backend ray: of a cluster that runs.  [default: one for this replay alone]")
+@click.option("--resume", type=click.Path(path_type=Path, file_okay=False),
+              help="Keep every finished run in this folder, and go on from those that are there.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write results here, and timing.json beside them.")
 @click.option("--trace", type=click.Path(path_type=Path),
               help="Write a parquet file with one row per request, policy and seed.")  # fmt: skip
@@ -55,6 +61,9 @@ def replay_command(
     last: float,
     cache: Path | None,
     jobs: int | None,
+    backend: str,
+    address: str | None,
+    resume: Path | None,
     out: Path | None,
     trace: Path | None,
     as_json: bool,
@@ -74,14 +83,18 @@ def replay_command(
       bandmaster replay traffic.parquet --config bentofile.yaml --json | jq .policies.bandit
       bandmaster replay traffic.parquet --config b.yaml --order mixed --mix-classes 5 --mix-every 2500 --last 0.2
       bandmaster replay stream.parquet --config configs/streams.yaml
+      bandmaster replay year.parquet --config bentofile.yaml --resume build/year --trace trace.parquet
     """
     _, bench = read_bench(file, logs, cache)
     mix = _mix(order, mix_classes, mix_every, requests, len(bench.logs[0]))
     bench = replace(bench, traffic=Traffic(order, delay, label_share, mix))
+    spread = _spread(backend, address, jobs)
     if out is not None:
         require_writable(out)
     with replay_progress() as progress:
-        (results,) = replay(bench, listed(policies), seeds, lasts=(last,), jobs=jobs, progress=progress, trace=trace)
+        (results,) = replay(
+            bench, listed(policies), seeds, lasts=(last,), spread=spread, progress=progress, trace=trace, resume=resume
+        )
     if out is not None:
         results.write(out)
     if as_json:
@@ -100,6 +113,16 @@ def read_bench(file: Path, logs: Sequence[Path], cache: Path | None = None) -> t
         if log.unused:
             click.echo(f"{path}: columns not used: {', '.join(log.unused)}", err=True)
     return read, build.bench(read, recorded)
+
+
+def _spread(backend: str, address: str | None, jobs: int | None) -> Spread[Any]:
+    if backend == "ray":
+        if jobs is not None:
+            raise BandmasterError("--jobs: a Ray cluster has as many runs at once as it has cores; leave it out")
+        return ray_cluster(address)
+    if address is not None:
+        raise BandmasterError("--address: goes with --backend ray; leave it out, or add that")
+    return processes(jobs)
 
 
 def _mix(order: Order, classes: int | None, every: int | None, requests: int | None, rows: int) -> Mix | None:

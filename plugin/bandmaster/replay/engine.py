@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -21,7 +20,9 @@ from bandmaster.plans import Catalogue, all_members
 from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, SEEDLESS, previous_label, require_judge
 from bandmaster.replay.hindsight import MEASURED, FixedPlans, fixed_plans_from
+from bandmaster.replay.kept import Kept, found_once
 from bandmaster.replay.playing import MakeParts, refer, run
+from bandmaster.replay.spread import Spread, processes
 from bandmaster.replay.trace import Trace, trace_frame
 from bandmaster.replay.traffic import Drawn, Traffic, draw
 from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
@@ -86,27 +87,29 @@ def replay(
     seeds: int = 10,
     *,
     lasts: Sequence[float] = (1.0,),
-    jobs: int | None = None,
+    spread: Spread[_Found] | None = None,
     progress: Callable[[Step], None] | None = None,
     trace: Path | None = None,
+    resume: Path | None = None,
 ) -> list[Results]:
     """Play every policy on every seed's traffic, and compare.
 
     There are results for each of ``lasts``, the last share in (0, 1] of each run's requests that all figures but the
-    count of drift alarms are taken over; the rest is learned from alone. ``jobs`` runs go on at once, in processes
-    (``None``: as many as there are cores; 1: in this one); the results do not depend on it. ``progress`` hears of every
-    step as it ends. ``trace`` names a parquet file for one row per request, policy and seed.
+    count of drift alarms are taken over; the rest is learned from alone. ``spread`` says where runs go on, and how many
+    at once (default: ``processes``, as many as there are cores); the results do not depend on it. ``progress`` hears of
+    every step as it ends. ``trace`` names a parquet file for one row per request, policy and seed. ``resume`` names a
+    folder where every step is kept once it has ended, and looked up before it is taken.
 
     Raises ``BandmasterError`` when the logs do not fit each other, hold no label, or a policy cannot be made.
     """
     began = time.perf_counter()
     _check(bench, policies, seeds, lasts)
-    jobs = jobs or joblib.cpu_count()
     runs: list[list[Run]] = [[] for _ in lasts]
     hindsights: list[list[Hindsight]] = [[] for _ in lasts]
-    with _TraceFile(trace) as file:
-        tasks = _tasks(bench, policies, seeds, lasts, file)
-        for done, found in enumerate(joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks), start=1):
+    kept = Kept(resume, bench) if resume is not None else None
+    with _TraceFile(trace, kept) as file:
+        tasks = _tasks(bench, policies, seeds, lasts, file, kept)
+        for done, found in enumerate((spread or processes())(_do, bench, tasks), start=1):
             for k in range(len(lasts)):
                 runs[k] += found.runs[k]
                 hindsights[k] += found.hindsights[k]
@@ -116,7 +119,7 @@ def replay(
     for played, yardsticks in zip(runs, hindsights, strict=True):
         played.sort(key=lambda r: (policies.index(r.policy), r.seed))
         yardsticks.sort(key=lambda h: h.seed)
-    timing = _timing(runs[0], jobs, time.perf_counter() - began)
+    timing = _timing(runs[0], time.perf_counter() - began)
     return [
         summarise(_setting(bench, seeds, last), r, h, timing)
         for last, r, h in zip(lasts, runs, hindsights, strict=True)
@@ -131,16 +134,43 @@ class _Found:
     hindsights: list[list[Hindsight]]
 
 
-def _tasks(bench: Bench, policies: Sequence[str], seeds: int, lasts: Sequence[float], file: _TraceFile) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A policy's run, which is that of each of ``seeds``, or the yardsticks of a seed's traffic (``policy`` is
+    ``None``). ``parts`` are the traces' of each seed; what is found is kept at ``path``.
+    """
+
+    policy: str | None
+    seeds: tuple[int, ...]
+    lasts: tuple[float, ...]
+    parts: tuple[Path, ...] = ()
+    alone: bool = False
+    path: Path | None = None
+
+
+def _tasks(
+    bench: Bench, policies: Sequence[str], seeds: int, lasts: Sequence[float], file: _TraceFile, kept: Kept | None
+) -> list[_Task]:
     """All there is to play: every traffic's yardsticks, and every policy's runs, each that seeds share once."""
     same = bench.meet_the_same(seeds)
     alone = len({bench.traffic_of(seed) for seed in range(seeds)}) == 1
-    tasks = [joblib.delayed(_look_back)(bench, lasts, group[0], alone) for group in same]
+    tasks = [_Task(None, (group[0],), tuple(lasts), alone=alone) for group in same]
     for name in policies:
-        parts = [file.part() for _ in range(seeds)]  # in the order in which the trace has them
+        parts = [file.part(name, seed) for seed in range(seeds)]  # in the order in which the trace has them
         for group in [[seed] for seed in range(seeds)] if bench.draws(name) else same:
-            tasks.append(joblib.delayed(_play)(bench, lasts, name, {seed: parts[seed] for seed in group}))
-    return tasks
+            own = tuple(part for seed in group if (part := parts[seed]) is not None)
+            tasks.append(_Task(name, tuple(group), tuple(lasts), own))
+    if kept is None:
+        return tasks
+    return [replace(task, path=kept.path(task.policy, task.seeds, task.lasts, task.alone)) for task in tasks]
+
+
+def _do(bench: Bench, task: _Task) -> _Found:
+    return found_once(task.path, _Found, lambda: _find(bench, task), beside=task.parts)
+
+
+def _find(bench: Bench, task: _Task) -> _Found:
+    return _look_back(bench, task) if task.policy is None else _play(bench, task, task.policy)
 
 
 def _unmapped(log: RecordedLog) -> RecordedLog:
@@ -202,10 +232,10 @@ def _check(bench: Bench, policies: Sequence[str], seeds: int, lasts: Sequence[fl
             bench.make(name, bench.logs[0], 0)
 
 
-def _play(bench: Bench, lasts: Sequence[float], policy: str, parts: Mapping[int, Path | None]) -> _Found:
-    """One run, which is that of each of these seeds; the trace of each goes to its own of the ``parts``."""
+def _play(bench: Bench, task: _Task, policy: str) -> _Found:
+    """One run, which is that of each of its seeds; the trace of each goes to a part of its own."""
     began = time.perf_counter()
-    seed = min(parts)
+    seed = min(task.seeds)
     drawn = bench.draw(seed)
     # One thread of linear algebra: arrays are small, cores are busy with other runs, and sums stay the same.
     with threadpool_limits(1):
@@ -213,13 +243,12 @@ def _play(bench: Bench, lasts: Sequence[float], policy: str, parts: Mapping[int,
             trace = refer(drawn, bench.contract, policy, seed)
         else:
             trace = run(drawn, bench.make, policy, seed)
-    for own, part in parts.items():
-        if part is not None:
-            trace_frame(trace, drawn.log.ensemble, policy, own, own % len(bench.logs)).write_parquet(part)
+    for own, part in zip(task.seeds, task.parts, strict=False):  # no parts where no trace is wanted
+        trace_frame(trace, drawn.log.ensemble, policy, own, own % len(bench.logs)).write_parquet(part)
     seconds = time.perf_counter() - began
-    firsts = [_first(len(drawn.log), last) for last in lasts]
+    firsts = [_first(len(drawn.log), last) for last in task.lasts]
     played = [_run(trace, policy, bench.traffic_of(seed), first, seconds) for first in firsts]
-    return _Found([[replace(one, seed=own) for own in parts] for one in played], [[] for _ in played])
+    return _Found([[replace(one, seed=own) for own in task.seeds] for one in played], [[] for _ in played])
 
 
 def _first(requests: int, last: float) -> int:
@@ -253,16 +282,17 @@ def measures_of(trace: Trace, rows: IntArray) -> Measures:
     )
 
 
-def _look_back(bench: Bench, lasts: Sequence[float], seed: int, keep: bool) -> _Found:
-    """The yardsticks of a seed's traffic; what each request would have earned only to ``keep``."""
+def _look_back(bench: Bench, task: _Task) -> _Found:
+    """The yardsticks of a seed's traffic; what each request would have earned only where it is ``alone``."""
     began = time.perf_counter()
+    (seed,) = task.seeds
     drawn = bench.draw(seed)
-    firsts = [_first(len(drawn.log), last) for last in lasts]
+    firsts = [_first(len(drawn.log), last) for last in task.lasts]
     with threadpool_limits(1):
         fixed = fixed_plans_from(firsts, drawn, bench.catalogue, bench.contract, bench.tracking)
     seconds = time.perf_counter() - began
     found = [_hindsight(bench, drawn, seed, first, f, seconds) for first, f in zip(firsts, fixed, strict=True)]
-    return _Found([[] for _ in found], [[h if keep else replace(h, rewards=None)] for h in found])
+    return _Found([[] for _ in found], [[h if task.alone else replace(h, rewards=None)] for h in found])
 
 
 def _hindsight(bench: Bench, drawn: Drawn, seed: int, first: int, fixed: FixedPlans, seconds: float) -> Hindsight:
@@ -316,10 +346,9 @@ def _step(found: _Found, done: int, of: int) -> Step:
     return Step("yardsticks", h.seed, None, h.seconds, done, of)
 
 
-def _timing(runs: Sequence[Run], jobs: int, seconds: float) -> dict[str, Any]:
+def _timing(runs: Sequence[Run], seconds: float) -> dict[str, Any]:
     """A run that seeds share stands for each of them, with what it took once."""
     return {
-        "jobs": jobs,
         "seconds": seconds,
         "us_per_request": {
             name: 1e6
@@ -334,8 +363,8 @@ def _timing(runs: Sequence[Run], jobs: int, seconds: float) -> dict[str, Any]:
 class _TraceFile:
     """Every run writes its own part; in the end they are streamed into one file, a row group a run."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, kept: Kept | None) -> None:
+        self._path, self._kept = path, kept
         self._parts: list[Path] = []
 
     def __enter__(self) -> _TraceFile:
@@ -351,11 +380,13 @@ class _TraceFile:
         if self._path is not None:
             self._folder.cleanup()
 
-    def part(self) -> Path | None:
+    def part(self, policy: str, seed: int) -> Path | None:
         """Where the next run shall write; ``None`` when no trace is wanted."""
         if self._path is None:
             return None
-        self._parts.append(Path(self._folder.name) / f"{len(self._parts):06d}.parquet")
+        passing = Path(self._folder.name) / f"{len(self._parts):06d}"
+        part = self._kept.path("trace", policy, seed) if self._kept else passing
+        self._parts.append(part.with_suffix(".parquet"))
         return self._parts[-1]
 
     def merge(self, rows: int) -> None:
