@@ -21,6 +21,9 @@ DIGITS = 6
 
 BEST_PLAN = "best_constant_plan"
 
+PARTS = 100
+"""Of a run, in which its course is reported."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measures:
@@ -70,7 +73,8 @@ class Hindsight:
     """Every plan of the catalogue alone, on one traffic. ``by_phase`` maps a phase to the mean rewards (P,) in it;
     ``rewards`` (requests that count, P) is there only where intervals need it; ``oracle`` is the mean of the best
     single member's reward, request by request, and ``previous_label`` the accuracy of answering with the newest label
-    known.
+    known. ``course`` (PARTS, P) has the mean rewards in each of ``PARTS`` equal parts of the requests that count,
+    ``oracle_course`` (PARTS,) the oracle's.
     """
 
     seed: int
@@ -80,6 +84,8 @@ class Hindsight:
     oracle: float
     previous_label: float
     rewards: FloatArray | None
+    course: FloatArray
+    oracle_course: FloatArray
     seconds: float
 
 
@@ -168,7 +174,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A whole comparison. Every figure is a mean over the traffics played."""
+    """A whole comparison. Every figure is a mean over the traffics played.
+
+    ``plans`` are the measures of each of ``setting.plans`` alone; ``courses`` (PARTS,) the mean rewards of the
+    yardsticks in each part of the run: ``best_constant``, ``best_constant_plan``, ``oracle``. Neither is in
+    ``results.json``.
+    """
 
     setting: Setting
     best_constant: Constant
@@ -178,6 +189,8 @@ class Results:
     oracle: float
     previous_label: float
     policies: Mapping[str, PolicyResult]
+    plans: tuple[Measures, ...]
+    courses: Mapping[str, FloatArray]
     timing: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -307,8 +320,19 @@ def summarise(
         oracle=oracle,
         previous_label=_mean_by_traffic([h.traffic for h in hindsights], [h.previous_label for h in hindsights]),
         policies=policies,
+        plans=tuple(plans),
+        courses={
+            "best_constant": _course(hindsights, [h.course[:, single] for h in hindsights]),
+            BEST_PLAN: _course(hindsights, [h.course[:, best] for h in hindsights]),
+            "oracle": _course(hindsights, [h.oracle_course for h in hindsights]),
+        },
         timing=timing,
     )
+
+
+def _course(hindsights: Sequence[Hindsight], courses: Sequence[FloatArray]) -> FloatArray:
+    traffics = [h.traffic for h in hindsights]
+    return np.array([_mean_by_traffic(traffics, part) for part in zip(*courses, strict=True)])
 
 
 def _by_traffic(traffics: Sequence[int], values: Sequence[float] | FloatArray) -> FloatArray:
@@ -383,6 +407,17 @@ def mean(values: FloatArray) -> float:
     """The mean of what is known; NaN where nothing is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
+
+
+def course(rewards: FloatArray) -> FloatArray:
+    """The means of (N, K) in each of ``PARTS`` equal parts of the N, (PARTS, K); NaN where a part has none."""
+    parts, starts = np.unique(np.arange(len(rewards)) * PARTS // len(rewards), return_index=True)
+    known = ~np.isnan(rewards)
+    means = np.full((PARTS, rewards.shape[1]), np.nan)
+    count = np.add.reduceat(known, starts, dtype=np.int64)
+    total = np.add.reduceat(np.where(known, rewards, 0.0), starts)
+    means[parts] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return means
 
 
 def phase_rows(phases: Sequence[str] | None, first: int = 0) -> dict[str, IntArray]:

@@ -26,7 +26,7 @@ def sufficing(lab, spec):
 
 def assert_same(a, b):
     for name, value in asdict(a).items():
-        if name != "drift_events":
+        if name != "alarms":
             np.testing.assert_equal(value, getattr(b, name), err_msg=name)
 
 
@@ -38,8 +38,8 @@ def test_a_policy_that_reads_nothing_of_the_state_plays_the_same_without_it(lab,
     monkeypatch.setattr(lean, "suffices", lambda *_: False)
     full = run(drawn, build.ReplayFactory(lab.config), spec, 3)
     assert_same(spared, full)
-    assert spared.drift_events is None
-    assert full.drift_events is not None
+    assert spared.alarms is None
+    assert full.alarms is not None
 
 
 def test_every_other_policy_is_told_everything(lab):

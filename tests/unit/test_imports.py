@@ -23,7 +23,7 @@ ROOMS = [
         *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
-    ["references", "replay", "results", "gate", "export", "profile", "offpolicy"],
+    ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy"],
     ["testing", "config"],
     ["build"],
     ["serving", "demo"],
@@ -34,6 +34,7 @@ PACKAGES = {
     "offpolicy": ["estimators", "log", "model", "examples", "dsjson", "learning", "target", "evaluate"],
     "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated", "converted", "exported"],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
+    "visualizer": ["units", "verdict", "report"],
     "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
 }
 FREE = {"__init__"}

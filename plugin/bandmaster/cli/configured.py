@@ -12,13 +12,14 @@ import click
 import numpy as np
 
 from bandmaster import build, config, profile, yaml_writer
-from bandmaster.cli.shown import CONFIG, JSON, console, counting, joules, known, new_table, plain, print_json, seconds
+from bandmaster.cli.shown import CONFIG, JSON, console, counting, known, new_table, plain, print_json
 from bandmaster.config import MemberConfig
 from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.counterfactual import spend
 from bandmaster.learner import profile_figures
 from bandmaster.meter import WATTS_PER_CORE, CpuTimeMeter
 from bandmaster.plans import Catalogue
+from bandmaster.visualizer.units import joules, seconds
 
 
 @click.command()

@@ -9,7 +9,8 @@ import click
 
 from bandmaster import build, demo
 from bandmaster.cli.replayed import print_results
-from bandmaster.cli.shown import counting, joules, replay_progress
+from bandmaster.cli.shown import counting, replay_progress
+from bandmaster.visualizer.units import joules
 
 
 @click.command(name="demo")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import click
 
 from bandmaster import build, config
-from bandmaster.cli.shown import JSON, console, joules, listed, new_table, print_json, replay_progress, seconds
+from bandmaster.cli.shown import JSON, console, listed, new_table, print_json, replay_progress
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError
 from bandmaster.replay import Bench, Mix, Order, Spread, Traffic, processes, ray_cluster, replay
-from bandmaster.results import BEST_PLAN, Constant, Measures, Results, require_writable
+from bandmaster.results import Measures, Results, require_writable
+from bandmaster.visualizer.report import require_drawing, write_report
+from bandmaster.visualizer.units import joules, seconds
+from bandmaster.visualizer.verdict import verdict
 
 
 @click.command(name="replay")
@@ -44,6 +48,7 @@ from bandmaster.results import BEST_PLAN, Constant, Measures, Results, require_w
 @click.option("--resume", type=click.Path(path_type=Path, file_okay=False),
               help="Keep every finished run in this folder, and go on from those that are there.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write results here, and timing.json beside them.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a report with pictures here, one HTML file.")
 @click.option("--trace", type=click.Path(path_type=Path),
               help="Write a parquet file with one row per request, policy and seed.")  # fmt: skip
 @JSON
@@ -65,6 +70,7 @@ def replay_command(
     address: str | None,
     resume: Path | None,
     out: Path | None,
+    report: Path | None,
     trace: Path | None,
     as_json: bool,
 ) -> None:
@@ -83,18 +89,24 @@ def replay_command(
       bandmaster replay traffic.parquet --config bentofile.yaml --json | jq .policies.bandit
       bandmaster replay traffic.parquet --config b.yaml --order mixed --mix-classes 5 --mix-every 2500 --last 0.2
       bandmaster replay stream.parquet --config configs/streams.yaml
+      bandmaster replay traffic.parquet --config bentofile.yaml --report report.html
       bandmaster replay year.parquet --config bentofile.yaml --resume build/year --trace trace.parquet
     """
     _, bench = read_bench(file, logs, cache)
     mix = _mix(order, mix_classes, mix_every, requests, len(bench.logs[0]))
     bench = replace(bench, traffic=Traffic(order, delay, label_share, mix))
     spread = _spread(backend, address, jobs)
-    if out is not None:
-        require_writable(out)
-    with replay_progress() as progress:
-        (results,) = replay(
-            bench, listed(policies), seeds, lasts=(last,), spread=spread, progress=progress, trace=trace, resume=resume
-        )
+    for wanted in (out, report):
+        if wanted is not None:
+            require_writable(wanted)
+    with _trace_for(report, trace) as traced:
+        with replay_progress() as progress:
+            (results,) = replay(
+                bench, listed(policies), seeds,
+                lasts=(last,), spread=spread, progress=progress, trace=traced, resume=resume,
+            )  # fmt: skip
+        if report is not None and traced is not None:
+            write_report(report, results, traced)
     if out is not None:
         results.write(out)
     if as_json:
@@ -113,6 +125,17 @@ def read_bench(file: Path, logs: Sequence[Path], cache: Path | None = None) -> t
         if log.unused:
             click.echo(f"{path}: columns not used: {', '.join(log.unused)}", err=True)
     return read, build.bench(read, recorded)
+
+
+@contextmanager
+def _trace_for(report: Path | None, trace: Path | None) -> Iterator[Path | None]:
+    """Where the trace goes: for a report alone, where it is gone afterwards."""
+    if report is None or trace is not None:
+        yield trace
+        return
+    require_drawing()
+    with tempfile.TemporaryDirectory(dir=report.parent, prefix=".report-") as folder:
+        yield Path(folder) / "trace.parquet"
 
 
 def _spread(backend: str, address: str | None, jobs: int | None) -> Spread[Any]:
@@ -172,30 +195,3 @@ def _figures(measures: Measures, half: str, gap: str) -> tuple[str, ...]:
         joules(measures.energy_j),
         f"{measures.members_per_request:.2f}",
     )
-
-
-def verdict(results: Results) -> list[str]:
-    """What the table says, in plain sentences."""
-    fair = {n: r for n, r in results.policies.items() if not r.hindsight} or results.policies
-    name, best = max(fair.items(), key=lambda item: item[1].measures.reward)
-    sentences = [f"{name} earned the most: {best.measures.reward:.4f} a request."]
-    against = best.advantage[BEST_PLAN]
-    low, high = against.interval
-    plan = f"the best constant plan in hindsight ({results.best_constant_plan.plan})"
-    if low > 0.0:
-        sentences.append(f"It beat {plan} by {against.mean:.4f} [{low:.4f}, {high:.4f}].")
-    elif high < 0.0:
-        sentences.append(f"It fell short of {plan} by {-against.mean:.4f} [{-high:.4f}, {-low:.4f}].")
-    else:
-        sentences.append(f"It cannot be told from {plan}: {against.mean:+.4f} [{low:.4f}, {high:.4f}].")
-    return [*sentences, *_against_all(best.measures, results.all_members)]
-
-
-def _against_all(measures: Measures, whole: Constant) -> list[str]:
-    more = measures.accuracy - whole.measures.accuracy
-    accuracy = f"{abs(more):.4f} {'more' if more >= 0.0 else 'less'} accuracy"
-    if math.isnan(measures.energy_j) or not whole.measures.energy_j > 0.0:
-        return [f"Against all members at once: {accuracy}."]
-    return [
-        f"Against all members at once: {measures.energy_j / whole.measures.energy_j:.0%} of the energy, {accuracy}."
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,21 +58,6 @@ def print_json(value: object) -> None:
 
 def known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def seconds(value: float | None) -> str:
-    return _scaled(value, (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)))
-
-
-def joules(value: float | None) -> str:
-    return _scaled(value, (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)))
-
-
-def _scaled(value: float | None, units: Sequence[tuple[str, float]]) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    unit, size = next(((u, s) for u, s in units if value >= s), units[-1])
-    return f"{value / size:.3g} {unit}"
 
 
 def plain(value: float | None) -> str:

@@ -25,7 +25,7 @@ from bandmaster.replay.playing import MakeParts, refer, run
 from bandmaster.replay.spread import Spread, processes
 from bandmaster.replay.trace import Trace, trace_frame
 from bandmaster.replay.traffic import Drawn, Traffic, draw
-from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, mean, phase_rows, summarise
+from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, course, mean, phase_rows, summarise
 from bandmaster.state import Tracking
 from bandmaster.table import NO_LABEL
 
@@ -267,7 +267,7 @@ def _run(trace: Trace, policy: str, traffic: int, first: int, seconds: float) ->
         rewards=trace.reward[first:],
         measures=measures_of(trace, np.arange(first, requests)),
         probe_share=float(trace.probed[first:].mean()),
-        drift_events=None if trace.drift_events is None else float(trace.drift_events),
+        drift_events=None if trace.alarms is None else float(sum(map(len, trace.alarms.values()))),
         by_phase=tuple(Phase(n, len(at), measures_of(trace, at)) for n, at in phase_rows(trace.phases, first).items()),
         seconds=seconds,
     )
@@ -308,6 +308,8 @@ def _hindsight(bench: Bench, drawn: Drawn, seed: int, first: int, fixed: FixedPl
         oracle=mean(singles.max(axis=1)),
         previous_label=previous_label(drawn.log, drawn.arrivals, bench.contract, first),
         rewards=fixed.rewards,
+        course=course(fixed.rewards),
+        oracle_course=course(singles.max(axis=1, keepdims=True))[:, 0],
         seconds=seconds,
     )
 

@@ -39,6 +39,7 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
     parts = make(policy, log, seed)
     tally = _Tally(log, parts.learner.contract)
     ids: list[str] = []
+    alarms: dict[int, list[str]] = {}
     for i, arriving in enumerate(drawn.arrivals):
         request = log.request(i)
         decision, answer = parts.orchestrator.answer(request)
@@ -47,13 +48,16 @@ def run(drawn: Drawn, make: MakeParts, policy: str, seed: int) -> Trace:
         ids.append(decision.id)
         tally.add(i, decision, answer)
         parts.learner.notice(decision, answer)
+        outcomes = [(ids[j], Outcome(at=request.at, labels=log.labels(j))) for j in arriving]
         if decision.probed and parts.learner.contract.by_consensus:
-            settle(parts.journal, parts.learner, decision.id, Outcome(at=request.at, consensus=True))
-        for j in arriving:
-            settle(parts.journal, parts.learner, ids[j], Outcome(at=request.at, labels=log.labels(j)))
+            outcomes.insert(0, (decision.id, Outcome(at=request.at, consensus=True)))
+        for decision_id, outcome in outcomes:
+            experience = settle(parts.journal, parts.learner, decision_id, outcome).experience
+            if experience is not None and experience.alarms:
+                alarms.setdefault(i, []).extend(alarm.name for alarm in experience.alarms)
     played = tally.played(log.ensemble)
-    alarms = None if isinstance(parts.learner, LeanLearner) else len(parts.journal.events())
-    trace = trace_of(drawn, parts.learner.contract, played, tally.own, alarms)
+    looked = None if isinstance(parts.learner, LeanLearner) else alarms
+    trace = trace_of(drawn, parts.learner.contract, played, tally.own, looked)
     return replace(trace, over_limits=tally.over)
 
 

@@ -18,6 +18,9 @@ from bandmaster.recorded import RecordedLog
 from bandmaster.references import Played
 from bandmaster.replay.traffic import Drawn
 
+Alarms = Mapping[int, Sequence[str]]
+"""By request, the names of the detectors that rang."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -27,8 +30,8 @@ class Trace:
     (R,); ``plans`` names every plan that was played, ``plan`` is an index
     into them; ``ran`` (N, M) says which members ran for the reply; ``label`` and ``truth`` are class indices, in
     regression ``values`` and ``true_values`` the numbers. ``raw`` and ``terms`` map each metric to (N,), a probe's
-    energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known. ``drift_events`` is
-    ``None`` where nobody looked for drift.
+    energy and cost in, NaN where unknown; ``reward`` is NaN where the label never became known. ``alarms`` are
+    those that outcomes raised which came with a request, by its place; ``None`` where nobody looked for drift.
     """
 
     row: IntArray
@@ -46,14 +49,14 @@ class Trace:
     terms: Mapping[str, FloatArray]
     reward: FloatArray
     phases: tuple[str, ...] | None
-    drift_events: int | None
+    alarms: Alarms | None
     bounds: IntArray | None
     profiles: tuple[str, ...] | None
     over_limits: BoolArray
 
 
 def trace_of(
-    drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, FloatArray], drift_events: int | None
+    drawn: Drawn, contract: Contract, played: Played, own: Mapping[str, FloatArray], alarms: Alarms | None
 ) -> Trace:
     """What ``played`` earned; ``own`` are the figures of the user's own metrics, (N,) each."""
     log, known = drawn.log, drawn.log.labelled
@@ -81,7 +84,7 @@ def trace_of(
         terms={m.name: m.normalise(raw[m.name]) for m in contract.metrics if m.name in raw},
         reward=np.where(known, contract.rewards_under(profiles_of(log), raw), np.nan),
         phases=log.phases,
-        drift_events=drift_events,
+        alarms=alarms,
         profiles=log.profiles,
         over_limits=np.zeros(len(log), dtype=np.bool_),
     )
@@ -179,8 +182,16 @@ def trace_frame(trace: Trace, ensemble: Ensemble, policy: str, seed: int, log: i
         **{_COLUMN.get(name, name): values for name, values in trace.raw.items()},
         **{f"{name}_term": values for name, values in trace.terms.items()},
         "reward": trace.reward,
+        "alarms": pl.Series(_alarms(trace), dtype=pl.List(pl.String)),
     }
     return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _alarms(trace: Trace) -> list[list[str] | None]:
+    """Those of each request; null where nobody looked for drift."""
+    if trace.alarms is None:
+        return [None] * len(trace.plan)
+    return [list(trace.alarms.get(i, ())) for i in range(len(trace.plan))]
 
 
 _COLUMN = {"latency": "latency_s", "energy": "energy_j"}

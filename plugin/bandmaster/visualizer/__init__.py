@@ -1,0 +1,1 @@
+"""What people look at: reports, and what results say in words."""
