@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ from bandmaster.belief import Belief
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
 from bandmaster.core import VALUE, BandmasterError, Ensemble, Member, Meter, Plan, Policy, Recorder
+from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.members.onnx import OnnxMember
+from bandmaster.meter import CpuTimeMeter
 from bandmaster.metrics import ImportedFunction
 from bandmaster.orchestrator import Orchestrator
 from bandmaster.plans import Catalogue, generate, parse_plan
@@ -33,6 +37,7 @@ from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read
 from bandmaster.replay import Bench, Parts, Traffic
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager, Tracking
+from bandmaster.table import Table
 
 SLOW_S = 0.002
 """Members slower than this (seconds) run in threads: they would hold up every other request on the event loop."""
@@ -307,11 +312,23 @@ def recorded_log(config: Config, path: Path) -> RecordedLog:
 def recorded_logs(
     config: Config, paths: Sequence[Path], cache: Path | None = None, told: Callable[[str], None] | None = None
 ) -> list[RecordedLog]:
-    """Read recorded ensembles and streams with the members, profiles and classes of ``config``; see ``read_logs``."""
+    """Read recorded ensembles, streams and raw inputs with the members, profiles and classes of ``config``; see
+    ``read_logs``. Members are asked about raw inputs where they have models.
+    """
     profiles = {m.name: m.profile for m in config.members}
     weights = {m.name: m.weight for m in config.members}
-    logs = read_logs(paths, tuple(profiles), profiles, config.classes, cache, told, config.task, weights)
+    modelled = any(m.onnx is not None or m.bento_model is not None for m in config.members)
+    ask = partial(_asked, config, cache, told) if modelled else None
+    logs = read_logs(paths, tuple(profiles), profiles, config.classes, cache, told, config.task, weights, ask)
     return [_with_known_profiles(config, path, log) for path, log in zip(paths, logs, strict=True)]
+
+
+def _asked(config: Config, cache: Path | None, told: Callable[[str], None] | None, table: Table) -> Table:
+    """Raw inputs as a recorded ensemble of the configured models."""
+    hosted = host(config)
+    models = ",".join(hashlib.sha256(_model_path(m).read_bytes()).hexdigest() for m in config.members)
+    meter = CpuTimeMeter(len(hosted.ensemble.classes), task=config.task)
+    return asked(table, hosted.ensemble, hosted.members, hosted.input_shape, meter, models, cache, told)
 
 
 def _with_known_profiles(config: Config, path: Path, log: RecordedLog) -> RecordedLog:

@@ -11,6 +11,7 @@ import polars as pl
 from sklearn.tree import DecisionTreeClassifier
 
 from bandmaster.core import Array, BandmasterError, FloatArray, IntArray, Member, MemberAnswer, Meter, Provenance
+from bandmaster.inputs import WARM_UP, rows_of, shaped
 from bandmaster.intervals import Interval, wilson_interval
 from bandmaster.table import NO_LABEL, Table, read_table
 
@@ -18,9 +19,6 @@ BINS = 15
 """Bins of the calibration error, as many as in Guo et al. 2017."""
 
 TREE_DEPTH = 4
-WARM_UP = 10
-"""Requests to each member before the first that counts: caches fill, memory is taken."""
-
 CHUNK = 50
 """Requests between two words of progress."""
 
@@ -91,25 +89,14 @@ def read_sample(path: Path, shape: Sequence[int | None], classes: Sequence[int |
         most = size
     # In file order: neighbours in time stay neighbours, and which are drawn depends on nothing but the size.
     drawn = np.sort(np.random.default_rng(0).permutation(size)[:most])
-    return Sample(_shaped(rows[drawn], shape, path), truth[drawn], size)
+    return Sample(shaped(rows[drawn], shape, path), truth[drawn], size)
 
 
 def _read_columns(path: Path, classes: Sequence[int | str]) -> tuple[Array, IntArray]:
     table = read_table(path)
     named = next((name for name in ("label", "y") if name in table), None)
     truth = table.indices(named, classes) if named else np.full(len(table), NO_LABEL)
-    if columns := table.inputs():
-        return table.stacked(columns), truth
-    lists = [c for c, dtype in table.frame.schema.items() if isinstance(dtype, pl.List | pl.Array)]
-    if len(lists) != 1:
-        held = ", ".join(table.frame.columns[:12])
-        raise BandmasterError(
-            f"{path}: there is neither x0 … xn nor exactly one column of lists to ask the members about, but {held}"
-        )
-    column = table.frame[lists[0]].cast(pl.List(pl.Float64), strict=False)
-    width = column.list.len().fill_null(0).to_numpy()
-    table.refuse(lists[0], width != width[0], f"must be a list of {width[0]} figures, as in the first row")
-    return column.list.explode().fill_null(0.0).to_numpy().reshape(len(table), -1), truth
+    return rows_of(table)[0], truth
 
 
 def _read_arrays(path: Path, classes: Sequence[int | str]) -> tuple[Array, IntArray]:
@@ -126,17 +113,6 @@ def _read_arrays(path: Path, classes: Sequence[int | str]) -> tuple[Array, IntAr
     if labels.shape != (len(rows),):
         raise BandmasterError(f"{path}: y has shape {labels.shape}, but X has {len(rows)} rows; give each one label")
     return rows, Table(path, pl.DataFrame({"y": labels}), "", None).indices("y", classes)
-
-
-def _shaped(rows: Array, shape: Sequence[int | None], path: Path) -> Array:
-    """The rows (N, …) as the members take them. Free dimensions take what the data have, where one is free at most."""
-    if len(rows.shape) - 1 == len(shape) and all(w in (None, h) for w, h in zip(shape, rows.shape[1:], strict=True)):
-        return rows
-    width, known = int(np.prod(rows.shape[1:])), int(np.prod([d for d in shape if d is not None]))
-    free = sum(d is None for d in shape)
-    if free > 1 or width % known or (free == 0 and width != known):
-        raise BandmasterError(f"{path}: rows have {width} figures, but the members take rows of shape {tuple(shape)}")
-    return rows.reshape(len(rows), *(-1 if d is None else d for d in shape))
 
 
 # ---- The measuring -------------------------------------------------------------------------------------------

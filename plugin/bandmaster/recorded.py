@@ -25,6 +25,7 @@ from bandmaster.core import (
     Request,
     Task,
 )
+from bandmaster.inputs import is_raw
 from bandmaster.streams import answered, is_stream
 from bandmaster.table import NO_LABEL, Scores, Table, is_input, read_table
 
@@ -248,6 +249,7 @@ def read_logs(
     told: Callable[[str], None] | None = None,
     task: Task = "classification",
     weights: Mapping[str, float] | None = None,
+    ask: Callable[[Table], Table] | None = None,
 ) -> list[RecordedLog]:
     """Read recorded ensembles and streams: parquet, CSV or Arrow by the suffix; columns as in docs/replay.md.
 
@@ -255,13 +257,18 @@ def read_logs(
     the files list in their metadata, or else the labels that are ever true in any of the logs are the ensemble's; one
     more, ``other``, follows where a member answers anything else. In regression labels and answers are numbers, and
     there are no classes. ``weights`` are those declared of members. A stream's members are trained here, unless the
-    folder ``cache`` holds what they answer; ``told`` hears of that. Raises ``BandmasterError`` naming the file, the
+    folder ``cache`` holds what they answer; ``told`` hears of that. ``ask`` makes a recorded ensemble of raw inputs.
+    Raises ``BandmasterError`` naming the file, the
     column, the row (counted from 0) and the fix.
     """
     tables = []
     for path in paths:
         table = read_table(path)
-        tables.append(answered(table, classes, cache, told, task) if is_stream(table) else table)
+        if is_stream(table):
+            table = answered(table, classes, cache, told, task)
+        elif ask is not None and is_raw(table):
+            table = ask(table)
+        tables.append(table)
     named = [_members(table, members) for table in tables]
     if task == "regression":
         ensembles = [_ensemble(names, (VALUE,), profiles, task, weights or {}) for names in named]

@@ -45,9 +45,9 @@ def answered(
     """The stream's last 80 % as a recorded ensemble of the 12 ``MEMBERS``, with their probabilities of every class.
 
     In regression the members are of the ``REGRESSION_KINDS``, and answer with values. ``classes`` defaults to all that
-    ``y`` holds. What members answer is kept in the folder ``cache`` (default: ``default_cache()``), under a name that
-    depends on the file's content, this code and scikit-learn's version. ``told`` hears when members must be trained
-    first.
+    ``y`` holds. What members answer is kept in the folder ``cache`` (default: ``default_cache("streams")``), under a
+    name that depends on the file's content, this code and scikit-learn's version. ``told`` hears when members must be
+    trained first.
 
     Raises ``BandmasterError`` when the stream has no x0 … xn or no labels to learn, or the cache fails.
     """
@@ -84,7 +84,7 @@ def _kept(
     make: Callable[[], Scores],
 ) -> Scores:
     """What members answer, made where it is not in the cache yet."""
-    path = (cache or default_cache()) / f"{_key(table, what)}.npy"
+    path = (cache or default_cache("streams")) / f"{_key(table, what)}.npy"
     if not path.is_file():
         if told is not None:
             rows = int(TRAINING_SHARE * len(table))
@@ -135,9 +135,9 @@ def models() -> dict[str, Any]:
     }
 
 
-def default_cache() -> Path:
+def default_cache(of: str) -> Path:
     """Where answers are kept unless told otherwise: below $XDG_CACHE_HOME, or ~/.cache where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bandmaster" / "streams"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bandmaster" / of
 
 
 # ---- Training ----------------------------------------------------------------------------------------------

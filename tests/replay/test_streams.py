@@ -130,9 +130,9 @@ def test_other_classes_are_other_answers(path, cache):
 
 def test_answers_are_kept_in_the_user_s_cache_unless_told_otherwise(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "bandmaster" / "streams"
+    assert default_cache("streams") == tmp_path / "bandmaster" / "streams"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache() == Path.home() / ".cache" / "bandmaster" / "streams"
+    assert default_cache("streams") == Path.home() / ".cache" / "bandmaster" / "streams"
 
 
 def test_a_broken_or_impossible_cache_is_refused_with_the_fix(path, cache, log, tmp_path):

@@ -20,7 +20,7 @@ ROOMS = [
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "regimes", "state", "value_planner"),
-        *("table", "streams", "recorded", "rl_manager", "learner", "lean"),
+        *("table", "streams", "inputs", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
     ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy"],

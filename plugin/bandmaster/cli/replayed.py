@@ -40,7 +40,7 @@ from bandmaster.visualizer.verdict import verdict
 @click.option("--last", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True),
               help="Take figures over this last share of each run alone; the rest is learned from.")  # fmt: skip
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
-              help="Where to keep answers to streams.  [default: ~/.cache/bandmaster/streams]")  # fmt: skip
+              help="Keeps answers to streams and raw inputs.  [default: in ~/.cache/bandmaster]")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at once.  [default: as many as there are cores]")
 @click.option("--backend", type=click.Choice(["processes", "ray"]), default="processes", show_default=True,
               help="Play here, or on a Ray cluster.")  # fmt: skip
@@ -78,8 +78,9 @@ def replay_command(
 
     LOG is a recorded ensemble (parquet, CSV or Arrow): one row a request, with `label` and every member's
     `<member>__pred`, and where known __conf, __proba, __latency_s, __energy_j, __cost. Or it is a stream, x0 … xn and
-    `y`: the twelve members of configs/streams.yaml learn its first 20 % and answer the rest. Several logs are taken
-    as redraws of one traffic: seed i plays log i modulo their number.
+    `y`: the twelve members of configs/streams.yaml learn its first 20 % and answer the rest. Or it holds raw inputs, x0
+    … xn or one column of lists, with `label` but nobody's answers: the config's models answer every row once. Several
+    logs are taken as redraws of one traffic: seed i plays log i modulo their number.
 
     \b
     Examples:
