@@ -21,7 +21,18 @@ POLICIES = ["random", "bandit", "knora-u"]
 def cluster():
     """A cluster that runs already, as an operator would have started it."""
     ray = str(Path(sys.executable).with_name("ray"))
-    subprocess.run([ray, "start", "--head", "--port=0", "--num-cpus=2", "--include-dashboard=false"], check=True)
+    subprocess.run(
+        [
+            ray,
+            "start",
+            "--head",
+            "--port=0",
+            "--num-cpus=2",
+            "--include-dashboard=false",
+            "--object-store-memory=200000000",
+        ],
+        check=True,
+    )
     yield "auto"
     subprocess.run([ray, "stop", "--force"], check=True)
 

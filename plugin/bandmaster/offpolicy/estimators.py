@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -99,24 +100,13 @@ class Sums:
 def sums(log: pl.LazyFrame, decisions: int, *, modelled: bool = False, threshold: float = math.inf) -> Sums:
     """The sums of a log of so many ``decisions``, in its order; see ``terms`` for its columns. Streams."""
     found = terms(modelled, threshold)
-    size = -(-decisions // BUCKETS)
-    rows = log.select(pl.col("reward"), weight=_WEIGHT, **found).with_row_index("bucket")
-    squares = {f"{name}²": (pl.col(name) ** 2).sum() for name in found}
-    table = (
-        rows.group_by(pl.col("bucket") // size)
-        .agg(
-            pl.len().cast(pl.Float64).alias("n"),
-            pl.col("reward", "weight", *found).sum(),
-            (pl.col("weight") ** 2).sum().alias("weight²"),
-            (pl.col("weight") * pl.col("ips")).sum().alias("weight·ips"),
-            pl.col("weight").max().alias("heaviest"),
-            pl.col("ips").max().alias("largest"),
-            (pl.col("ips").is_null() | pl.col("ips").is_nan()).sum().alias("unknown"),
-            **squares,
-        )
-        .sort("bucket")
-        .collect(engine="streaming")
-    )
+    schema = {"bucket": pl.Int64, **dict.fromkeys((*_sums_of(found), *GREATEST), pl.Float64)}
+    rows = log.select(pl.col("reward"), weight=_WEIGHT, **found).with_row_index("row")
+    # By slices of what is read at a time: a column that has just been read is summed up while it is in the caches.
+    summed = functools.partial(_summed, -(-decisions // BUCKETS), schema)
+    parts = rows.map_batches(summed, schema=schema, streamable=True)
+    whole = parts.group_by("bucket").agg(pl.col(_sums_of(found)).sum(), pl.col(GREATEST).max()).sort("bucket")
+    table = whole.collect(engine="streaming")
     column = {name: table[name].to_numpy() for name in table.columns}
     return Sums(
         n=column["n"],
@@ -130,6 +120,33 @@ def sums(log: pl.LazyFrame, decisions: int, *, modelled: bool = False, threshold
         largest=float(np.max(column["largest"], initial=0.0)),
         unknown=int(column["unknown"].sum()),
     )
+
+
+GREATEST = ("heaviest", "largest")
+
+
+def _sums_of(terms: Iterable[str]) -> tuple[str, ...]:
+    """What is summed up, in the order in which ``_summed`` gives it."""
+    names = tuple(terms)
+    return ("n", "reward", "weight", "weight²", "weight·ips", "unknown", *names, *(f"{name}²" for name in names))
+
+
+def _summed(size: int, schema: Mapping[str, Any], rows: pl.DataFrame) -> pl.DataFrame:
+    """The sums of consecutive ``rows`` as ``schema`` has them, by bucket of ``size``."""
+    first, n = (int(rows["row"][0]), len(rows)) if len(rows) else (0, 0)
+    edges = [0, *range(size - first % size, n, size)] if n else []
+    # Null as NaN: then every sum but ``unknown`` is NaN, and nobody uses it.
+    reward, weight, *every = (
+        rows[name].cast(pl.Float64).fill_null(math.nan).to_numpy() for name in rows.columns if name != "row"
+    )
+    found = []
+    for low, high in zip(edges, [*edges[1:], n][: len(edges)], strict=True):
+        w, ips, of = weight[low:high], every[0][low:high], [terms[low:high] for terms in every]
+        found.append(
+            ((first + low) // size, float(high - low), reward[low:high].sum(), w.sum(), w @ w, w @ ips,
+             float(np.isnan(ips).sum()), *(t.sum() for t in of), *(t @ t for t in of), w.max(), ips.max())
+        )  # fmt: skip
+    return pl.DataFrame(found, schema=schema, orient="row")
 
 
 @dataclass(frozen=True, slots=True)
