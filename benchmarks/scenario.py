@@ -223,11 +223,21 @@ class DecisionCost(Hosted, frozen=True, kw_only=True, tag="decision-cost"):
     seeds: int = 1
 
 
+class LogSpeed(Common, frozen=True, kw_only=True, tag="log-speed"):
+    """How fast a made log of ``rows`` decisions is judged, and Vowpal Wabbit learns ``decisions``; and what memory a
+    log ``times`` as large takes.
+    """
+
+    rows: int
+    times: int
+    decisions: int
+
+
 class Summary(Common, frozen=True, kw_only=True, tag="summary"):
     """Runs nothing; its checks are about other scenarios."""
 
 
-Scenario = Replayed | Degraded | DecisionCost | Summary
+Scenario = Replayed | Degraded | DecisionCost | LogSpeed | Summary
 
 
 def expand(policies: Sequence[str]) -> tuple[str, ...]:

@@ -17,9 +17,19 @@ from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
 from bandmaster.replay import Bench, Step, processes, replay
 from bandmaster.table import NO_LABEL
-from benchmarks import decision_cost, degraded
+from benchmarks import decision_cost, degraded, log_speed
 from benchmarks.record import Curve, MemberFigures, Played, Record
-from benchmarks.scenario import UNAVAILABLE, DecisionCost, Degraded, Hosted, Play, Replayed, Scenario, TrafficSpec
+from benchmarks.scenario import (
+    UNAVAILABLE,
+    Common,
+    DecisionCost,
+    Degraded,
+    LogSpeed,
+    Play,
+    Replayed,
+    Scenario,
+    TrafficSpec,
+)
 from benchmarks.sources import Place, logs_of
 
 BINS = 50
@@ -58,11 +68,13 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         config = scenario.read_config()
         (log, *_) = logs_of(scenario, config, place, 1, listener.line)
         return Ran(_record(scenario, 1, figures=decision_cost.measure_apart(scenario, config, log)), {})
-    return Ran(Record(id=scenario.id, why=scenario.why, seeds=0), {})
+    if isinstance(scenario, LogSpeed):
+        return Ran(_record(scenario, 1, figures=log_speed.measure(scenario, listener.line)), {})
+    return Ran(_record(scenario, 0), {})
 
 
 def _record(
-    scenario: Hosted,
+    scenario: Common,
     seeds: int,
     *,
     plays: dict[str, Played] | None = None,

@@ -18,6 +18,7 @@ from benchmarks.scenario import (
     Degraded,
     Generated,
     Grouping,
+    LogSpeed,
     Made,
     Play,
     Recording,
@@ -261,6 +262,14 @@ def test_the_price_of_a_decision_is_told_with_its_split(config_file, place):
     figures = decision_cost.measure(found, config, log)
     assert figures["members"] == 3
     assert all(figures[name] > 0.0 for name in figures if name != "memory_mb")
+
+
+def test_the_speed_on_logs_is_told_as_ratios(place, silent):
+    found = LogSpeed(id="s", why="x", rows=20_000, times=2, decisions=3000)
+    figures = suite.run(found, place, silent, seeds=None, jobs=1).record.figures
+    assert figures["evaluate_to_scan"] == pytest.approx(figures["evaluate_s"] / figures["scan_s"])
+    assert all(figures[name] > 0.0 for name in ("adapter_to_driver", "replay_per_s", "log_gb"))
+    assert figures["peak_mb"] > 50.0  # Python and Polars alone
 
 
 def test_scenarios_without_recordings_name_what_they_lack():
