@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +12,17 @@ import numpy as np
 
 from bandmaster.belief import Belief
 from bandmaster.combine import posterior
-from bandmaster.core import Evidence, Figures, FloatArray, Said
+from bandmaster.core import Decision, Evidence, Figures, FloatArray, Said
 from bandmaster.planner import FIGURES, Known, as_dumped
 
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """What all members said (n, M) and took (M,); ``mix`` (C,), the classes' shares when it was decided; ``odds``
-    (2, M) and ``stands`` as in ``Known``.
+    """What all members said (n, M) and took (M,) to a request that came ``at`` (Unix s); ``mix`` (C,), the classes'
+    shares when it was decided; ``odds`` (2, M) and ``stands`` as in ``Known``.
     """
 
+    at: float
     said: Said
     figures: Figures
     mix: FloatArray
@@ -45,53 +47,57 @@ class Awaited:
 
     def __init__(self) -> None:
         self._probes: OrderedDict[str, _Probe] = OrderedDict()
+        self._newest = -math.inf  # when the newest request came whose outcome has
 
     def __len__(self) -> int:
         return len(self._probes)
 
-    def add(
-        self, decision_id: str, said: Said, figures: Figures, mix: FloatArray, odds: FloatArray, stands: float
-    ) -> None:
+    def add(self, decision: Decision, said: Said, figures: Figures, odds: FloatArray) -> None:
         """Keep a probe; the oldest makes room for it."""
         # As precise as they are dumped, so that who is restored values plans alike.
-        mix = mix.astype(np.float32).astype(np.float64)
-        self._probes[decision_id] = _Probe(said, as_dumped(figures), mix, odds, stands)
+        mix = decision.state.label_mix.astype(np.float32).astype(np.float64)
+        probe = _Probe(decision.at, said, as_dumped(figures), mix, odds, decision.stands_for)
+        self._probes[decision.id] = probe
         if len(self._probes) > self.KEEP:
             self._probes.popitem(last=False)
 
-    def drop(self, decision_id: str) -> bool:
-        """Its outcome has come; whether it was here."""
-        return self._probes.pop(decision_id, None) is not None
+    def settle(self, decision: Decision) -> None:
+        """The outcome of a request has come, probed or not."""
+        self._probes.pop(decision.id, None)
+        self._newest = max(self._newest, decision.at)
 
     def clear(self) -> None:
         self._probes.clear()
 
-    def rows(self, belief: Belief) -> list[Known]:
-        """Every row as of each class that it may be of, by what is believed now."""
-        return [row for probe in self._probes.values() for row in _guessed(probe, belief, self.LIKELY)]
+    def rows(self, belief: Belief, *, overdue: bool = False) -> list[Known]:
+        """Every row as of each class that it may be of, by what is believed now; where ``overdue``, those of probes
+        alone that are: a later request's outcome has come.
+        """
+        probes = [p for p in self._probes.values() if not overdue or p.at < self._newest]
+        return [row for probe in probes for row in _guessed(probe, belief, self.LIKELY)]
 
     def dump(self) -> bytes:
-        return msgspec.msgpack.encode(
-            [
-                _Dump(
-                    decision_id,
-                    p.said.label.tolist(),
-                    p.said.bucket.tolist(),
-                    np.array([getattr(p.figures, name) for name in FIGURES], dtype=np.float32).tobytes(),
-                    p.mix.astype(np.float32).tobytes(),
-                    p.odds.tobytes(),
-                    p.stands,
-                )
-                for decision_id, p in self._probes.items()
-            ]
-        )
+        probes = [
+            _Dump(
+                decision_id,
+                p.at,
+                p.said.label.tolist(),
+                p.said.bucket.tolist(),
+                np.array([getattr(p.figures, name) for name in FIGURES], dtype=np.float32).tobytes(),
+                p.mix.astype(np.float32).tobytes(),
+                p.odds.tobytes(),
+                p.stands,
+            )
+            for decision_id, p in self._probes.items()
+        ]
+        return msgspec.msgpack.encode((self._newest, probes))
 
     @classmethod
     def of(cls, dumped: bytes, members: int, classes: int) -> Awaited:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
         awaited = cls()
         try:
-            found = msgspec.msgpack.decode(dumped, type=list[_Dump])
+            awaited._newest, found = msgspec.msgpack.decode(dumped, type=tuple[float, list[_Dump]])
             awaited._probes = OrderedDict((d.id, _probe(d, members, classes)) for d in found)
         except (msgspec.DecodeError, ValueError) as problem:
             raise ValueError(f"no awaited probes of {members} members and {classes} classes: {problem}") from None
@@ -100,6 +106,7 @@ class Awaited:
 
 class _Dump(msgspec.Struct, frozen=True):
     id: str
+    at: float
     label: list[list[int]]
     bucket: list[list[int]]
     figures: bytes
@@ -116,7 +123,7 @@ def _probe(dumped: _Dump, members: int, classes: int) -> _Probe:
     inside = said.label.shape == said.bucket.shape and said.label.min() >= 0 and said.label.max() <= classes
     if not inside or mix.shape != (classes,) or not (mix > 0.0).all() or not 0.0 < dumped.stands < np.inf:
         raise ValueError("of others")
-    return _Probe(said, Figures(*took), mix, odds, dumped.stands)
+    return _Probe(dumped.at, said, Figures(*took), mix, odds, dumped.stands)
 
 
 def _guessed(probe: _Probe, belief: Belief, likely: float) -> Iterator[Known]:

@@ -13,13 +13,20 @@ from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import profile_figures
 from bandmaster.orchestrator import settle
 from bandmaster.policies.bandit import BanditPolicy
+from bandmaster.policies.traditional import RandomPolicy
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
 from bandmaster.testing.policies import CONTRACT, sample_orchestrator
 
 LOG = sample_log(300, seed=4)
 FIGURES = profile_figures(LOG.ensemble)
+DECISION = next(
+    sample_experiences(sample_learner(lambda *given: BanditPolicy(*given[:2], FIGURES, given[2]), LOG), LOG)
+)
+DECISION = DECISION.joined.decision
+STATE = DECISION.state
 TOOK = Figures(*(np.array([0.1, 0.2, 0.3]) for _ in range(4)))
 MIX = np.array([0.5, 0.3, 0.2])
+DECISION = next(sample_experiences(sample_learner(lambda plans, *_: RandomPolicy(plans), LOG), LOG)).joined.decision
 
 
 def said_by(*labels, sure=5):
@@ -27,8 +34,14 @@ def said_by(*labels, sure=5):
     return Said(label, np.full(label.shape, sure))
 
 
-def add(awaited, name, said, mix=MIX, odds=None, stands=1.0):
-    awaited.add(name, said, TOOK, mix, np.zeros((2, 3)) if odds is None else odds, stands)
+def decided(name, at=0.0, mix=MIX, stands=1.0):
+    """A decision that was probed, and stands for so many."""
+    state = replace(DECISION.state, label_mix=mix, probe_share=0.1)
+    return replace(DECISION, id=name, at=at, state=state, probe_p=0.1 / stands, lot=0.0)
+
+
+def add(awaited, name, said, odds=None, **more):
+    awaited.add(decided(name, **more), said, TOOK, np.zeros((2, 3)) if odds is None else odds)
 
 
 def learned_belief(n=200, seed=0):
@@ -75,7 +88,7 @@ def test_a_row_counts_once_shared_out_among_the_classes_that_it_may_be_of():
         assert set(shares) == set(np.flatnonzero(likely[i] >= Awaited.LIKELY).tolist())
         for c, share in shares.items():
             assert share == pytest.approx(likely[i, c] / likely[i, list(shares)].sum(), abs=1e-6)
-    assert {row.stands for row in rows} == {3.0}
+    assert [row.stands for row in rows] == pytest.approx([3.0] * len(rows))
     assert sum(row.share for row in rows) == pytest.approx(3.0)
 
 
@@ -106,12 +119,32 @@ def test_features_and_the_mix_of_then_count():
 
 
 def test_the_oldest_make_room_and_whose_outcome_has_come_goes():
-    awaited = Awaited()
+    belief, awaited = learned_belief(), Awaited()
     for i in range(Awaited.KEEP + 3):
         add(awaited, str(i), said_by((0, 1, 2)))
     assert len(awaited) == Awaited.KEEP
-    assert [awaited.drop(str(i)) for i in (2, 3, 3)] == [False, True, False]
-    assert len(awaited) == Awaited.KEEP - 1
+    for name, left in (("2", 0), ("3", 1), ("3", 1), ("not probed", 1)):
+        awaited.settle(decided(name))
+        assert len(awaited) == Awaited.KEEP - left
+    assert sum(row.share for row in awaited.rows(belief)) == pytest.approx(Awaited.KEEP - 1)
+
+
+def test_overdue_is_whose_label_has_not_come_when_a_later_requests_has():
+    belief, awaited = learned_belief(), Awaited()
+
+    def overdue():
+        return round(sum(row.share for row in awaited.rows(belief, overdue=True)))
+
+    for i in range(10):
+        add(awaited, str(i), said_by((0, 1, 2)), at=float(i))
+    assert overdue() == 0, "nobody's has come"
+    awaited.settle(decided("4", at=4.0))
+    assert overdue() == 4
+    awaited.settle(decided("not probed", at=7.5))
+    assert overdue() == 7
+    awaited.settle(decided("0", at=0.0))
+    assert overdue() == 6
+    assert Awaited.of(awaited.dump(), 3, 3).dump() == awaited.dump()
 
 
 def test_what_they_keep_makes_others_their_equal_and_nothing_else_is_taken():
@@ -130,6 +163,29 @@ def test_what_they_keep_makes_others_their_equal_and_nothing_else_is_taken():
 
 
 # ---- What the bandit makes of them -------------------------------------------------------------------------------
+
+
+def test_where_labels_come_in_order_however_late_enough_known_rows_leave_nothing_to_guess(monkeypatch):
+    guessed, rows = [], Awaited.rows
+    monkeypatch.setattr(Awaited, "rows", lambda *given, **more: guessed.append(rows(*given, **more)) or guessed[-1])
+    learner = sample_learner(bandit, LOG, probe_share=0.5)
+    journal, ids, policy = MemoryJournal(), [], learner.manager.policy
+    orchestrator = sample_orchestrator(learner, LOG, journal)
+    for i in range(len(LOG)):
+        request = LOG.request(i)
+        decision, answer = orchestrator.answer(request)
+        if decision.probed:
+            answer = orchestrator.probe(decision, answer, request)
+        learner.notice(decision, answer)
+        ids.append(decision.id)
+        if i >= 40:
+            before = len(guessed)
+            settle(journal, learner, ids[i - 40], Outcome(request.at, (int(LOG.truth[i - 40]),)))
+            if len(policy._planner.rows) >= policy._planner.ENOUGH:
+                assert not any(guessed[before:])
+    assert any(guessed), "before that there were some"
+    assert not guessed[-1]
+    assert len(policy._awaited) > 10
 
 
 def test_where_labels_come_at_once_nothing_is_awaited():

@@ -105,7 +105,7 @@ def test_a_member_that_has_changed_is_planned_with_anew_at_once():
     policy.learn(replace(experiences[-1], alarms=(DriftEvent("reward", 0.0, ""),)))
     assert policy._searched == before
     policy.learn(replace(experiences[-1], alarms=CHANGED))
-    assert policy._searched == policy._heard
+    assert policy._searched == policy._learned
     rows = len(policy._planner.rows)
     assert policy._planner._before.tolist() == [0, rows, 0, 0]
 

@@ -82,8 +82,8 @@ class BanditPolicy:
         self._kept = catalogue.plans[:keep]
         self._take(catalogue)
         spread(self._prior, self._explore, 0)  # refuses here what it would refuse at the first request
-        self._learned, self._heard = 0, 0  # outcomes; and with them the probes whose outcomes are awaited
-        self._searched, self._changed = 0, 0  # how much had been heard of then
+        self._learned = 0
+        self._searched, self._changed = 0, 0  # outcomes learned by then; before any, probes that awaited theirs
         self._mix = np.full(belief.classes, 1.0 / belief.classes)  # when plans were last searched for
         self._scores: PlanScores | None = None  # the first outcome tells how many features there are
         self._planner = Planner(belief.members, belief.classes)
@@ -101,8 +101,8 @@ class BanditPolicy:
 
     @property
     def version(self) -> str:
-        """How many outcomes have been learned, ``+`` how many probes without theirs."""
-        return f"{self._learned}+{self._heard - self._learned}" if self._heard > self._learned else str(self._learned)
+        """How many outcomes have been learned, ``+`` how many probes await theirs."""
+        return f"{self._learned}+{len(self._awaited)}" if len(self._awaited) else str(self._learned)
 
     def probabilities(self, state: State) -> FloatArray:
         return spread(state.within(self.values(state)), self._explore, self._learned)
@@ -132,11 +132,10 @@ class BanditPolicy:
         """Know of a probe before its outcome. Until the first outcome comes, plans are searched for by probes alone."""
         if self._first.ensemble.regression or self._contract.by_consensus:
             return
-        state, odds = decision.state, _odds(decision.state, self._belief.members)
-        self._awaited.add(decision.id, said, figures, state.label_mix, odds, decision.stands_for)
-        self._heard += 1
-        if not self._learned and self._due(state.label_mix):
-            self._renew(state.label_mix, None, self._ready(state))
+        state = decision.state
+        self._awaited.add(decision, said, figures, _odds(state, self._belief.members))
+        if not self._learned and self._due(state.label_mix, len(self._awaited)):
+            self._renew(state.label_mix, None, self._ready(state), len(self._awaited))
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
@@ -144,8 +143,10 @@ class BanditPolicy:
         # Without features there is nothing that the planner's figures could be bent by; without labels it has none.
         if state.tags or len(state.features) or experience.truth is None:
             self._correct(experience, scores)
+        if not self._learned:
+            self._searched, self._changed = 0, 0
         self._learned += 1
-        self._heard += not self._awaited.drop(decision.id)
+        self._awaited.settle(decision)
         if experience.truth is None:
             self._awaited.clear()  # where rewards are reported, no labels are to be awaited
         self._plan(experience, scores)
@@ -176,12 +177,12 @@ class BanditPolicy:
         """Search for better plans where it is time to."""
         self._keep(experience)
         mix = np.exp(experience.evidence.log_prior)
-        if self._forget(experience) or self._due(mix):
-            self._renew(mix, experience.evidence.errors, scores)
+        if self._forget(experience) or self._due(mix, self._learned):
+            self._renew(mix, experience.evidence.errors, scores, self._learned)
 
-    def _renew(self, mix: FloatArray, errors: Errors | None, scores: PlanScores) -> None:
+    def _renew(self, mix: FloatArray, errors: Errors | None, scores: PlanScores, seen: int) -> None:
         """Search for better plans, and offer them."""
-        self._searched, self._mix = self._heard, mix
+        self._searched, self._mix = seen, mix
         limit = max(len(self._first) - len(self._stay(scores)), 1)
         proposal = self._search(mix, errors, limit)
         if proposal is not None:
@@ -210,14 +211,14 @@ class BanditPolicy:
         if not changed.any():
             return False
         self._awaited.clear()
-        self._changed = self._heard
+        self._changed = self._learned
         if self._incumbent is not None:
             self._former = [*(c for c in self._former if c != self._incumbent), self._incumbent][-self.REMEMBERED :]
         return True
 
-    def _due(self, mix: FloatArray) -> bool:
-        """Whether it is time to search again."""
-        since = self._heard - self._searched
+    def _due(self, mix: FloatArray, seen: int) -> bool:
+        """Whether it is time to search again, so many outcomes having been ``seen``, or probes before any."""
+        since = seen - self._searched
         moved = since >= self.AT_LEAST and float(np.abs(mix - self._mix).sum()) / 2.0 > self.MIXED
         most = self.REVALUE if self._first.ensemble.regression else self.REPLAN
         return moved or since >= min(most, 20 + (self._searched - self._changed) // 8)
@@ -225,8 +226,10 @@ class BanditPolicy:
     def _search(self, mix: FloatArray, errors: Errors | None, limit: int) -> Proposal | None:
         if errors is not None:
             return self._values.propose(errors, self._contract, limit=min(limit, self.VALUED))
+        # What will be known soon need not be guessed, once enough is known to go by.
+        guessed = self._awaited.rows(self._belief, overdue=len(self._planner.rows) >= self._planner.ENOUGH)
         return self._planner.propose(
-            self._belief, mix, self._contract, self._chains(), self._standing(), self._awaited.rows(self._belief),
+            self._belief, mix, self._contract, self._chains(), self._standing(), guessed,
             limit=limit, tries=self.TRIES, rng=np.random.default_rng([self._seed, self._searched]),
         )  # fmt: skip
 
@@ -265,7 +268,7 @@ class BanditPolicy:
     def dump(self) -> bytes:
         scores = self._scores.dump() if self._scores else None
         return msgspec.msgpack.encode(
-            _Dump(self._learned, self._heard, self._searched, self._changed, self._mix.tolist(), self.catalogue.names,
+            _Dump(self._learned, self._searched, self._changed, self._mix.tolist(), self.catalogue.names,
                   self._incumbent, self._former, self._planner.dump(), self._awaited.dump(), self._values.dump(),
                   scores, self._vw.dump())
         )  # fmt: skip
@@ -291,15 +294,13 @@ class BanditPolicy:
         self._vw.load(dumped.vw)
         self._take(catalogue)
         self._scores, self._planner, self._awaited, self._values = scores, planner, awaited, values
-        self._learned, self._heard = dumped.learned, dumped.heard
-        self._searched, self._changed = dumped.searched, dumped.changed
+        self._learned, self._searched, self._changed = dumped.learned, dumped.searched, dumped.changed
         self._incumbent, self._former = dumped.incumbent, dumped.former
         self._mix = mix
 
 
 class _Dump(msgspec.Struct, frozen=True):
     learned: int
-    heard: int
     searched: int
     changed: int
     mix: list[float]
