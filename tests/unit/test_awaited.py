@@ -19,11 +19,6 @@ from bandmaster.testing.policies import CONTRACT, sample_orchestrator
 
 LOG = sample_log(300, seed=4)
 FIGURES = profile_figures(LOG.ensemble)
-DECISION = next(
-    sample_experiences(sample_learner(lambda *given: BanditPolicy(*given[:2], FIGURES, given[2]), LOG), LOG)
-)
-DECISION = DECISION.joined.decision
-STATE = DECISION.state
 TOOK = Figures(*(np.array([0.1, 0.2, 0.3]) for _ in range(4)))
 MIX = np.array([0.5, 0.3, 0.2])
 DECISION = next(sample_experiences(sample_learner(lambda plans, *_: RandomPolicy(plans), LOG), LOG)).joined.decision
