@@ -82,6 +82,16 @@ def test_a_decision_and_its_probe_that_are_taken_over_together_are_told_once(jou
     assert told == [(1, 1)]
 
 
+def test_a_first_record_that_comes_again_takes_no_probe_away(journal, spool, told):
+    for probes in (False, True, False):
+        record(spool, 1, probed=True, probes=probes)
+        journal.drain()
+    assert told == [(1, 1)]
+    joined = journal.settle(sample_decision(1).id, outcome()).joined
+    assert len(joined.answer.probes) == 1
+    assert told == [(1, 1)]
+
+
 def test_one_whose_probe_never_comes_is_told_as_it_is_settled(journal, spool, told):
     record(spool, 1, probed=True)
     assert journal.settle(sample_decision(1).id, outcome()).status is Status.EARLY

@@ -284,7 +284,8 @@ class SqliteJournal:
             self._count(decisions=1)
         else:
             query = (
-                "UPDATE decisions SET at = ?, waits = ?, decision = ?, answer = ? WHERE id = ?"
+                # What is complete stays so: a first record that comes again takes no probe away.
+                "UPDATE decisions SET at = ?1, waits = ?2, decision = ?3, answer = ?4 WHERE id = ?5 AND waits >= ?2"
                 " AND NOT EXISTS (SELECT 1 FROM outcomes o WHERE o.id = decisions.id AND o.status <> 'early')"
             )
         stored = self._connection.execute(query, row).rowcount
