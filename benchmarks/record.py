@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from bandmaster.core import BandmasterError
-from bandmaster.results import write_text
+from bandmaster.files import write_text
 
 DIGITS = 6
 """Significant digits of figures beside the engine's own."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bandmaster.results import write_text
+from bandmaster.files import write_text
 from benchmarks import plots
 from benchmarks.checks import judged, unbeaten_by
 from benchmarks.record import MemberFigures, Played, Record, Timing, Verdict, read_all

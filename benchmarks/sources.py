@@ -17,6 +17,7 @@ import polars as pl
 from bandmaster import build, demo
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError, FloatArray, Profile, Task
+from bandmaster.files import replacing
 from bandmaster.recorded import RecordedLog
 from bandmaster.table import is_input
 from benchmarks.scenario import ROOT, AnySource, Bundled, Digits, Generated, Grouping, Hosted, Made, Recording
@@ -68,10 +69,8 @@ def _kept(place: Place, make: Callable[[], pl.DataFrame], *depends_on: object) -
     key = hashlib.sha256("\n".join([*parts, Path(__file__).read_text("utf-8")]).encode()).hexdigest()[:32]
     path = place.cache / "logs" / f"{key}.parquet"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        make().write_parquet(temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            make().write_parquet(temporary)
     return path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bandmaster.belief import Belief
 from bandmaster.combine import posterior
-from bandmaster.core import Decision, Evidence, Figures, FloatArray, Said
+from bandmaster.core import Decision, Figures, FloatArray, Said
 from bandmaster.planner import FIGURES, Known, as_dumped
 
 
@@ -128,8 +128,7 @@ def _probe(dumped: _Dump, members: int, classes: int) -> _Probe:
 
 def _guessed(probe: _Probe, belief: Belief, likely: float) -> Iterator[Known]:
     said = probe.said
-    evidence = Evidence(belief.log_likelihood(said, probe.odds), np.log(probe.mix), belief.overlap)
-    of = posterior(evidence, np.ones((1, belief.members), dtype=np.bool_))[:, 0]
+    of = posterior(belief.evidence(said, probe.mix, probe.odds), np.ones((1, belief.members), dtype=np.bool_))[:, 0]
     of = of * (of >= min(likely, 1.0 / belief.classes))
     for i, share in enumerate(of / of.sum(axis=1, keepdims=True)):
         for c in np.flatnonzero(share).tolist():

@@ -32,13 +32,15 @@ from bandmaster import build
 from bandmaster.config import Config, load
 from bandmaster.core import BandmasterError, DriftEvent, Ensemble, FloatArray, Joined
 from bandmaster.counterfactual import evaluate
+from bandmaster.files import write_text
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.learner import Learner
 from bandmaster.plans import compiled
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Step, Traffic, replay
-from bandmaster.results import Results, write_text
+from bandmaster.results import Results
+from bandmaster.visualizer.report import require_drawing
 
 LABEL_DELAY = 50
 """Requests until a label arrives, live and replayed."""
@@ -328,10 +330,9 @@ def write(demo: Demo, results: Results, live: Live) -> None:
 
 def _draw(demo: Demo, live: Live, path: Path) -> None:
     """The picture: reward over time by policy on the first traffic, its phases shaded, live drift alarms marked."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise BandmasterError("the picture needs matplotlib: pip install 'bandmaster[plot]'") from None
+    require_drawing("the picture")
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from bandmaster.core import BandmasterError
-from bandmaster.results import BEST_PLAN, Difference, Results, write_text
+from bandmaster.files import write_text
+from bandmaster.results import BEST_PLAN, Difference, Results
 
 
 @dataclass(frozen=True, slots=True)

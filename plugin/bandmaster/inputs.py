@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from bandmaster.core import Array, BandmasterError, Ensemble, Member, MemberAnswer, Meter
+from bandmaster.answers import default_cache, keep, key
+from bandmaster.core import NO_ANSWER, Array, BandmasterError, Ensemble, Member, MemberAnswer, Meter
 from bandmaster.features import features_of_each
-from bandmaster.streams import default_cache
-from bandmaster.table import Table, is_input, readable
+from bandmaster.table import Table, named, readable
 
 WARM_UP = 10
 """Rows to each member before the first that counts: caches fill, memory is taken."""
@@ -22,7 +20,7 @@ WARM_UP = 10
 
 def is_raw(table: Table) -> bool:
     """Whether a table has labels, and nobody's answers yet."""
-    return "label" in table and not any(c.endswith("__pred") for c in table.frame.columns)
+    return "label" in table and not table.answered_by()
 
 
 def rows_of(table: Table) -> tuple[Array, list[str]]:
@@ -56,6 +54,15 @@ def shaped(rows: Array, shape: Sequence[int | None], path: Path) -> Array:
     return rows.reshape(len(rows), *(-1 if d is None else d for d in shape))
 
 
+def one_by_one(member: Member, rows: Array, meter: Meter) -> Iterator[MemberAnswer]:
+    """What a member says to each of ``rows`` (N, …) alone, once it is warm."""
+    index = np.zeros(1, dtype=np.int64)
+    for i in range(min(WARM_UP, len(rows))):
+        meter.run(member, rows[i : i + 1], index)
+    for i in range(len(rows)):
+        yield meter.run(member, rows[i : i + 1], index)
+
+
 def asked(
     table: Table,
     ensemble: Ensemble,
@@ -78,16 +85,19 @@ def asked(
     rows, columns = rows_of(table)
     rows = shaped(rows, shape, table.path)
     folder = cache or default_cache("inputs")
-    path = folder / f"{_key(table, ensemble, models)}.parquet"
+    answering = repr((ensemble.names, ensemble.classes, ensemble.task))
+    name = key(__file__, table.sha256, answering, models, importlib.metadata.version("onnxruntime"))
+    path = folder / f"{name}.parquet"
     if not path.is_file():
         if told is not None:
             told(f"{table.path}: raw inputs; {len(members)} members answer its {len(table)} rows, kept in {folder}")
         said = [_columns(name, member, rows, ensemble, meter, told) for name, member in members.items()]
-        _save(path, pl.DataFrame([column for columns in said for column in columns]))
+        found = pl.DataFrame([column for columns in said for column in columns])
+        keep(path, "what members say", found.write_parquet)
     with readable(path):
         answers = pl.read_parquet(path)
     features = features_of_each(rows, summarise=None in shape)
-    given = table.frame.drop([*columns, *(c for c in table.frame.columns if is_input(c) and c not in columns)])
+    given = table.frame.drop(columns)
     inputs = [pl.Series(f"x{k}", column) for k, column in enumerate(features.T)]
     classes = None if ensemble.regression else ensemble.classes
     return Table(table.path, given.with_columns(*inputs, *answers), table.sha256, classes)
@@ -102,10 +112,7 @@ def _columns(
     told: Callable[[str], None] | None,
 ) -> list[pl.Series]:
     """One member's columns of a recorded ensemble."""
-    index = np.zeros(1, dtype=np.int64)
-    for i in range(min(WARM_UP, len(rows))):
-        meter.run(member, rows[i : i + 1], index)
-    said = [meter.run(member, rows[i : i + 1], index) for i in range(len(rows))]
+    said = list(one_by_one(member, rows, meter))
     if told is not None:
         failed = sum(reply.scores is None for reply in said)
         told(f"  {name}: {len(rows)} rows" + (f", {failed} of them failed" if failed else ""))
@@ -116,36 +123,11 @@ def _columns(
     scores = [_scores(reply) for reply in said]
     if ensemble.regression:
         return [pl.Series(f"{name}__pred", [None if s is None else float(s[0]) for s in scores], pl.Float64), *took]
-    labels = pl.Series([None if s is None else int(s.argmax()) for s in scores], dtype=pl.Int64)
-    named = pl.Series(ensemble.classes if _plain(ensemble) else list(map(str, ensemble.classes)))
+    labels = np.array([NO_ANSWER if s is None else s.argmax() for s in scores])
     proba = pl.Series(f"{name}__proba", [None if s is None else s.tolist() for s in scores], pl.List(pl.Float64))
-    return [named.gather(labels).alias(f"{name}__pred"), proba, *took]
-
-
-def _plain(ensemble: Ensemble) -> bool:
-    """Whether all classes are integers; else all are written as text."""
-    return all(isinstance(c, int) for c in ensemble.classes)
+    return [named(labels, ensemble.classes).alias(f"{name}__pred"), proba, *took]
 
 
 def _scores(reply: MemberAnswer) -> Array | None:
     """What was said to the one row; ``None`` for a failure or an abstention."""
     return None if reply.scores is None or not reply.scores.any() else reply.scores[0]
-
-
-def _key(table: Table, ensemble: Ensemble, models: str) -> str:
-    code, version = Path(__file__).read_text("utf-8"), importlib.metadata.version("onnxruntime")
-    parts = (table.sha256, repr((ensemble.names, ensemble.classes, ensemble.task)), models, code, version)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _save(path: Path, answers: pl.DataFrame) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        answers.write_parquet(temporary)
-        os.replace(temporary, path)
-    except OSError as problem:
-        raise BandmasterError(
-            f"{path.parent}: what members say cannot be kept there ({problem.strerror}); name another folder with "
-            "--cache"
-        ) from None

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from sklearn.tree import DecisionTreeClassifier
 
-from bandmaster.core import Array, BandmasterError, FloatArray, IntArray, Member, MemberAnswer, Meter, Provenance
-from bandmaster.inputs import WARM_UP, rows_of, shaped
+from bandmaster.core import Array, BandmasterError, FloatArray, IntArray, Member, Meter, Provenance
+from bandmaster.inputs import one_by_one, rows_of, shaped
 from bandmaster.intervals import Interval, wilson_interval
 from bandmaster.table import NO_LABEL, Table, read_table
 
@@ -120,13 +120,10 @@ def _read_arrays(path: Path, classes: Sequence[int | str]) -> tuple[Array, IntAr
 
 def measure(member: Member, sample: Sample, meter: Meter, heard: Callable[[], None] = lambda: None) -> Measured:
     """Send a member the sample, a row a request, and say what came of it. ``heard`` is called after each ``CHUNK``."""
-    size, index = len(sample.rows), np.zeros(1, dtype=np.int64)
-    for i in range(min(WARM_UP, size)):
-        meter.run(member, sample.rows[i : i + 1], index)
-    said: list[MemberAnswer] = []
-    for i in range(size):
-        said.append(meter.run(member, sample.rows[i : i + 1], index))
-        if (i + 1) % CHUNK == 0 or i + 1 == size:
+    size, said = len(sample.rows), []
+    for reply in one_by_one(member, sample.rows, meter):
+        said.append(reply)
+        if len(said) % CHUNK == 0 or len(said) == size:
             heard()
     latency = np.array([reply.latency_s for reply in said])
     answered = np.array([reply.scores is not None and reply.scores.sum() > 0.0 for reply in said])

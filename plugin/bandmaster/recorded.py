@@ -258,8 +258,7 @@ def read_logs(
     more, ``other``, follows where a member answers anything else. In regression labels and answers are numbers, and
     there are no classes. ``weights`` are those declared of members. A stream's members are trained here, unless the
     folder ``cache`` holds what they answer; ``told`` hears of that. ``ask`` makes a recorded ensemble of raw inputs.
-    Raises ``BandmasterError`` naming the file, the
-    column, the row (counted from 0) and the fix.
+    Raises ``BandmasterError`` naming the file, the column, the row (counted from 0) and the fix.
     """
     tables = []
     for path in paths:
@@ -352,7 +351,7 @@ def _is_used(column: str, members: Sequence[str]) -> bool:
 
 def _members(table: Table, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """The members to read. Raises ``BandmasterError`` unless the table has their answers, and labels."""
-    held = tuple(c.removesuffix("__pred") for c in table.frame.columns if c.endswith("__pred"))
+    held = table.answered_by()
     names = tuple(wanted) if wanted is not None else held
     if not names:
         raise BandmasterError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bandmaster.core import BandmasterError, FloatArray, IntArray
+from bandmaster.core import FloatArray, IntArray
+from bandmaster.files import write_text
 from bandmaster.intervals import Interval, block_interval, t_interval
 from bandmaster.references import IN_HINDSIGHT
 
@@ -226,28 +226,6 @@ class Results:
         write_text(path.with_name("timing.json"), json.dumps(rounded(self.timing), indent=1) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically. Raises ``BandmasterError`` naming it when that cannot be done."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as problem:
-        if temporary.is_file():
-            temporary.unlink()
-        raise BandmasterError(f"{path}: cannot be written ({problem.strerror}); name a file that can") from None
-
-
-def require_writable(path: Path) -> None:
-    """Find out before hours of work, not after, that ``write_text`` would fail."""
-    if path.is_dir():
-        raise BandmasterError(f"{path}: is a folder; name a file in it")
-    probe = path.with_name(f".{path.name}.probe")
-    write_text(probe, "")
-    probe.unlink()
-
-
 def _constant(constant: Constant) -> dict[str, Any]:
     return {"plan": constant.plan, **_measures(constant.measures)}
 
@@ -418,6 +396,11 @@ def course(rewards: FloatArray) -> FloatArray:
     total = np.add.reduceat(np.where(known, rewards, 0.0), starts)
     means[parts] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     return means
+
+
+def first_that_counts(requests: int, last: float) -> int:
+    """The first request that counts, of so many, where the ``last`` share does; those before it warm up."""
+    return requests - max(1, round(last * requests))
 
 
 def phase_rows(phases: Sequence[str] | None, first: int = 0) -> dict[str, IntArray]:

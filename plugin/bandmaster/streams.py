@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from bandmaster.answers import default_cache, keep, key
 from bandmaster.core import BandmasterError, BoolArray, FloatArray, IntArray, Task
 from bandmaster.features import LARGEST
 from bandmaster.table import NO_LABEL, Scores, Table
@@ -32,7 +31,7 @@ MEMBERS = (*KINDS, *(f"{kind}_late" for kind in KINDS))
 
 def is_stream(table: Table) -> bool:
     """Whether a table is a stream, x0 … xn and ``y``, and no log: it has neither ``label`` nor anybody's answers."""
-    return "y" in table and "label" not in table and not any(c.endswith("__pred") for c in table.frame.columns)
+    return "y" in table and "label" not in table and not table.answered_by()
 
 
 def answered(
@@ -84,12 +83,14 @@ def _kept(
     make: Callable[[], Scores],
 ) -> Scores:
     """What members answer, made where it is not in the cache yet."""
-    path = (cache or default_cache("streams")) / f"{_key(table, what)}.npy"
+    name = key(__file__, table.sha256, what, importlib.metadata.version("scikit-learn"))
+    path = (cache or default_cache("streams")) / f"{name}.npy"
     if not path.is_file():
         if told is not None:
             rows = int(TRAINING_SHARE * len(table))
             told(f"{table.path}: a stream; {len(MEMBERS)} members learn its first {rows} rows, kept in {path.parent}")
-        _save(path, make())
+        scores = make()
+        keep(path, "what members answer to a stream", lambda temporary: _save(temporary, scores))
     return _load(path)
 
 
@@ -133,11 +134,6 @@ def models() -> dict[str, Any]:
         "boosting": HistGradientBoostingClassifier(early_stopping=False, random_state=0),
         "mlp": make_pipeline(StandardScaler(), MLPClassifier((32,), random_state=0)),
     }
-
-
-def default_cache(of: str) -> Path:
-    """Where answers are kept unless told otherwise: below $XDG_CACHE_HOME, or ~/.cache where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bandmaster" / of
 
 
 # ---- Training ----------------------------------------------------------------------------------------------
@@ -192,23 +188,9 @@ def _answer(kind: str, x: FloatArray, y: IntArray | FloatArray, asked: FloatArra
 # ---- What was answered before ------------------------------------------------------------------------------
 
 
-def _key(table: Table, what: str) -> str:
-    parts = (table.sha256, what, Path(__file__).read_text("utf-8"), importlib.metadata.version("scikit-learn"))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def _save(path: Path, scores: Scores) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.save(file, scores)
-        os.replace(temporary, path)
-    except OSError as problem:
-        raise BandmasterError(
-            f"{path.parent}: what members answer to a stream cannot be kept there ({problem.strerror}); name another "
-            "folder with --cache"
-        ) from None
+    with path.open("wb") as file:  # np.save would add .npy to a path
+        np.save(file, scores)
 
 
 def _load(path: Path) -> Scores:

@@ -100,6 +100,10 @@ class Table:
         )
         return np.array(joined.fill_null(NO_LABEL).to_numpy())
 
+    def answered_by(self) -> tuple[str, ...]:
+        """The members whose answers there are."""
+        return tuple(c.removesuffix("__pred") for c in self.frame.columns if c.endswith("__pred"))
+
     def inputs(self) -> list[str]:
         """The columns x0 … xn, in order of their numbers."""
         return sorted((c for c in self.frame.columns if is_input(c)), key=lambda c: int(c[1:]))
@@ -116,6 +120,13 @@ class Table:
         """Numeric columns side by side, (N, columns), 0 where null."""
         must = "must be a number: it is a feature"
         return np.stack([np.nan_to_num(self.numbers(c, must)) for c in columns], axis=1)
+
+
+def named(indices: IntArray, classes: Sequence[int | str]) -> pl.Series:
+    """Class indices as the classes themselves, as text unless all are integers; null where negative."""
+    plain = all(isinstance(c, int) for c in classes)
+    values = [(classes[i] if plain else str(classes[i])) if i >= 0 else None for i in indices]
+    return pl.Series(values, dtype=pl.Int64 if plain else pl.String)
 
 
 def is_input(column: str) -> bool:

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from bandmaster import build, config, streams
+from bandmaster.answers import default_cache
 from bandmaster.core import BandmasterError
 from bandmaster.recorded import read_log, read_logs
-from bandmaster.streams import KINDS, MEMBERS, default_cache, models
+from bandmaster.streams import KINDS, MEMBERS, models
 from bandmaster.table import NO_LABEL
 
 CONFIG = Path(__file__).parents[2] / "configs" / "streams.yaml"

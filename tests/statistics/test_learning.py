@@ -11,7 +11,7 @@ from bandmaster.orchestrator import settle
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.traditional import RandomPolicy, ScoringPolicy
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
-from bandmaster.testing.policies import sample_orchestrator
+from bandmaster.testing.policies import sample_decisions, sample_orchestrator
 
 SEEDS = range(5)
 
@@ -58,12 +58,8 @@ def earned_with_few_labels(log, seed, *, awaits):
         learner.manager.notice = lambda *probe: None
     journal, ids, rewards = MemoryJournal(), [], []
     orchestrator = sample_orchestrator(learner, log, journal, seed=seed)
-    for i in range(len(log)):
-        request, judged = log.request(i), Outcome(float(i), (int(log.truth[i]),))
-        decision, answer = orchestrator.answer(request)
-        if decision.probed:
-            answer = orchestrator.probe(decision, answer, request)
-        learner.notice(decision, answer)
+    for i, (decision, answer) in enumerate(sample_decisions(learner, orchestrator, log)):
+        judged = Outcome(float(i), (int(log.truth[i]),))
         ids.append(decision.id)
         rewards.append(learner.reward(Joined(0, decision, answer, judged)).value)
         if i >= 100 and i % 10 == 0:

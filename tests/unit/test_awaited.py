@@ -15,7 +15,7 @@ from bandmaster.orchestrator import settle
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.traditional import RandomPolicy
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
-from bandmaster.testing.policies import CONTRACT, sample_orchestrator
+from bandmaster.testing.policies import CONTRACT, sample_decisions, sample_orchestrator
 
 LOG = sample_log(300, seed=4)
 FIGURES = profile_figures(LOG.ensemble)
@@ -55,15 +55,8 @@ def bandit(plans, contract, belief):
 
 def answered(learner, log, labels=0):
     """The learner notices every request and learns the first ``labels`` outcomes once all is answered."""
-    journal, ids = MemoryJournal(), []
-    orchestrator = sample_orchestrator(learner, log, journal)
-    for i in range(len(log)):
-        request = log.request(i)
-        decision, answer = orchestrator.answer(request)
-        if decision.probed:
-            answer = orchestrator.probe(decision, answer, request)
-        learner.notice(decision, answer)
-        ids.append(decision.id)
+    journal = MemoryJournal()
+    ids = [d.id for d, _ in sample_decisions(learner, sample_orchestrator(learner, log, journal), log)]
     return [settle(journal, learner, ids[i], Outcome(0.0, (int(log.truth[i]),))).experience for i in range(labels)]
 
 
@@ -166,16 +159,11 @@ def test_where_labels_come_in_order_however_late_enough_known_rows_leave_nothing
     learner = sample_learner(bandit, LOG, probe_share=0.5)
     journal, ids, policy = MemoryJournal(), [], learner.manager.policy
     orchestrator = sample_orchestrator(learner, LOG, journal)
-    for i in range(len(LOG)):
-        request = LOG.request(i)
-        decision, answer = orchestrator.answer(request)
-        if decision.probed:
-            answer = orchestrator.probe(decision, answer, request)
-        learner.notice(decision, answer)
+    for i, (decision, _) in enumerate(sample_decisions(learner, orchestrator, LOG)):
         ids.append(decision.id)
         if i >= 40:
             before = len(guessed)
-            settle(journal, learner, ids[i - 40], Outcome(request.at, (int(LOG.truth[i - 40]),)))
+            settle(journal, learner, ids[i - 40], Outcome(decision.at, (int(LOG.truth[i - 40]),)))
             if len(policy._planner.rows) >= policy._planner.ENOUGH:
                 assert not any(guessed[before:])
     assert any(guessed), "before that there were some"

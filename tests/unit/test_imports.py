@@ -17,10 +17,11 @@ ROOMS = [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "awaited", "probes"),
         "errors",
+        "files",
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "regimes", "state", "value_planner"),
-        *("table", "streams", "inputs", "recorded", "rl_manager", "learner", "lean"),
+        *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
     ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy"],

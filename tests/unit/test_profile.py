@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bandmaster.config import quantity
 from bandmaster.core import BandmasterError, MemberAnswer
-from bandmaster.profile import CHUNK, WARM_UP, Measured, Sample, calibration_error, fidelity, measure, read_sample
+from bandmaster.inputs import WARM_UP
+from bandmaster.profile import CHUNK, Measured, Sample, calibration_error, fidelity, measure, read_sample
 from bandmaster.table import NO_LABEL
 
 

@@ -8,9 +8,9 @@ import click
 
 from bandmaster.cli.shown import ACTION, PROPENSITY, REWARD, listed
 from bandmaster.core import BandmasterError
+from bandmaster.files import require_writable
 from bandmaster.offpolicy.dsjson import read_dsjson, write_dsjson
 from bandmaster.offpolicy.log import Columns, read
-from bandmaster.results import require_writable
 
 _DSJSON = ".dsjson"
 

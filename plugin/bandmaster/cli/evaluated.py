@@ -10,11 +10,11 @@ import click
 
 from bandmaster.cli.shown import ACTION, JSON, PROPENSITY, REWARD, console, listed, new_table, print_json
 from bandmaster.core import BandmasterError
+from bandmaster.files import require_writable, write_text
 from bandmaster.intervals import Interval
 from bandmaster.offpolicy.evaluate import Evaluation, evaluate
 from bandmaster.offpolicy.log import Columns, read
 from bandmaster.offpolicy.target import parse_target
-from bandmaster.results import require_writable, write_text
 
 
 @click.command(name="evaluate")

@@ -9,8 +9,8 @@ import numpy as np
 
 from bandmaster import build, config
 from bandmaster.export import export
+from bandmaster.files import require_writable
 from bandmaster.journal.sqlite import locate, read_joined
-from bandmaster.results import require_writable
 
 
 @click.command(name="export")

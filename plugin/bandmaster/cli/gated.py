@@ -11,9 +11,10 @@ import click
 from bandmaster.cli.replayed import read_bench
 from bandmaster.cli.shown import JSON, print_json, replay_progress
 from bandmaster.core import BandmasterError
+from bandmaster.files import require_writable
 from bandmaster.gate import judge
 from bandmaster.replay import Order, Traffic, processes, replay
-from bandmaster.results import BEST_PLAN, require_writable
+from bandmaster.results import BEST_PLAN
 
 
 @click.command(name="gate")

@@ -15,8 +15,9 @@ from bandmaster import build, config
 from bandmaster.cli.shown import JSON, console, listed, new_table, print_json, replay_progress
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError
+from bandmaster.files import require_writable
 from bandmaster.replay import Bench, Mix, Order, Spread, Traffic, processes, ray_cluster, replay
-from bandmaster.results import Measures, Results, require_writable
+from bandmaster.results import Measures, Results
 from bandmaster.visualizer.report import require_drawing, write_report
 from bandmaster.visualizer.units import joules, seconds
 from bandmaster.visualizer.verdict import verdict
@@ -97,6 +98,8 @@ def replay_command(
     mix = _mix(order, mix_classes, mix_every, requests, len(bench.logs[0]))
     bench = replace(bench, traffic=Traffic(order, delay, label_share, mix))
     spread = _spread(backend, address, jobs)
+    if report is not None:
+        require_drawing("a report")
     for wanted in (out, report):
         if wanted is not None:
             require_writable(wanted)
@@ -134,7 +137,6 @@ def _trace_for(report: Path | None, trace: Path | None) -> Iterator[Path | None]
     if report is None or trace is not None:
         yield trace
         return
-    require_drawing()
     with tempfile.TemporaryDirectory(dir=report.parent, prefix=".report-") as folder:
         yield Path(folder) / "trace.parquet"
 

@@ -13,10 +13,10 @@ import msgspec
 import polars as pl
 
 from bandmaster.core import BandmasterError
+from bandmaster.files import write_text
 from bandmaster.offpolicy.examples import Example, examples, safe
 from bandmaster.offpolicy.log import BanditLog, require
 from bandmaster.offpolicy.model import features_in
-from bandmaster.results import write_text
 
 
 def write_dsjson(log: BanditLog, path: Path, features: Sequence[str] | None = None) -> int:

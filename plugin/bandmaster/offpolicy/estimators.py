@@ -8,6 +8,7 @@ sums over buckets of consecutive decisions: one streaming pass over a log of any
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,14 +134,16 @@ def _sums_of(terms: Iterable[str]) -> tuple[str, ...]:
 
 def _summed(size: int, schema: Mapping[str, Any], rows: pl.DataFrame) -> pl.DataFrame:
     """The sums of consecutive ``rows`` as ``schema`` has them, by bucket of ``size``."""
-    first, n = (int(rows["row"][0]), len(rows)) if len(rows) else (0, 0)
-    edges = [0, *range(size - first % size, n, size)] if n else []
+    if rows.is_empty():
+        return pl.DataFrame(schema=schema)
+    first, n = int(rows["row"][0]), len(rows)
+    edges = [0, *range(size - first % size, n, size), n]
     # Null as NaN: then every sum but ``unknown`` is NaN, and nobody uses it.
     reward, weight, *every = (
         rows[name].cast(pl.Float64).fill_null(math.nan).to_numpy() for name in rows.columns if name != "row"
     )
     found = []
-    for low, high in zip(edges, [*edges[1:], n][: len(edges)], strict=True):
+    for low, high in itertools.pairwise(edges):
         w, ips, of = weight[low:high], every[0][low:high], [terms[low:high] for terms in every]
         found.append(
             ((first + low) // size, float(high - low), reward[low:high].sum(), w.sum(), w @ w, w @ ips,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from bandmaster.core import BandmasterError, Decision, Experience, Figures, FloatArray, Noticing, Policy, Said, State
+from bandmaster.core import BandmasterError, Decision, Experience, Figures, FloatArray, Policy, Said, State
 from bandmaster.plans import Catalogue
 from bandmaster.policies.context_free import exp3_gamma
 from bandmaster.policies.joint import JointOffer
@@ -60,9 +60,7 @@ class Exp4Policy:
 
     def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
         """Tell the experts of a probe before its outcome."""
-        for expert in self._experts:
-            if isinstance(expert, Noticing):
-                expert.notice(decision, said, figures)
+        self._joint.notice(decision, said, figures)
         if self._joint.stale:
             self._offer()
         self._noticed += 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bandmaster.core import Ensemble, FloatArray, Policy, State
+from bandmaster.core import Decision, Ensemble, Figures, FloatArray, Noticing, Policy, Said, State
 from bandmaster.plans import compiled
 
 
@@ -25,6 +25,12 @@ class JointOffer:
     def stale(self) -> bool:
         """Whether a policy has come to offer other plans since."""
         return self.names != [policy.catalogue.names for policy in self._policies]
+
+    def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
+        """Tell those policies of a probe before its outcome that want to know."""
+        for policy in self._policies:
+            if isinstance(policy, Noticing):
+                policy.notice(decision, said, figures)
 
     def advice(self, k: int, state: State) -> FloatArray:
         """The distribution of policy ``k`` over all plans (P,), each of which it is told of its own whether it fits."""

@@ -16,7 +16,6 @@ from bandmaster.core import (
     Experience,
     Figures,
     FloatArray,
-    Noticing,
     Policy,
     Said,
     State,
@@ -60,9 +59,7 @@ class ProfiledPolicy:
 
     def notice(self, decision: Decision, said: Said, figures: Figures) -> None:
         """Tell every policy of a probe before its outcome."""
-        for policy in self._policies.values():
-            if isinstance(policy, Noticing):
-                policy.notice(decision, said, figures)
+        self._joint.notice(decision, said, figures)
         if self._joint.stale:
             self._offer()
 

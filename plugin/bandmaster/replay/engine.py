@@ -25,7 +25,19 @@ from bandmaster.replay.playing import MakeParts, refer, run
 from bandmaster.replay.spread import Spread, processes
 from bandmaster.replay.trace import Trace, trace_frame
 from bandmaster.replay.traffic import Drawn, Traffic, draw
-from bandmaster.results import Hindsight, Measures, Phase, Results, Run, Setting, course, mean, phase_rows, summarise
+from bandmaster.results import (
+    Hindsight,
+    Measures,
+    Phase,
+    Results,
+    Run,
+    Setting,
+    course,
+    first_that_counts,
+    mean,
+    phase_rows,
+    summarise,
+)
 from bandmaster.state import Tracking
 from bandmaster.table import NO_LABEL
 
@@ -209,7 +221,7 @@ def _check(bench: Bench, policies: Sequence[str], seeds: int, lasts: Sequence[fl
                 f"log {number} of {len(bench.logs)}: column 'label' is empty, so nothing can be compared; fill it "
                 "where outcomes are known"
             )
-        if bench.traffic.order == "kept" and not log.labelled[_first(len(log), min(lasts)) :].any():
+        if bench.traffic.order == "kept" and not log.labelled[first_that_counts(len(log), min(lasts)) :].any():
             raise BandmasterError(
                 f"log {number} of {len(bench.logs)}: holds no label in its last {min(lasts):g} of requests, so "
                 "nothing can be compared; take figures over a larger share"
@@ -246,14 +258,9 @@ def _play(bench: Bench, task: _Task, policy: str) -> _Found:
     for own, part in zip(task.seeds, task.parts, strict=False):  # no parts where no trace is wanted
         trace_frame(trace, drawn.log.ensemble, policy, own, own % len(bench.logs)).write_parquet(part)
     seconds = time.perf_counter() - began
-    firsts = [_first(len(drawn.log), last) for last in task.lasts]
+    firsts = [first_that_counts(len(drawn.log), last) for last in task.lasts]
     played = [_run(trace, policy, bench.traffic_of(seed), first, seconds) for first in firsts]
     return _Found([[replace(one, seed=own) for own in task.seeds] for one in played], [[] for _ in played])
-
-
-def _first(requests: int, last: float) -> int:
-    """The first request that counts, of so many, where the ``last`` share does; those before it warm up."""
-    return requests - max(1, round(last * requests))
 
 
 def _run(trace: Trace, policy: str, traffic: int, first: int, seconds: float) -> Run:
@@ -287,7 +294,7 @@ def _look_back(bench: Bench, task: _Task) -> _Found:
     began = time.perf_counter()
     (seed,) = task.seeds
     drawn = bench.draw(seed)
-    firsts = [_first(len(drawn.log), last) for last in task.lasts]
+    firsts = [first_that_counts(len(drawn.log), last) for last in task.lasts]
     with threadpool_limits(1):
         fixed = fixed_plans_from(firsts, drawn, bench.catalogue, bench.contract, bench.tracking)
     seconds = time.perf_counter() - began

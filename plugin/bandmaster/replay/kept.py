@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import numpy as np
 
 import bandmaster
 from bandmaster.core import BandmasterError
+from bandmaster.files import replacing
 
 T = TypeVar("T")
 
@@ -49,9 +49,8 @@ def found_once(path: Path | None, kind: type[T], find: Callable[[], T], beside: 
         return kept
     found = find()
     payload = _ENCODER.encode(found)
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_bytes(hashlib.sha256(payload).digest() + payload)
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
     return found
 
 

@@ -17,6 +17,7 @@ from bandmaster.plans import compiled, parse_plan
 from bandmaster.recorded import RecordedLog
 from bandmaster.references import Played
 from bandmaster.replay.traffic import Drawn
+from bandmaster.table import named
 
 Alarms = Mapping[int, Sequence[str]]
 """By request, the names of the detectors that rang."""
@@ -199,14 +200,7 @@ _COLUMN = {"latency": "latency_s", "energy": "energy_j"}
 
 def _said(labels: IntArray, values: FloatArray | None, bounds: IntArray | None, ensemble: Ensemble) -> pl.Series:
     """Labels as classes or values: one a request, or, in a log of several rows a request, a list of them."""
-    column = _classes(labels, ensemble) if values is None else pl.Series(values, nan_to_null=True)
+    column = named(labels, ensemble.classes) if values is None else pl.Series(values, nan_to_null=True)
     if bounds is None:
         return column
     return pl.Series([column[a:b] for a, b in itertools.pairwise(bounds.tolist())], dtype=pl.List(column.dtype))
-
-
-def _classes(indices: IntArray, ensemble: Ensemble) -> pl.Series:
-    """Class indices as the classes themselves; negative ones, no answer or no label, are null."""
-    plain = all(isinstance(c, int) for c in ensemble.classes)
-    values = [(ensemble.classes[i] if plain else str(ensemble.classes[i])) if i >= 0 else None for i in indices]
-    return pl.Series(values, dtype=pl.Int64 if plain else pl.String)

@@ -11,6 +11,7 @@ import numpy as np
 from bandmaster.belief import Belief
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import (
+    Answer,
     BandmasterError,
     Decision,
     DriftEvent,
@@ -123,21 +124,23 @@ def sample_experiences(learner: Learner, log: RecordedLog, seed: int = 0) -> Ite
     """Let the learner's policy choose over ``log``, drawing by ``seed``; give each experience once it was learned."""
     journal = MemoryJournal()
     orchestrator = sample_orchestrator(learner, log, journal, seed=seed)
-    for i, decision in enumerate(_answered(learner, orchestrator, log)):
+    for i, (decision, _) in enumerate(sample_decisions(learner, orchestrator, log)):
         settled = settle(journal, learner, decision.id, Outcome(decision.at, (int(log.truth[i]),)))
         assert settled.experience is not None, "a fresh decision joins its outcome"
         yield settled.experience
 
 
-def _answered(learner: Learner, orchestrator: Orchestrator, log: RecordedLog) -> Iterator[Decision]:
-    """Answer every request of ``log``, and have the learner notice it."""
+def sample_decisions(
+    learner: Learner, orchestrator: Orchestrator, log: RecordedLog
+) -> Iterator[tuple[Decision, Answer]]:
+    """Answer every request of ``log``, its probe included; give it once the learner has noticed it."""
     for i in range(len(log)):
         request = log.request(i)
         decision, answer = orchestrator.answer(request)
         if decision.probed:
             answer = orchestrator.probe(decision, answer, request)
         learner.notice(decision, answer)
-        yield decision
+        yield decision, answer
 
 
 def check_policy(make: MakePolicy) -> None:
@@ -240,7 +243,7 @@ def _probes_without_outcomes_do_it_no_harm(make: MakePolicy) -> None:
     policy, belief, probe = learner.manager.policy, learner.state.belief.dump(), StateManager(log.ensemble)
     state = probe.get_state(log.request(0))
     version, names, before = policy.version, policy.catalogue.names, policy.probabilities(state).copy()
-    for _ in _answered(learner, sample_orchestrator(learner, log, MemoryJournal()), log):
+    for _ in sample_decisions(learner, sample_orchestrator(learner, log, MemoryJournal()), log):
         now = policy.probabilities(state).copy()
         checked_distribution(now, len(policy.catalogue), policy.name)
         same = policy.catalogue.names == names and np.array_equal(now, before)

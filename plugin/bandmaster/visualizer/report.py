@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from bandmaster.core import DEFAULT_PROFILE, BandmasterError, FloatArray
-from bandmaster.results import BEST_PLAN, PARTS, Measures, Results, write_text
+from bandmaster.files import write_text
+from bandmaster.results import BEST_PLAN, PARTS, Measures, Results, first_that_counts
 from bandmaster.visualizer.units import joules, seconds
 from bandmaster.visualizer.verdict import leader, verdict
 
@@ -28,12 +29,12 @@ YARDSTICKS = {"best_constant": ":", BEST_PLAN: "--", "oracle": "-"}
 PLANS_SHOWN = 10
 
 
-def require_drawing() -> None:
-    """Raises ``BandmasterError`` where no pictures can be drawn."""
+def require_drawing(what: str) -> None:
+    """Raises ``BandmasterError`` where no pictures can be drawn, as ``what`` needs."""
     try:
         import matplotlib as mpl  # noqa: F401
     except ImportError:
-        raise BandmasterError("a report needs matplotlib; run pip install 'bandmaster[plot]'") from None
+        raise BandmasterError(f"{what} needs matplotlib: pip install 'bandmaster[plot]'") from None
 
 
 def write_report(path: Path, results: Results, trace: Path) -> None:
@@ -41,7 +42,7 @@ def write_report(path: Path, results: Results, trace: Path) -> None:
 
     Raises ``BandmasterError`` when the file cannot be written or nothing can be drawn.
     """
-    require_drawing()
+    require_drawing("a report")
     seen = _Seen(results, pl.scan_parquet(trace), leader(results)[0])
     parts = [_head(results), _table(results)]
     parts += [_figure(picture, seen) for picture in _pictures(seen.lead)]
@@ -73,7 +74,14 @@ class _Seen:
     @property
     def first(self) -> int:
         """The first request that counts."""
-        return self.requests - max(1, round(self.results.setting.last * self.requests))
+        return first_that_counts(self.requests, self.results.setting.last)
+
+    @cached_property
+    def rung(self) -> list[tuple[int, int, str]]:
+        """The lead's alarms: the request, the seed and the detector."""
+        ours = self.trace.filter((pl.col("policy") == self.lead) & (pl.col("alarms").list.len() > 0))
+        found = _collected(ours.select("position", "seed", "alarms").explode("alarms"))
+        return list(found.sort("seed", "position", "alarms").iter_rows())
 
     def counted(self) -> pl.LazyFrame:
         """The requests that count, and in which ``part`` of the run each is."""
@@ -185,7 +193,7 @@ def _over_time(axes: Axes, seen: _Seen) -> None:
         axes.plot(at, seen.rewards[name], color=colour, linewidth=2.0 if name == seen.lead else 1.0, label=name)
     for name, course in seen.results.courses.items():
         axes.plot(at, course, color="grey", linestyle=YARDSTICKS[name], linewidth=1.0, label=_words(name))
-    if marks := [place for place, _, _ in _rung(seen)]:
+    if marks := [place for place, _, _ in seen.rung]:
         axes.plot(marks, np.full(len(marks), 0.01), "^", color="black", markersize=4, clip_on=False,
                   transform=axes.get_xaxis_transform(), label="drift alarm")  # fmt: skip
     axes.set_ylabel("reward")
@@ -342,15 +350,8 @@ def _plans(seen: _Seen) -> str:
     return f"<h2>Plans that {escape(seen.lead)} played most</h2>" + _rows(["plan", "requests", "reward"], rows) + more
 
 
-def _rung(seen: _Seen) -> list[tuple[int, int, str]]:
-    """The lead's alarms: the request, the seed and the detector."""
-    ours = seen.trace.filter((pl.col("policy") == seen.lead) & (pl.col("alarms").list.len() > 0))
-    found = _collected(ours.select("position", "seed", "alarms").explode("alarms")).sort("seed", "position", "alarms")
-    return list(found.iter_rows())
-
-
 def _alarms(seen: _Seen) -> str:
-    rung = _rung(seen)
+    rung = seen.rung
     if not rung:
         return f"<h2>Drift alarms</h2><p>None of {escape(seen.lead)}.</p>"
     rows = [[str(seed), str(place), name] for place, seed, name in rung[:200]]

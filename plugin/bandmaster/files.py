@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bandmaster.core import BandmasterError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write, which then takes its place; gone where that fails. Raises ``OSError``."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically. Raises ``BandmasterError`` naming it when that cannot be done."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise BandmasterError(f"{path}: cannot be written ({problem.strerror}); name a file that can") from None
+
+
+def require_writable(path: Path) -> None:
+    """Find out before hours of work, not after, that ``write_text`` would fail."""
+    if path.is_dir():
+        raise BandmasterError(f"{path}: is a folder; name a file in it")
+    probe = path.with_name(f".{path.name}.probe")
+    write_text(probe, "")
+    probe.unlink()
