@@ -18,16 +18,17 @@ from bandmaster.planner import FIGURES, Known, as_dumped
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """What all members said (n, M) and took (M,) to a request that came ``at`` (Unix s); ``mix`` (C,), the classes'
-    shares when it was decided; ``odds`` (2, M) and ``stands`` as in ``Known``.
+    """What all members said (n, M) and took (M,) to a request that came ``at`` (Unix s); ``prior`` (C,), how
+    likely it was of each class when it was decided; ``odds`` (2, M) and ``stands`` as in ``Known``.
     """
 
     at: float
     said: Said
     figures: Figures
-    mix: FloatArray
+    prior: FloatArray
     odds: FloatArray
     stands: float
+    newest: int
 
 
 class Awaited:
@@ -55,8 +56,8 @@ class Awaited:
     def add(self, decision: Decision, said: Said, figures: Figures, odds: FloatArray) -> None:
         """Keep a probe; the oldest makes room for it."""
         # As precise as they are dumped, so that who is restored values plans alike.
-        mix = decision.state.label_mix.astype(np.float32).astype(np.float64)
-        probe = _Probe(decision.at, said, as_dumped(figures), mix, odds, decision.stands_for)
+        prior, newest = decision.state.prior.astype(np.float32).astype(np.float64), decision.state.newest
+        probe = _Probe(decision.at, said, as_dumped(figures), prior, odds, decision.stands_for, newest)
         self._probes[decision.id] = probe
         if len(self._probes) > self.KEEP:
             self._probes.popitem(last=False)
@@ -84,9 +85,10 @@ class Awaited:
                 p.said.label.tolist(),
                 p.said.bucket.tolist(),
                 np.array([getattr(p.figures, name) for name in FIGURES], dtype=np.float32).tobytes(),
-                p.mix.astype(np.float32).tobytes(),
+                p.prior.astype(np.float32).tobytes(),
                 p.odds.tobytes(),
                 p.stands,
+                p.newest,
             )
             for decision_id, p in self._probes.items()
         ]
@@ -110,26 +112,29 @@ class _Dump(msgspec.Struct, frozen=True):
     label: list[list[int]]
     bucket: list[list[int]]
     figures: bytes
-    mix: bytes
+    prior: bytes
     odds: bytes
     stands: float
+    newest: int
 
 
 def _probe(dumped: _Dump, members: int, classes: int) -> _Probe:
     said = Said(*(np.array(a, dtype=np.int64).reshape(-1, members) for a in (dumped.label, dumped.bucket)))
     took = np.frombuffer(dumped.figures, np.float32).astype(np.float64).reshape(len(FIGURES), members)
-    mix = np.frombuffer(dumped.mix, np.float32).astype(np.float64)
+    prior = np.frombuffer(dumped.prior, np.float32).astype(np.float64)
     odds = np.frombuffer(dumped.odds).reshape(2, members)
     inside = said.label.shape == said.bucket.shape and said.label.min() >= 0 and said.label.max() <= classes
-    if not inside or mix.shape != (classes,) or not (mix > 0.0).all() or not 0.0 < dumped.stands < np.inf:
+    if not inside or prior.shape != (classes,) or not (prior > 0.0).all() or not 0.0 < dumped.stands < np.inf:
         raise ValueError("of others")
-    return _Probe(dumped.at, said, Figures(*took), mix, odds, dumped.stands)
+    return _Probe(dumped.at, said, Figures(*took), prior, odds, dumped.stands, dumped.newest)
 
 
 def _guessed(probe: _Probe, belief: Belief, likely: float) -> Iterator[Known]:
     said = probe.said
-    of = posterior(belief.evidence(said, probe.mix, probe.odds), np.ones((1, belief.members), dtype=np.bool_))[:, 0]
+    of = posterior(belief.evidence(said, probe.prior, probe.odds), np.ones((1, belief.members), dtype=np.bool_))[:, 0]
     of = of * (of >= min(likely, 1.0 / belief.classes))
     for i, share in enumerate(of / of.sum(axis=1, keepdims=True)):
         for c in np.flatnonzero(share).tolist():
-            yield Known(said.label[i], said.bucket[i], c, probe.figures, probe.odds, probe.stands, float(share[c]))
+            yield Known(
+                said.label[i], said.bucket[i], c, probe.figures, probe.odds, probe.stands, probe.newest, float(share[c])
+            )

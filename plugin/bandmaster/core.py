@@ -120,6 +120,15 @@ class MemberStatistics:
     labelled: FloatArray
 
 
+def class_prior(mix: FloatArray, repeats: float, newest: int | IntArray) -> FloatArray:
+    """How likely each class is: ``repeats`` in [0, 1] of requests are of the ``newest`` class, the others as ``mix``
+    (C,) has it. Returns (C,), or (n, C) for n newest classes; ``NO_ANSWER`` is none.
+    """
+    again = np.asarray(newest)[..., None] == np.arange(len(mix))
+    share = repeats * (np.asarray(newest) != NO_ANSWER)[..., None]
+    return np.asarray((1.0 - share) * mix + share * again)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1;
@@ -128,6 +137,8 @@ class State:
     the request is judged by. ``fits`` says which plans of the policy's catalogue keep within the limits, at least
     one of them; it is empty where all do. ``expected`` (M,) is how often each member is right on requests with such
     features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that.
+    ``newest`` is the class of the last row whose label has come, ``NO_ANSWER`` where none has, and ``repeats`` in
+    [0, 1] by how much oftener than its share in the mix that class is met again.
     """
 
     version: int
@@ -142,6 +153,13 @@ class State:
     fits: tuple[bool, ...] = ()
     expected: FloatArray = field(default_factory=lambda: np.zeros(0))
     usual: FloatArray = field(default_factory=lambda: np.zeros(0))
+    newest: int = NO_ANSWER
+    repeats: float = 0.0
+
+    @property
+    def prior(self) -> FloatArray:
+        """How likely the request is of each class before any member was asked, (C,)."""
+        return class_prior(self.label_mix, self.repeats, self.newest)
 
     def within(self, values: FloatArray) -> FloatArray:
         """What the policy's plans are worth, (P,), and −∞ for those that break a limit."""
@@ -373,7 +391,8 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for each class: ``log_likelihood`` (n, M, C) of what each member said, and the ``log_prior`` (C,).
+    """What speaks for each class: ``log_likelihood`` (n, M, C) of what each member said, and the ``log_prior`` (C,),
+    or (n, 1, C) where it differs from row to row.
 
     ``s`` members that err together count for ``s**(1 - overlap)``; 0 where they err independently, 1 for copies of one.
     In regression it is ``errors`` that counts, and is there.
@@ -394,9 +413,10 @@ class Experience:
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
     ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
     the others where consensus judges, NaN where it is unknown. ``said`` is what the scores come down to, and
-    ``evidence`` what that speaks for, as was believed before this outcome. ``alarms`` were raised by this very outcome.
-    ``own_raw`` are the figures that make ``own`` under any profile's weights, ``None`` where a reward was reported and
-    not computed.
+    ``evidence`` what that speaks for, as was believed before this outcome; ``mix`` (C,) and ``repeats`` are the
+    classes' shares then, and by how much oftener the newest of them is met again. ``alarms`` were raised by this very
+    outcome. ``own_raw`` are the figures that make ``own`` under any profile's weights, ``None`` where a reward was
+    reported and not computed.
 
     In regression ``scores`` (n, M, 1) are the members' values, NaN where unknown; ``truth`` is ``None``, the labels are
     ``values`` (n,), and ``correct`` is what the contract's accuracy makes of each member's errors, ``corrected`` what
@@ -413,6 +433,8 @@ class Experience:
     correct: FloatArray
     said: Said
     evidence: Evidence
+    mix: FloatArray
+    repeats: float
     own_raw: Mapping[str, float] | None = None
     alarms: tuple[DriftEvent, ...] = ()
     values: FloatArray | None = None

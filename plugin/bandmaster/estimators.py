@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bandmaster.core import BoolArray, FloatArray, IntArray
+from bandmaster.core import NO_ANSWER, BoolArray, FloatArray, IntArray
 
 
 class WindowedMean:
@@ -170,6 +170,47 @@ class LabelMix:
             raise ValueError(f"expected {len(shapes)} lists of finite figures")
         self._merit = arrays[-1]
         self._take(np.stack(arrays[:-1]))
+
+
+class Repetition:
+    """How often a request is of the newest class that was known when it came, beyond what the mix of classes foresees.
+
+    The share of one component of a mixture of two, by online EM with a constant step (Cappé & Moulines 2009, "On-line
+    expectation-maximization algorithm for latent data models", section 2). As it is judged by what was known when
+    requests came, it falls to nothing where labels come too late to tell.
+
+    >>> repetition = Repetition()
+    >>> for label in [0, 0, 0, 0, 1, 1, 1, 1] * 100:
+    ...     repetition.learn(np.array([label]), np.array([0.5, 0.5]), repetition.newest)
+    >>> round(repetition.share, 1)
+    0.5
+    """
+
+    STEP, FIRST = 0.01, 0.05
+    LEAST = 0.002
+    """The share keeps that far from 0 and 1, either of which it would never leave."""
+
+    def __init__(self) -> None:
+        self.newest, self.share = NO_ANSWER, self.FIRST
+
+    def learn(self, labels: IntArray, mix: FloatArray, newest: int) -> None:
+        """Learn one request's ``labels`` (n,). When it came, the classes' shares were ``mix`` (C,), and the newest
+        known class was ``newest``, ``NO_ANSWER`` for none.
+        """
+        again = self.share * (labels == newest)
+        responsible = float((again / (again + (1.0 - self.share) * mix[labels])).mean())
+        self.share += self.STEP * (responsible - self.share)
+        self.share = min(max(self.share, self.LEAST), 1.0 - self.LEAST)
+        self.newest = int(labels[-1])
+
+    def dump(self) -> list[float]:
+        return [float(self.newest), self.share]
+
+    def load(self, state: list[float]) -> None:
+        """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
+        if len(state) != 2 or not state[0] >= NO_ANSWER or not 0.0 < state[1] < 1.0:
+            raise ValueError(f"no class and share of repetitions: {state!r}")
+        self.newest, self.share = int(state[0]), float(state[1])
 
 
 class Standardiser:

@@ -34,16 +34,20 @@ from bandmaster.plans import compiled, parse_plan, pool_weights
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
+FORMAT = 2
+"""Of snapshots; greater by one wherever what is kept in them changes."""
+
 
 class Fits(msgspec.Struct, frozen=True):
-    """What a snapshot must have been learned for. ``plans`` is a checksum of those that the policy starts with: those
-    that it offers later are its own to learn.
+    """What a snapshot must have been learned for, and the ``format`` it must have. ``plans`` is a checksum of those
+    that the policy starts with: those that it offers later are its own to learn.
     """
 
     members: tuple[str, ...]
     classes: tuple[str, ...]
     policy: str
     plans: str
+    format: int = 1
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -63,7 +67,7 @@ class Learner:
         self.without_reward = 0
         self._profile = profile_figures(ensemble)
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
-        self._fits = Fits(ensemble.names, tuple(map(str, ensemble.classes)), manager.policy.name, plans)
+        self._fits = Fits(ensemble.names, tuple(map(str, ensemble.classes)), manager.policy.name, plans, FORMAT)
 
     def refuses(self, joined: Joined) -> str | None:
         """Why this decision cannot be learned from, in a sentence; ``None`` when it can."""
@@ -146,6 +150,8 @@ class Learner:
             correct=correct,
             said=said,
             evidence=evidence,
+            mix=self.state.label_mix,
+            repeats=self.state.repeats,
             own_raw=own_raw,
             values=values,
             corrected=corrected,
@@ -174,6 +180,11 @@ class Learner:
             learned = msgspec.msgpack.decode(payload, type=Learned)
         except msgspec.DecodeError as problem:
             raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
+        if learned.fits.format != FORMAT:
+            raise BandmasterError(
+                f"a snapshot of format {learned.fits.format}, not {FORMAT}, is of another version of Bandmaster; "
+                "learning starts anew from the journal"
+            )
         if learned.fits != self._fits:
             raise BandmasterError(
                 "a snapshot was learned for other members, classes, plans or policy; learning starts anew"

@@ -17,7 +17,7 @@ import numpy as np
 from bandmaster.belief import Belief
 from bandmaster.combine import posterior
 from bandmaster.contract import Contract
-from bandmaster.core import BoolArray, Evidence, Figures, FloatArray, IntArray, Said
+from bandmaster.core import NO_ANSWER, BoolArray, Evidence, Figures, FloatArray, IntArray, Said, class_prior
 
 Chain = tuple[tuple[int, ...], ...]
 """A plan's stages, as members' indices."""
@@ -38,6 +38,7 @@ class Known:
     figures: Figures
     odds: FloatArray
     stands: float
+    newest: int = NO_ANSWER
     share: float = 1.0
 
 
@@ -82,7 +83,13 @@ class Planner:
         self._before = np.zeros(members)  # rows, from the oldest, in which the member was another
 
     def learn(
-        self, said: Said, truth: IntArray, figures: Figures, odds: FloatArray | None = None, stands: float = 1.0
+        self,
+        said: Said,
+        truth: IntArray,
+        figures: Figures,
+        odds: FloatArray | None = None,
+        stands: float = 1.0,
+        newest: int = NO_ANSWER,
     ) -> None:
         """Keep one probed request: what all members said (n, M), the labels (n,), what each member took, and for how
         many requests it stands: the inverse of how likely it was to be probed.
@@ -93,7 +100,7 @@ class Planner:
         for i, true in enumerate(truth.tolist()):
             if len(self.rows) == self.KEEP:
                 self._before = np.maximum(self._before - 1, 0)
-            self.rows.append(Known(said.label[i], said.bucket[i], true, figures, odds, stands))
+            self.rows.append(Known(said.label[i], said.bucket[i], true, figures, odds, stands, newest))
 
     def forget(self, which: BoolArray) -> None:
         """What ``which`` members (M,) said until now tells no more what they will say."""
@@ -108,6 +115,7 @@ class Planner:
         standing: Sequence[Chain],
         guessed: Sequence[Known] = (),
         *,
+        repeats: float = 0.0,
         limit: int,
         tries: int,
         rng: np.random.Generator,
@@ -119,7 +127,7 @@ class Planner:
         """
         if len(self.rows) + sum(row.share for row in guessed) < self.ENOUGH:
             return None
-        bench = self._bench(belief, mix, contract, guessed, rng)
+        bench = self._bench(belief, mix, contract, guessed, rng, repeats)
         found = bench.values(list(dict.fromkeys([*standing, *known])))
         tried = 0
         while tried < tries:
@@ -147,6 +155,7 @@ class Planner:
                 self._before.tolist(),
                 _bytes([r.odds for r in rows], np.float64),
                 [r.stands for r in rows],
+                [r.newest for r in rows],
             )
         )
 
@@ -166,12 +175,18 @@ class Planner:
             raise ValueError("a planner's rows of other members or classes")
         odds = np.frombuffer(found.odds).reshape(n, 2, self.members)
         took = (Figures(*row) for row in figures)
-        rows = zip(label, bucket, found.truth, took, odds, found.stands, strict=True)
+        rows = zip(label, bucket, found.truth, took, odds, found.stands, found.newest, strict=True)
         self.rows = deque((Known(*row) for row in rows), self.KEEP)
         self._before = np.array(found.before)
 
     def _bench(
-        self, belief: Belief, mix: FloatArray, contract: Contract, guessed: Sequence[Known], rng: np.random.Generator
+        self,
+        belief: Belief,
+        mix: FloatArray,
+        contract: Contract,
+        guessed: Sequence[Known],
+        rng: np.random.Generator,
+        repeats: float = 0.0,
     ) -> _Bench:
         rows, labelled = [*self.rows, *guessed], len(self.rows)
         label, bucket = np.stack([r.label for r in rows]), np.stack([r.bucket for r in rows])
@@ -184,7 +199,8 @@ class Planner:
         # What was only guessed, the belief has not learned.
         own = Said(label[:labelled], bucket[:labelled])
         likely[:labelled] = belief.leave_out(likely[:labelled], own, truth[:labelled])
-        evidence = Evidence(likely, np.log(mix), belief.overlap)
+        prior = class_prior(mix, repeats, np.array([r.newest for r in rows]))
+        evidence = Evidence(likely, np.log(prior)[:, None], belief.overlap)
         # Rows of classes that are rarer today than when they were kept count for less.
         share = np.array([r.share for r in rows])
         stands = np.array([r.stands for r in rows]) * share
@@ -230,6 +246,7 @@ class _Dump(msgspec.Struct, frozen=True):
     before: list[float]
     odds: bytes
     stands: list[float]
+    newest: list[int]
 
 
 def _bytes(arrays: Sequence[FloatArray | IntArray], dtype: type) -> bytes:
@@ -306,7 +323,7 @@ class _Bench:
         """Mean rewards (P, C) of those (P, n) on the rows of each class, drawn towards the plan's mean where there are
         few.
         """
-        classes = np.eye(self.evidence.log_prior.shape[0])[self.truth] * self._stands[:, None]
+        classes = np.eye(self.evidence.log_prior.shape[-1])[self.truth] * self._stands[:, None]
         few = 3.0
         mean = (rewards @ self.weight)[:, None]
         return np.asarray((rewards @ classes + few * mean) / (classes.sum(axis=0) + few))

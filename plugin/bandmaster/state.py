@@ -23,10 +23,11 @@ from bandmaster.core import (
     Request,
     Said,
     State,
+    class_prior,
 )
 from bandmaster.drift import Changes
 from bandmaster.errors import ErrorBelief
-from bandmaster.estimators import LabelMix, WindowedMean
+from bandmaster.estimators import LabelMix, Repetition, WindowedMean
 from bandmaster.probes import ProbeShare, Probing
 from bandmaster.regimes import Regimes
 
@@ -109,6 +110,7 @@ class StateManager:
             prior_weight=np.repeat([PRIOR_WEIGHT, 1.0], 2 * size),
         )
         self._label_mix = LabelMix(classes)
+        self._repetition = Repetition()
         self._reward = WindowedMean(1, window=window, prior=0.5)
         self._probes = ProbeShare(probing or Probing(0.0))
         self.belief = Belief(size, classes)
@@ -138,6 +140,8 @@ class StateManager:
             probe_share=self._probes.value,
             doubt=self._probes.usual_doubt,
             profile=request.profile,
+            newest=self._repetition.newest,
+            repeats=self.repeats,
         )
 
     def statistics(self) -> MemberStatistics:
@@ -147,6 +151,11 @@ class StateManager:
     def label_mix(self) -> FloatArray:
         """The recent share of each class, (C,)."""
         return self._label_mix.value
+
+    @property
+    def repeats(self) -> float:
+        """By how much oftener than its share in the mix the newest known class is met again, in [0, 1]."""
+        return self._repetition.share
 
     @property
     def recent_reward(self) -> float:
@@ -161,10 +170,10 @@ class StateManager:
 
     def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
         """What was said of a request that found ``state`` speaks for, under the mix of classes then, or ``now``."""
-        mix = self.label_mix if now else state.label_mix
+        prior = class_prior(self.label_mix, self.repeats, state.newest) if now else state.prior
         if self._ensemble.regression:
-            return Evidence(np.zeros((*said.label.shape, 1)), np.log(mix), 0.0, self.errors.now)
-        return self.belief.evidence(said, mix, bent_odds(state.expected, state.usual))
+            return Evidence(np.zeros((*said.label.shape, 1)), np.log(prior), 0.0, self.errors.now)
+        return self.belief.evidence(said, prior, bent_odds(state.expected, state.usual))
 
     def notice(self, said: Said, known: BoolArray, doubt: float, probed: bool) -> None:
         """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be, and
@@ -227,6 +236,8 @@ class StateManager:
         guessed = self._guess(experience.evidence.log_likelihood, known)
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
+        state = experience.joined.decision.state
+        self._repetition.learn(truth, state.label_mix, state.newest)
         self.belief.learn(experience.said, known, truth, stands)
 
     def _stand_for(self, experience: Experience) -> FloatArray:
@@ -265,7 +276,7 @@ class StateManager:
         self._members = self._statistics()
 
 
-_PARTS = ("accuracy", "habits", "label_mix", "reward", "probes")
+_PARTS = ("accuracy", "habits", "label_mix", "repetition", "reward", "probes")
 
 
 def _frozen(values: FloatArray) -> FloatArray:

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bandmaster.combine import pool, recent_weights, verdict
+from bandmaster.core import NO_ANSWER, class_prior
 from bandmaster.estimators import (
     ForgettingRegression,
     LabelMix,
     RandomFourierFeatures,
+    Repetition,
     Standardiser,
     WindowedMean,
 )
@@ -188,9 +190,81 @@ def test_a_better_member_never_weighs_less(classes, accuracy):
     assert np.all(np.diff(weights) >= 0.0)
 
 
-# ---- The label mix -----------------------------------------------------------------------------------------------
-
 shares = arrays(float, 4, elements=st.floats(0.0, 1.0)).map(lambda x: (x + 1e-6) / (x + 1e-6).sum())
+
+
+# ---- Repetition --------------------------------------------------------------------------------------------------
+
+
+def repetition_after(labels, mix, delay=0):
+    """Of labels that come one by one, each so many requests late; ``newest`` is what was known when it came."""
+    repetition, known = Repetition(), []
+    for i in range(len(labels)):
+        known.append(repetition.newest)
+        if i >= delay:
+            repetition.learn(np.array([labels[i - delay]]), mix, known[i - delay])
+    return repetition
+
+
+def sticky(n, stay, mix, seed=0):
+    """Classes of which each repeats the one before with probability ``stay``, and is drawn from the mix otherwise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(len(mix), size=n, p=mix)
+    for i in np.flatnonzero(rng.random(n) < stay)[1:]:
+        labels[i] = labels[i - 1]
+    return labels
+
+
+@pytest.mark.parametrize("stay", [0.2, 0.5, 0.9])
+def test_how_often_labels_repeat_is_found_and_what_the_mix_foresees_is_no_repetition(stay):
+    mix = np.array([0.7, 0.2, 0.1])
+    shares = [repetition_after(sticky(2000, stay, mix, seed), mix).share for seed in range(20)]
+    # A window of 100 labels: one share strays by .07 at most, the mean of twenty by .016; four deviations.
+    assert np.mean(shares) == pytest.approx(stay, abs=0.065)
+
+
+def test_where_labels_do_not_repeat_next_to_nothing_is_made_of_the_newest():
+    mix = np.full(10, 0.1)
+    shares = [repetition_after(sticky(2000, 0.0, mix, seed), mix).share for seed in range(20)]
+    assert np.mean(shares) < 0.03  # when written .008
+
+
+def test_labels_that_come_too_late_to_tell_make_nothing_of_the_newest():
+    mix = np.full(4, 0.25)
+    labels = sticky(4000, 0.9, mix)
+    assert repetition_after(labels, mix, delay=200).share < 0.1
+    assert repetition_after(labels, mix, delay=1).share == pytest.approx(0.81, abs=0.15)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), max_size=60), st.integers(-1, 2))
+def test_a_share_of_repetitions_never_leaves_what_it_could_not_come_back_from(requests, newest):
+    repetition = Repetition()
+    for labels in requests:
+        repetition.learn(np.array(labels), np.array([0.5, 0.3, 0.2]), newest)
+    assert Repetition.LEAST <= repetition.share <= 1.0 - Repetition.LEAST
+    twin = Repetition()
+    twin.load(repetition.dump())
+    assert (twin.newest, twin.share) == (repetition.newest, repetition.share)
+
+
+@pytest.mark.parametrize("garbage", [[], [0.0], [-2.0, 0.5], [0.0, 0.0], [0.0, 1.0], [float("nan"), 0.5]])
+def test_a_share_of_repetitions_refuses_what_it_never_kept(garbage):
+    with pytest.raises(ValueError, match="share of repetitions"):
+        Repetition().load(garbage)
+
+
+@given(shares, st.floats(0.0, 1.0), st.integers(-1, 3))
+def test_a_prior_is_a_distribution_and_gives_the_newest_class_no_less_than_the_mix_does(mix, repeats, newest):
+    prior = class_prior(mix, repeats, newest)
+    assert prior.sum() == pytest.approx(1.0)
+    if newest == NO_ANSWER:
+        assert prior.tolist() == mix.tolist()
+    else:
+        assert prior[newest] >= mix[newest] - 1e-12
+    np.testing.assert_array_equal(class_prior(mix, repeats, np.array([newest, NO_ANSWER])), [prior, mix])
+
+
+# ---- The label mix -----------------------------------------------------------------------------------------------
 
 
 def mix_after(labels, classes=4):

@@ -99,7 +99,7 @@ class _Still:
     """A state that observes nothing, so that what is believed stays what it is."""
 
     def __init__(self, state):
-        self.evidence = state.evidence
+        self.evidence, self.label_mix, self.repeats = state.evidence, state.label_mix, state.repeats
 
     def observe(self, experience):
         return ()

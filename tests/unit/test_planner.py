@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bandmaster.belief import Belief
 from bandmaster.contract import Contract, Metric
-from bandmaster.core import Ensemble, Figures, Plan, Said
+from bandmaster.core import Ensemble, Evidence, Figures, Plan, Said, class_prior
 from bandmaster.counterfactual import evaluate, plan_rewards
 from bandmaster.planner import THRESHOLDS, Planner, _Bench
 from bandmaster.plans import Catalogue
@@ -67,8 +67,8 @@ def proposed(world, belief, planner, *, known=(), limit=32, tries=80, seed=0, co
     return planner.propose(belief, mix, contract, known, alone, limit=limit, tries=tries, rng=rng)
 
 
-def bench_of(world, belief, planner, contract=CONTRACT, seed=0, guessed=()):
-    return planner._bench(belief, world.mix, contract, guessed, np.random.default_rng(seed))
+def bench_of(world, belief, planner, contract=CONTRACT, seed=0, guessed=(), repeats=0.0):
+    return planner._bench(belief, world.mix, contract, guessed, np.random.default_rng(seed), repeats)
 
 
 def value(bench, chain):
@@ -230,16 +230,21 @@ def test_a_plan_is_worth_what_walking_it_would_have_earned(seed, drawn, overlap)
     world = World(rng.uniform(0.3, 0.95, 4), rng.uniform(0.0, 1.0, 4), mix=rng.dirichlet(np.ones(4)))
     belief, planner = world.learned(25, seed)
     belief.overlap = overlap
-    planner.rows = type(planner.rows)(  # what members take differs from request to request
-        (replace(r, figures=figures_of(rng.uniform(0.01, 2.0, 4))) for r in planner.rows), planner.KEEP
+    planner.rows = type(planner.rows)(  # what members take, and the newest label, differ from request to request
+        (
+            replace(r, figures=figures_of(rng.uniform(0.01, 2.0, 4)), newest=int(rng.integers(-1, 4)))
+            for r in planner.rows
+        ),
+        planner.KEEP,
     )
-    bench = bench_of(world, belief, planner)
+    bench = bench_of(world, belief, planner, repeats=0.4)
     valued = [value(bench, chain) for chain in dict.fromkeys(drawn)]
     ensemble = Ensemble(("m0", "m1", "m2", "m3"), tuple(range(4)))
     plans = [Plan(tuple(tuple(f"m{m}" for m in s) for s in v.chain), "learned", v.stop_at) for v in valued]
     catalogue = Catalogue.of(ensemble, plans)
     for i, row in enumerate(planner.rows):
-        evidence = replace(bench.evidence, log_likelihood=bench.evidence.log_likelihood[i : i + 1])
+        prior = np.log(class_prior(world.mix, 0.4, row.newest))
+        evidence = Evidence(bench.evidence.log_likelihood[i : i + 1], prior, bench.evidence.overlap)
         # Learned weights look at the evidence alone, whatever the scores.
         walked = evaluate(catalogue, rng.dirichlet(np.ones(4), (1, 4)), np.ones((1, 4), bool), np.ones(4), evidence)
         right = (walked.labels[0] == row.truth).astype(float)
@@ -395,3 +400,24 @@ def test_a_row_that_stands_for_three_counts_as_three_such_rows():
     assert means[0].keys() == means[1].keys()
     # Classes with few rows are drawn to the others, and 40 rows are fewer than 100: that is all that differs.
     assert [means[0][c] for c in means[0]] == pytest.approx([means[1][c] for c in means[0]], abs=0.01)
+
+
+def test_where_labels_repeat_a_poor_members_plan_is_worth_what_the_newest_label_makes_of_it():
+    # Both members guess; nine requests in ten are of the class that was the newest then.
+    rng, world = np.random.default_rng(0), World([0.3, 0.3], [0.0, 0.0])
+    belief, planner = Belief(2, 4), Planner(2, 4)
+    said, truth = world.draw(500)
+    newest = np.where(rng.random(500) < 0.87, truth, rng.integers(0, 4, 500))
+    for i in range(500):
+        one, label = Said(said.label[i : i + 1], said.bucket[i : i + 1]), truth[i : i + 1]
+        belief.learn(one, np.ones((1, 2), dtype=bool), label)
+        planner.learn(one, label, world.figures, newest=int(newest[i]))
+    restored = Planner(2, 4)
+    restored.load(planner.dump())
+    right = Contract((Metric("accuracy", 1.0),))
+    told, untold = (
+        value(bench_of(world, belief, p, right, repeats=r), ((0,),)).mean for p, r in ((planner, 0.87), (planner, 0.0))
+    )
+    assert told > 0.85
+    assert untold < 0.4
+    assert told == value(bench_of(world, belief, restored, right, repeats=0.87), ((0,),)).mean

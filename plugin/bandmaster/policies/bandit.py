@@ -135,7 +135,7 @@ class BanditPolicy:
         state = decision.state
         self._awaited.add(decision, said, figures, _odds(state, self._belief.members))
         if not self._learned and self._due(state.label_mix, len(self._awaited)):
-            self._renew(state.label_mix, None, self._ready(state), len(self._awaited))
+            self._renew(state.label_mix, state.repeats, None, self._ready(state), len(self._awaited))
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
@@ -176,15 +176,15 @@ class BanditPolicy:
     def _plan(self, experience: Experience, scores: PlanScores) -> None:
         """Search for better plans where it is time to."""
         self._keep(experience)
-        mix = np.exp(experience.evidence.log_prior)
-        if self._forget(experience) or self._due(mix, self._learned):
-            self._renew(mix, experience.evidence.errors, scores, self._learned)
+        if self._forget(experience) or self._due(experience.mix, self._learned):
+            errors = experience.evidence.errors
+            self._renew(experience.mix, experience.repeats, errors, scores, self._learned)
 
-    def _renew(self, mix: FloatArray, errors: Errors | None, scores: PlanScores, seen: int) -> None:
+    def _renew(self, mix: FloatArray, repeats: float, errors: Errors | None, scores: PlanScores, seen: int) -> None:
         """Search for better plans, and offer them."""
         self._searched, self._mix = seen, mix
         limit = max(len(self._first) - len(self._stay(scores)), 1)
-        proposal = self._search(mix, errors, limit)
+        proposal = self._search(mix, repeats, errors, limit)
         if proposal is not None:
             self._offer(proposal, scores, mix)
 
@@ -195,8 +195,9 @@ class BanditPolicy:
             self._values.hear(experience.corrected)
         if experience.truth is not None and probed:
             decision = experience.joined.decision
-            odds = _odds(decision.state, self._belief.members)
-            self._planner.learn(experience.said, experience.truth, experience.figures, odds, decision.stands_for)
+            state, stands = decision.state, decision.stands_for
+            odds = _odds(state, self._belief.members)
+            self._planner.learn(experience.said, experience.truth, experience.figures, odds, stands, state.newest)
         if errors is not None and experience.values is not None and probed:
             self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
 
@@ -223,14 +224,14 @@ class BanditPolicy:
         most = self.REVALUE if self._first.ensemble.regression else self.REPLAN
         return moved or since >= min(most, 20 + (self._searched - self._changed) // 8)
 
-    def _search(self, mix: FloatArray, errors: Errors | None, limit: int) -> Proposal | None:
+    def _search(self, mix: FloatArray, repeats: float, errors: Errors | None, limit: int) -> Proposal | None:
         if errors is not None:
             return self._values.propose(errors, self._contract, limit=min(limit, self.VALUED))
         # What will be known soon need not be guessed, once enough is known to go by.
         guessed = self._awaited.rows(self._belief, overdue=len(self._planner.rows) >= self._planner.ENOUGH)
         return self._planner.propose(
             self._belief, mix, self._contract, self._chains(), self._standing(), guessed,
-            limit=limit, tries=self.TRIES, rng=np.random.default_rng([self._seed, self._searched]),
+            repeats=repeats, limit=limit, tries=self.TRIES, rng=np.random.default_rng([self._seed, self._searched]),
         )  # fmt: skip
 
     def _stay(self, scores: PlanScores) -> tuple[Plan, ...]:

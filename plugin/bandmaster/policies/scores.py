@@ -88,7 +88,7 @@ class PlanScores:
             self._slope.update(foretold[seen] - middle, came[seen] - level)
 
     def _expected(self, state: State) -> FloatArray:
-        worth = np.asarray(self.worth @ state.label_mix)
+        worth = np.asarray(self.worth @ state.prior)
         if not len(state.expected):
             return worth
         taken = np.where(self.valued, self._share @ state.usual, CHANCE * self._alpha)
