@@ -11,6 +11,7 @@ from bandmaster.belief import Belief, bent_odds
 from bandmaster.combine import mean_known, posterior
 from bandmaster.competence import Competence
 from bandmaster.core import (
+    NO_ANSWER,
     BoolArray,
     DriftEvent,
     Ensemble,
@@ -154,8 +155,8 @@ class StateManager:
 
     @property
     def repeats(self) -> float:
-        """By how much oftener than its share in the mix the newest known class is met again, in [0, 1]."""
-        return self._repetition.share
+        """By how much oftener than its share in the mix the newest known class is met again, in [0, 1]; 0 where none is."""
+        return 0.0 if self._repetition.newest == NO_ANSWER else self._repetition.share
 
     @property
     def recent_reward(self) -> float:

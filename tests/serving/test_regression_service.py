@@ -74,4 +74,5 @@ def test_values_are_served_and_judged_by_the_numbers_that_feedback_brings(start,
     assert told.json()["reward"] == pytest.approx((1 - error / 5).mean(), abs=1e-3)
     page = client.get("/orchestration/state").json()
     assert page["label_mix"] == {}
+    assert page["repeats"] == 0.0
     assert page["contract"]["accuracy"]["error"] == [0.0, 5.0]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -265,3 +266,12 @@ def test_a_snapshot_fits_the_members_classes_policy_and_configured_plans_alone()
     for other in (RandomPolicy(asked("m0", "m1")), ConstantPolicy(PLANS, "m0")):
         with pytest.raises(BandmasterError, match="other members, classes, plans or policy"):
             parts(other)[1].load(dumped)
+
+
+def test_a_snapshot_of_another_version_is_refused_before_anything_of_it_is_taken():
+    learner = parts(RandomPolicy(PLANS))[1]
+    dumped, before = msgspec.msgpack.decode(learner.dump()), learner.dump()
+    for earlier in ({k: v for k, v in dumped["fits"].items() if k != "format"}, dumped["fits"] | {"format": 99}):
+        with pytest.raises(BandmasterError, match="another version of Bandmaster"):
+            learner.load(msgspec.msgpack.encode(dumped | {"fits": earlier, "state": {}}))
+    assert learner.dump() == before

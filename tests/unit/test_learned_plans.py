@@ -103,3 +103,27 @@ class _Still:
 
     def observe(self, experience):
         return ()
+
+
+@pytest.mark.parametrize("late", [0, 45])
+def test_where_labels_repeat_the_newest_one_speaks_for_itself_unless_it_comes_too_late(late):
+    learner = sample_learner(lambda plans, *_: ConstantPolicy(plans, plans.names[0]), LOG, probe_share=0.0)
+    journal = MemoryJournal()
+    orchestrator = sample_orchestrator(learner, LOG, journal, meter=ProfileMeter(LOG.ensemble))
+    by_class = [np.flatnonzero(LOG.truth == c) for c in range(len(LOG.ensemble.classes))]
+    made = []
+    for i in range(1200):  # a class stays for thirty requests; 45 later it is another
+        c = i // 30 % len(by_class)
+        row = int(by_class[c][i % len(by_class[c])])
+        made.append((orchestrator.answer(request(row))[0], c))
+        if len(made) > late:
+            decision, label = made[-1 - late]
+            settle(journal, learner, decision.id, Outcome(0.0, (label,)))
+    state = learner.state.get_state(request(0))
+    newest = made[-1 - late][1]
+    assert state.newest == newest
+    if late:
+        assert state.repeats < 0.05
+    else:
+        assert state.repeats > 0.5
+        assert orchestrator.answer(request(0))[0].state.prior[newest] > 0.9

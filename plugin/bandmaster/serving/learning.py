@@ -97,6 +97,7 @@ class StatePage(pydantic.BaseModel):
     plans: int
     reward: float
     label_mix: dict[str, float]
+    repeats: float
     members: list[MemberPage]
     contract: dict[str, dict[str, object]]
     energy_from: str
@@ -222,6 +223,7 @@ class LearningLoop:
             plans=len(policy.catalogue),
             reward=state.recent_reward,
             label_mix=_label_mix(self._ensemble, state.label_mix),
+            repeats=state.repeats,
             members=_members(self._ensemble, state.statistics()),
             contract=self._config.contract.describe(),
             energy_from="estimated: CPU time of a member's thread × 10 W",
