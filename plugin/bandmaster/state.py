@@ -155,7 +155,7 @@ class StateManager:
 
     @property
     def repeats(self) -> float:
-        """By how much oftener than its share in the mix the newest known class is met again, in [0, 1]; 0 where none is."""
+        """By how much oftener than its share in the mix the newest known class is met again, in [0, 1]."""
         return 0.0 if self._repetition.newest == NO_ANSWER else self._repetition.share
 
     @property
