@@ -233,11 +233,27 @@ class LogSpeed(Common, frozen=True, kw_only=True, tag="log-speed"):
     decisions: int
 
 
+class Crossed(Common, frozen=True, kw_only=True, tag="crossed"):
+    """Decisions of several policies on the same traffic, in the data folder: each judged by the log of each other one,
+    as a table of its mean propensities in each ``context``, apart in every ``cell``. The model of rewards looks at
+    ``features``. All but the ``file`` are names of its columns.
+    """
+
+    file: str
+    policy: str
+    cell: str
+    action: str
+    propensity: str
+    reward: str
+    context: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+
 class Summary(Common, frozen=True, kw_only=True, tag="summary"):
     """Runs nothing; its checks are about other scenarios."""
 
 
-Scenario = Replayed | Degraded | DecisionCost | LogSpeed | Summary
+Scenario = Replayed | Degraded | DecisionCost | LogSpeed | Crossed | Summary
 
 
 def expand(policies: Sequence[str]) -> tuple[str, ...]:

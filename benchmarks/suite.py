@@ -17,11 +17,12 @@ from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
 from bandmaster.replay import Bench, Step, processes, replay
 from bandmaster.table import NO_LABEL
-from benchmarks import decision_cost, degraded, log_speed
+from benchmarks import crossed, decision_cost, degraded, log_speed
 from benchmarks.record import Curve, MemberFigures, Played, Record
 from benchmarks.scenario import (
     UNAVAILABLE,
     Common,
+    Crossed,
     DecisionCost,
     Degraded,
     LogSpeed,
@@ -68,6 +69,8 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         config = scenario.read_config()
         (log, *_) = logs_of(scenario, config, place, 1, listener.line)
         return Ran(_record(scenario, 1, figures=decision_cost.measure_apart(scenario, config, log)), {})
+    if isinstance(scenario, Crossed):
+        return Ran(_record(scenario, 1, figures=crossed.measure(scenario, place, listener.line)), {})
     if isinstance(scenario, LogSpeed):
         return Ran(_record(scenario, 1, figures=log_speed.measure(scenario, listener.line)), {})
     return Ran(_record(scenario, 0), {})

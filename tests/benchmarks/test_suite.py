@@ -14,6 +14,7 @@ from benchmarks import decision_cost, degraded, effort, record, report, scenario
 from benchmarks.checks import Beats, Measure, judged
 from benchmarks.scenario import (
     Bundled,
+    Crossed,
     DecisionCost,
     Degraded,
     Generated,
@@ -271,6 +272,50 @@ def test_the_speed_on_logs_is_told_as_ratios(place, silent):
     assert figures["adapter_to_driver"] == pytest.approx(figures["adapter_per_s"] / figures["driver_per_s"])
     assert figures["log_gb"] > 0.0
     assert figures["peak_mb"] > 50.0  # Python and Polars alone
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Two fixed policies over three actions at two sites, 4,000 decisions each; the first action is the better one."""
+    rng, does, parts = np.random.default_rng(0), {"even": [1 / 3, 1 / 3, 1 / 3], "keen": [0.6, 0.3, 0.1]}, []
+    for policy, p in does.items():
+        for site in ("north", "south"):
+            taken = rng.choice(3, size=4000, p=p)
+            click = (rng.random(4000) < np.array([0.5, 0.2, 0.1])[taken]).astype(int)
+            columns = {"item": taken, "p": np.array(p)[taken], "click": click, "x0": rng.normal(size=4000)}
+            parts.append(pl.DataFrame(columns).with_columns(who=pl.lit(policy), site=pl.lit(site)))
+    pl.concat(parts).write_parquet(tmp_path / "served.parquet")
+    return Crossed(
+        id="c", why="x", file="served.parquet", policy="who", cell="site", action="item", propensity="p",
+        reward="click", features=("x0",),
+    )  # fmt: skip
+
+
+def test_what_one_policys_log_says_of_another_stands_beside_what_that_one_earned(served, tmp_path, silent):
+    figures = suite.run(served, Place(tmp_path, tmp_path), silent, seeds=None, jobs=1).record.figures
+    worth = {"even": 0.8 / 3, "keen": 0.37}
+    for target, by in (("even", "keen"), ("keen", "even")):
+        for site in ("north", "south"):
+            said = f"{target} by {by}, {site}"
+            assert figures[f"{said}: earned"] == pytest.approx(worth[target], abs=0.035)  # 4 standard errors and more
+            assert 1000 < figures[f"{said}: counts as"] < 4000
+            for estimator in ("ips", "snips", "dr"):
+                low, value, high = (figures[f"{said}: {estimator}{end}"] for end in (", from", "", ", to"))
+                assert low < value < high
+                assert value == pytest.approx(worth[target], abs=0.06)
+        held = [figures[f"{target} by {by}, held by {e}"] for e in ("ips", "snips", "dr")]
+        inside = [
+            np.mean([figures[f"{target} by {by}, {s}: {e}, from"] <= figures[f"{target} by {by}, {s}: earned"]
+                     <= figures[f"{target} by {by}, {s}: {e}, to"] for s in ("north", "south")])
+            for e in ("ips", "snips", "dr")
+        ]  # fmt: skip
+        assert held == inside
+
+
+def test_policies_whose_log_is_absent_are_left_out_with_the_reason(served, tmp_path, silent):
+    for place in (Place(None, tmp_path), Place(tmp_path / "elsewhere", tmp_path)):
+        with pytest.raises(UnavailableError, match=r"served\.parquet is absent"):
+            suite.run(served, place, silent, seeds=None, jobs=1)
 
 
 def test_scenarios_without_recordings_name_what_they_lack():
