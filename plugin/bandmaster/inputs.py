@@ -30,14 +30,14 @@ def rows_of(table: Table) -> tuple[Array, list[str]]:
     """
     if columns := table.inputs():
         return table.stacked(columns), columns
-    lists = [c for c, dtype in table.frame.schema.items() if isinstance(dtype, pl.List | pl.Array)]
+    lists = [c for c, dtype in table.schema.items() if isinstance(dtype, pl.List | pl.Array)]
     if len(lists) != 1:
-        held = ", ".join(table.frame.columns[:12])
+        held = ", ".join(table.columns[:12])
         raise BandmasterError(
             f"{table.path}: there is neither x0 … xn nor exactly one column of lists to ask the members about, "
             f"but {held}"
         )
-    column = table.frame[lists[0]].cast(pl.List(pl.Float64), strict=False)
+    column = table.column(lists[0]).cast(pl.List(pl.Float64), strict=False)
     width = column.list.len().fill_null(0).to_numpy()
     table.refuse(lists[0], width != width[0], f"must be a list of {width[0]} figures, as in the first row")
     return column.list.explode().fill_null(0.0).to_numpy().reshape(len(table), -1), lists

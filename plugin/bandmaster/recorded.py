@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -305,10 +308,12 @@ def _read_values(table: Table, ensemble: Ensemble) -> RecordedLog:
 
 def _read(table: Table, ensemble: Ensemble, truth: IntArray, scores: Scores) -> RecordedLog:
     def figures(name: str) -> FloatArray:
-        columns = [_figure(table, n, name, getattr(ensemble.profiles[n], name)) for n in ensemble.names]
+        declared = [getattr(ensemble.profiles[n], name) for n in ensemble.names]
+        if not any(f"{n}__{name}" in table for n in ensemble.names):
+            return np.broadcast_to(np.array(declared, dtype=np.float64), (len(table), len(declared)))
+        columns = [_figure(table, n, name, d) for n, d in zip(ensemble.names, declared, strict=True)]
         return np.stack(columns, axis=1)
 
-    frame = table.frame
     bounds = _bounds(table)
     first = np.arange(len(table)) if bounds is None else bounds[:-1]
     tags, phases, profiles = _tags(table), _texts(table, "phase", ""), _texts(table, "profile", DEFAULT_PROFILE)
@@ -331,7 +336,7 @@ def _read(table: Table, ensemble: Ensemble, truth: IntArray, scores: Scores) -> 
         energy_j=figures("energy_j"),
         cost=figures("cost"),
         explainability=figures("explainability"),
-        unused=tuple(c for c in frame.columns if not _is_used(c, ensemble.names)),
+        unused=tuple(c for c in table.columns if not _is_used(c, ensemble.names)),
     )
 
 
@@ -418,7 +423,7 @@ def _bounds(table: Table) -> IntArray | None:
     """Where each request's rows begin, and the last one's end, (N + 1,); ``None`` where every request has one row."""
     if "request" not in table:
         return None
-    names = table.frame["request"]
+    names = table.column("request")
     must = "must name each row's request, and the rows of one request must follow each other"
     table.refuse("request", names.is_null().to_numpy(), must)
     starts = np.flatnonzero(np.r_[True, (names != names.shift()).to_numpy()[1:]])
@@ -443,9 +448,9 @@ def _texts(table: Table, column: str, missing: str) -> tuple[str, ...] | None:
     """A column as texts; ``None`` where there is none."""
     if column not in table:
         return None
-    if (held := table.frame[column].dtype).is_nested():
+    if (held := table.schema[column]).is_nested():
         raise BandmasterError(f"{table.path}: column {column!r} holds {held}; give it text")
-    return tuple(table.frame[column].cast(pl.String).fill_null(missing).to_list())
+    return tuple(table.column(column).cast(pl.String).fill_null(missing).to_list())
 
 
 def _figure(table: Table, member: str, name: str, declared: float | None) -> FloatArray:
@@ -459,19 +464,25 @@ def _figure(table: Table, member: str, name: str, declared: float | None) -> Flo
 
 
 def _tags(table: Table) -> tuple[tuple[str, ...], ...]:
-    frame = table.frame
-    columns = [c for c in frame.columns if c.startswith("ctx_") and not frame[c].dtype.is_numeric()]
+    columns = [c for c in table.columns if c.startswith("ctx_") and not table.schema[c].is_numeric()]
     if not columns:
         return ()
-    if nested := [c for c in columns if frame[c].dtype.is_nested()]:
+    if nested := [c for c in columns if table.schema[c].is_nested()]:
         raise BandmasterError(
-            f"{table.path}: column {nested[0]!r} holds {frame[nested[0]].dtype}; give it numbers or text"
+            f"{table.path}: column {nested[0]!r} holds {table.schema[nested[0]]}; give it numbers or text"
         )
-    texts = frame.select(pl.col(columns).cast(pl.String).fill_null("")).rows()
-    return tuple(tuple(f"{c[4:]}={v}" for c, v in zip(columns, row, strict=True)) for row in texts)
+    texts = [table.column(c).cast(pl.String).fill_null("") for c in columns]
+    return tuple(tuple(f"{c[4:]}={v}" for c, v in zip(columns, row, strict=True)) for row in zip(*texts, strict=True))
 
 
 # ---- Scores ------------------------------------------------------------------------------------------------
+
+
+IN_MEMORY = 1 << 30
+"""The most bytes of scores that are held in memory; more lie in a temporary file, of which memory holds what it can."""
+
+AT_ONCE = 1 << 26
+"""Figures that are read at once."""
 
 
 def _scores(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> Scores:
@@ -479,7 +490,41 @@ def _scores(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> Sco
 
     ``other`` gets no more of the rest than any class, though it stands for many: it must not outweigh the answer.
     """
-    scores = np.zeros((len(table), len(ensemble.names), len(ensemble.classes)), dtype=np.float32)
+    shape = (len(table), len(ensemble.names), len(ensemble.classes))
+    scores, step = _room(shape), max(1, AT_ONCE // (shape[1] * shape[2]))
+    first = np.zeros((2, shape[1]), dtype=np.int64)
+    for start in range(0, len(table), step):
+        part = table if step >= len(table) else table.part(start, start + step)
+        _read_scores(part, ensemble, known, scores[start : start + step], first)
+    _require_order(table, ensemble.names, first)
+    return scores
+
+
+def _room(shape: tuple[int, ...]) -> Scores:
+    """Zeros in single precision: in memory, or in a file that goes with them."""
+    size = 4 * math.prod(shape)
+    if size <= IN_MEMORY:
+        return np.zeros(shape, dtype=np.float32)
+    folder = tempfile.TemporaryDirectory(prefix="bandmaster-")
+    path = Path(folder.name) / "scores"
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # to learn now that there is no room, not at a page in use
+        scores = np.memmap(path, np.float32, "r+", shape=shape)
+    except OSError as problem:
+        folder.cleanup()
+        raise BandmasterError(
+            f"{folder.name}: there is no room for {size / 1e9:.3g} GB of members' scores ({problem.strerror}); "
+            "name a folder that has it in TMPDIR"
+        ) from None
+    weakref.finalize(scores, folder.cleanup)
+    return scores
+
+
+def _read_scores(table: Table, ensemble: Ensemble, known: Sequence[int | str], scores: Scores, first: IntArray) -> None:
+    """Put the distributions into ``scores`` (N, M, C), zeros until now. Counts in ``first`` (2, M) each member's logged
+    ones, and how many of them put first what it answered.
+    """
     strange = len(known) if len(ensemble.classes) > len(known) else None
     for m, member in enumerate(ensemble.names):
         pred = table.indices(f"{member}__pred", known, strange)
@@ -489,8 +534,9 @@ def _scores(table: Table, ensemble: Ensemble, known: Sequence[int | str]) -> Sco
         if (spread := (pred != NO_LABEL) & ~logged).any():
             _spread(scores[:, m], spread, pred, _confidences(table, f"{member}__conf", len(ensemble.classes)))
         if column in table:
-            scores[logged, m, : len(known)] = _logged_scores(table, column, pred, logged, len(known))
-    return scores
+            given = _logged_scores(table, column, logged, len(known))
+            scores[logged, m, : len(known)] = given
+            first[:, m] += len(given), (given.argmax(axis=1) == pred[logged]).sum()
 
 
 def _confidences(table: Table, name: str, width: int) -> FloatArray:
@@ -507,9 +553,9 @@ def _spread(scores: Scores, which: BoolArray, pred: IntArray, conf: FloatArray) 
     scores[which, pred[which]] = conf[which]
 
 
-def _logged_scores(table: Table, name: str, pred: IntArray, which: BoolArray, width: int) -> FloatArray:
+def _logged_scores(table: Table, name: str, which: BoolArray, width: int) -> FloatArray:
     """The distributions (rows ``which``, width) of a column of lists."""
-    column = table.frame[name]
+    column = table.column(name)
     try:
         lists = column.cast(pl.List(pl.Float64))
     except pl.exceptions.PolarsError:
@@ -522,10 +568,17 @@ def _logged_scores(table: Table, name: str, pred: IntArray, which: BoolArray, wi
     unfair = which.copy()
     unfair[which] = ~((scores >= 0.0).all(axis=1) & (np.abs(scores.sum(axis=1) - 1.0) < 1e-3))
     table.refuse(name, unfair, "is no distribution: figures ≥ 0 that sum to 1")
-    # One answer may differ from its own most probable class (some libraries calibrate the two apart); most do not.
-    if 2 * int((scores.argmax(axis=1) == pred[which]).sum()) < len(scores):
-        raise BandmasterError(
-            f"{table.path}: column {name!r}: most rows put another class than __pred first; list the classes in the "
-            "order of the figures, in the file's metadata 'classes' or under classes: in the config"
-        )
     return np.asarray(scores)
+
+
+def _require_order(table: Table, members: Sequence[str], first: IntArray) -> None:
+    """Raise ``BandmasterError`` where figures seem to be in another order than the classes.
+
+    One answer may differ from its own most probable class (some libraries calibrate the two apart); most do not.
+    """
+    for member, (distributions, agreeing) in zip(members, first.T.tolist(), strict=True):
+        if 2 * agreeing < distributions:
+            raise BandmasterError(
+                f"{table.path}: column '{member}__proba': most rows put another class than __pred first; list the "
+                "classes in the order of the figures, in the file's metadata 'classes' or under classes: in the config"
+            )

@@ -29,31 +29,59 @@ _CLASS = "must be a class: an integer or a text, null where there is none"
 class Table:
     """The rows of ``path``, and the ``classes`` that it lists in its metadata, ``None`` where it lists none.
 
-    Rows are counted from 0, ``first`` being the number of the frame's first one.
+    A column is read when it is asked for, so that the file may be larger than memory. Rows are counted from 0,
+    ``first`` being the number of the first one.
     """
 
     def __init__(
-        self, path: Path, frame: pl.DataFrame, sha256: str, classes: tuple[int | str, ...] | None, first: int = 0
+        self,
+        path: Path,
+        rows: pl.LazyFrame | pl.DataFrame,
+        sha256: str,
+        classes: tuple[int | str, ...] | None,
+        first: int = 0,
     ) -> None:
-        self.path, self.frame, self.sha256, self.classes, self._first = path, frame, sha256, classes, first
+        self.path, self.sha256, self.classes = path, sha256, classes
+        self._rows, self._first = rows.lazy(), first
+        with readable(path):
+            self.schema = self._rows.collect_schema()
+            self._length: int = self._rows.select(pl.len()).collect().item()
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return self._length
 
     def __contains__(self, name: str) -> bool:
-        return name in self.frame.columns
+        return name in self.schema
+
+    @property
+    def columns(self) -> list[str]:
+        return self.schema.names()
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """All of it, in memory."""
+        with readable(self.path):
+            return self._rows.collect()
+
+    def column(self, name: str) -> pl.Series:
+        with readable(self.path):
+            return self._rows.select(name).collect()[name]
+
+    def part(self, start: int, stop: int) -> Table:
+        """The rows from ``start`` on, before ``stop``."""
+        return Table(self.path, self._rows.slice(start, stop - start), self.sha256, self.classes, self._first + start)
 
     def refuse(self, name: str, bad: BoolArray, must: str) -> None:
         """Raise for the first row marked in ``bad``."""
         if bad.any():
             row = int(bad.argmax())
-            held = self.frame[name][row]
+            held = self.column(name)[row]
             value = shortened(str(held.to_list() if isinstance(held, pl.Series) else held))
             raise BandmasterError(f"{self.path}: row {self._first + row}, column {name!r}: {value} {must}")
 
     def numbers(self, name: str, must: str, low: float = -np.inf, high: float = np.inf) -> FloatArray:
         """A numeric column, NaN where null. Refuses text, infinities and what lies outside [low, high]."""
-        column = self.frame[name]
+        column = self.column(name)
         try:
             values = column.cast(pl.Float64, strict=False)
         except pl.exceptions.PolarsError:
@@ -65,7 +93,7 @@ class Table:
 
     def labels(self, name: str) -> pl.Series:
         """A column of classes as integers or text. Whole floats pass: that is what pandas makes of nulls."""
-        column = self.frame[name]
+        column = self.column(name)
         if column.dtype.is_float():
             values = column.fill_nan(None)
             whole = values.cast(pl.Int64, strict=False)
@@ -102,15 +130,15 @@ class Table:
 
     def answered_by(self) -> tuple[str, ...]:
         """The members whose answers there are."""
-        return tuple(c.removesuffix("__pred") for c in self.frame.columns if c.endswith("__pred"))
+        return tuple(c.removesuffix("__pred") for c in self.columns if c.endswith("__pred"))
 
     def inputs(self) -> list[str]:
         """The columns x0 … xn, in order of their numbers."""
-        return sorted((c for c in self.frame.columns if is_input(c)), key=lambda c: int(c[1:]))
+        return sorted((c for c in self.columns if is_input(c)), key=lambda c: int(c[1:]))
 
     def features(self) -> FloatArray:
         """What a policy may look at, (N, d): x0 … xn and then the numeric ctx_*, a summary where they are many."""
-        context = (c for c in self.frame.columns if c.startswith("ctx_") and self.frame[c].dtype.is_numeric())
+        context = (c for c in self.columns if c.startswith("ctx_") and self.schema[c].is_numeric())
         columns = [*self.inputs(), *sorted(context)]
         if not columns:
             return np.zeros((len(self), 0))
@@ -161,20 +189,27 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def read_table(path: Path) -> Table:
-    """Read parquet, CSV or Arrow, by its suffix. Raises ``BandmasterError`` when the file is not that, or empty."""
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".parquet": pl.read_parquet,
+    """Open parquet, CSV or Arrow, by its suffix. Raises ``BandmasterError`` when the file is not that, or empty.
+
+    A CSV is held in memory: a column of it cannot be read without the others.
+    """
+    readers: dict[str, Callable[[Path], pl.LazyFrame]] = {
+        ".parquet": pl.scan_parquet,
         # All rows say what type a column has: the first hundred may hold whole numbers only, or nothing.
-        ".csv": lambda path: pl.read_csv(path, infer_schema_length=None),
-        ".arrow": pl.read_ipc,
-        ".feather": pl.read_ipc,
+        ".csv": lambda path: pl.read_csv(path, infer_schema_length=None).lazy(),
+        ".arrow": pl.scan_ipc,
+        ".feather": pl.scan_ipc,
     }
     reader = by_suffix(path, readers)
     with readable(path):
-        frame = reader(path)
-    if frame.is_empty():
+        rows = reader(path)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        classes = _stored_classes(path)
+    table = Table(path, rows, sha256, classes)
+    if not len(table):
         raise BandmasterError(f"{path}: holds no request")
-    return Table(path, frame, hashlib.sha256(path.read_bytes()).hexdigest(), _stored_classes(path))
+    return table
 
 
 def _stored_classes(path: Path) -> tuple[int | str, ...] | None:
