@@ -31,9 +31,10 @@ def export(
 ) -> int:
     """Write settled decisions to a parquet file, whole or not at all; returns how many.
 
-    One row for each row of a request, in order of settlement: the columns of a recorded ensemble (docs/replay.md), null
-    for members that did not run, and ``action`` (the plan), ``propensity``, ``reward``, ``probed``, ``probe_p``,
-    ``policy`` and ``policy_version``. Rewards are by the learner's contract, computed anew from what was recorded: with
+    One row for each row of a request, in order of arrival: the columns of a recorded ensemble (docs/replay.md), null
+    for members that did not run, and ``action`` (the plan), ``propensity``, ``reward``, ``reward_delay``, ``probed``,
+    ``probe_p``, ``policy`` and ``policy_version``. Delays count the requests written that came between a request and
+    its outcome. Rewards are by the learner's contract, computed anew from what was recorded: with
     another contract, they are what it would have said. ``complete`` keeps the requests that every member answered.
     ``told`` hears how many decisions have been read.
 
@@ -52,12 +53,23 @@ def export(
                 raise BandmasterError(f"{path}: there is nothing to export: no such decision is settled")
             whole = Path(folder) / "whole.parquet"
             metadata = {"classes": json.dumps(list(learner.ensemble.classes))}
-            rows = pl.scan_parquet(parts, missing_columns="insert", extra_columns="ignore")
+            rows = _by_arrival(pl.scan_parquet(parts, missing_columns="insert", extra_columns="ignore"))
             rows.sink_parquet(whole, metadata=None if learner.ensemble.regression else metadata)
             os.replace(whole, path)
     except OSError as problem:
         raise BandmasterError(f"{path}: cannot be written ({problem.strerror}); name a file that can") from None
     return count
+
+
+def _by_arrival(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """The rows in order of arrival, with their delays in the place of the time when their outcome came."""
+    times = rows.select("request", "ts", "outcome_ts").unique("request", maintain_order=True)
+    requests = times.sort("ts", maintain_order=True).collect()
+    arrived = np.searchsorted(requests["ts"].to_numpy(), requests["outcome_ts"].to_numpy(), side="right")
+    delays = pl.Series(np.maximum(arrived - 1 - np.arange(len(requests)), 0))
+    known = requests.lazy().select("request", label_delay=delays, reward_delay=delays)
+    ordered = rows.drop("outcome_ts").sort("ts", maintain_order=True)
+    return ordered.join(known, on="request", how="left", maintain_order="left")
 
 
 def _batches(
@@ -98,6 +110,7 @@ def _rows(joined: Joined, learner: Learner, complete: bool) -> Iterator[dict[str
     shared = {
         "request": decision.id,
         "ts": decision.at,
+        "outcome_ts": joined.outcome.at,
         "profile": decision.profile,
         "action": decision.plan,
         "propensity": decision.propensity,

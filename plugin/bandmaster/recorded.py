@@ -127,8 +127,7 @@ class RecordedLog:
         """How long after its request, at most, a label comes that comes before the log ends, s."""
         after = np.arange(len(self)) + self.delay
         (comes,) = np.nonzero((after < len(self)) & self.labelled)
-        newest = np.maximum.accumulate(self.at)
-        return float((newest[after[comes]] - self.at[comes]).max(initial=0.0))
+        return float((self.at[after[comes]] - self.at[comes]).max(initial=0.0))
 
     def labels(self, i: int) -> tuple[int | float, ...]:
         """Request ``i``'s labels, one a row, as an outcome has them."""
@@ -441,6 +440,7 @@ def _times(table: Table) -> FloatArray:
     must = "must be Unix time in seconds, in every row"
     times = table.numbers("ts", must)
     table.refuse("ts", np.isnan(times), must)
+    table.refuse("ts", np.diff(times, prepend=times[:1]) < 0.0, "is earlier than the row before; sort the log by ts")
     return times
 
 

@@ -59,6 +59,23 @@ def test_an_exported_journal_can_be_evaluated(lab, tmp_path):
     assert found.of("ips").value == pytest.approx(np.mean([learner.reward(j).value for j in joined]))
 
 
+def test_what_was_settled_in_another_order_is_written_in_that_of_arrival_with_the_delays_that_there_were(lab, tmp_path):
+    joined, learner = served(lab, probed=True)
+    rng = np.random.default_rng(0)
+    came = [j.decision.at + late for j, late in zip(joined, rng.uniform(0.0, 9.0, len(joined)), strict=True)]
+    late = [replace(j, outcome=replace(j.outcome, at=at)) for j, at in zip(joined, came, strict=True)]
+    export(sorted(late, key=lambda j: j.outcome.at), learner, tmp_path / "late.parquet", complete=True)
+    table = pl.read_parquet(tmp_path / "late.parquet")
+    assert table["request"].to_list() == [j.decision.id for j in joined]
+    after = [
+        sum(j.decision.at < other.decision.at <= at for other in joined) for j, at in zip(joined, came, strict=True)
+    ]
+    assert max(after) > 5
+    assert table["label_delay"].to_list() == table["reward_delay"].to_list() == after
+    assert "outcome_ts" not in table.columns
+    assert build.recorded_log(lab.config, tmp_path / "late.parquet").delay.tolist() == after
+
+
 def test_requests_that_all_members_answered_read_as_the_log_that_they_came_from(lab, tmp_path):
     joined, learner = served(lab, probed=True)
     assert export(joined, learner, tmp_path / "e.parquet", complete=True) == len(joined)
