@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +191,14 @@ class Replayed(Hosted, frozen=True, kw_only=True, tag="replay"):
     def _point(self, weight: float) -> Play:
         ends = {policy: self.between.get(policy, (0.0, 1.0)) for policy in expand(self.policies)}
         playing = tuple(policy for policy, (low, high) in ends.items() if low <= weight <= high)
-        return Play(policies=playing, settings={"contract": self._swept(weight)}, at=weight)
+        return Play(policies=playing, at=weight)
 
-    def _swept(self, weight: float) -> dict[str, Any]:
-        contract: dict[str, dict[str, Any]] = self.block()["contract"]
-        rest = sum(m["weight"] for name, m in contract.items() if name != "accuracy")
-        return {
-            name: {**m, "weight": weight if name == "accuracy" else m["weight"] / rest * (1.0 - weight)}
-            for name, m in contract.items()
-        }
+    def config_of(self, play: Play) -> Config:
+        """The config that a play is by. Raises ``BandmasterError`` where it is refused."""
+        config = self.read_config(play.settings)
+        if play.at is None:
+            return config
+        return replace(config, contract=config.contract.weighing("accuracy", play.at))
 
 
 class Degraded(Hosted, frozen=True, kw_only=True, tag="degraded"):

@@ -103,7 +103,7 @@ def _replayed(scenario: Replayed, place: Place, listener: Listener, seeds: int, 
     spent: dict[str, list[float]] = {}
     for name, play in scenario.all_plays().items():
         listener.line(f"{scenario.id}: {name}")
-        config = scenario.read_config(play.settings)
+        config = scenario.config_of(play)
         available, lacking = _available(play.policies, config, logs[0])
         missing |= lacking
         bench = build.bench(config, logs, (play.traffic or TrafficSpec()).traffic())

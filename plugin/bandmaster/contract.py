@@ -147,6 +147,26 @@ class Contract:
             known = ", ".join([DEFAULT_PROFILE, *self.profiles])
             raise BandmasterError(f"there is no profile {profile[:64]!r}; use one of {known}") from None
 
+    def weighing(self, name: str, weight: float) -> Contract:
+        """The same with another weight of one metric, in [0, 1]; the others share the rest as they did. Profiles stay.
+
+        >>> contract = Contract.of(Metric("accuracy", 0.5), Metric("confidence", 0.4), Metric("explainability", 0.1))
+        >>> [round(m.weight, 3) for m in contract.weighing("accuracy", 0.8).metrics]
+        [0.8, 0.16, 0.04]
+
+        Raises ``BandmasterError`` for a metric that the contract lacks, or where nothing is left to share the rest.
+        """
+        if self.metric(name) is None:
+            raise BandmasterError(f"{name}: the contract weighs no such metric, but {', '.join(self.names)}")
+        if not 0.0 <= weight <= 1.0:
+            raise BandmasterError(f"{name}: weight {weight:g} must lie in [0, 1]")
+        rest = math.fsum(m.weight for m in self.metrics if m.name != name)
+        if rest <= 0.0 and weight < 1.0:
+            raise BandmasterError(f"{name}: is all that the contract weighs; no other metric can take the rest")
+        share = (1.0 - weight) / rest if rest else 0.0
+        metrics = (replace(m, weight=weight if m.name == name else m.weight * share) for m in self.metrics)
+        return replace(self, metrics=tuple(metrics))
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(m.name for m in self.metrics)

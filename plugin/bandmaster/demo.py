@@ -40,7 +40,7 @@ from bandmaster.plans import compiled
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Step, Traffic, replay
 from bandmaster.results import Results
-from bandmaster.visualizer.report import require_drawing
+from bandmaster.visualizer.page import require_drawing
 
 LABEL_DELAY = 50
 """Requests until a label arrives, live and replayed."""

@@ -25,11 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically. Raises ``BandmasterError`` naming it when that cannot be done."""
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise BandmasterError(f"{path}: cannot be written ({problem.strerror}); name a file that can") from None
+    with _named(path), replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def require_writable(path: Path) -> None:
@@ -37,5 +34,15 @@ def require_writable(path: Path) -> None:
     if path.is_dir():
         raise BandmasterError(f"{path}: is a folder; name a file in it")
     probe = path.with_name(f".{path.name}.probe")
-    write_text(probe, "")
+    with _named(path), replacing(probe) as temporary:
+        temporary.touch()
     probe.unlink()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing ``path`` into a ``BandmasterError`` that names it."""
+    try:
+        yield
+    except OSError as problem:
+        raise BandmasterError(f"{path}: cannot be written ({problem.strerror}); name a file that can") from None

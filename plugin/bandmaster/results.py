@@ -226,6 +226,19 @@ class Results:
         write_text(path.with_name("timing.json"), json.dumps(rounded(self.timing), indent=1) + "\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Of a sweep: a metric's weight, and the results under it."""
+
+    weight: float
+    results: Results
+
+
+def swept_json(metric: str, points: Sequence[Point]) -> dict[str, Any]:
+    """A whole sweep over the weight of ``metric``: ``results.json`` for each."""
+    return {"metric": metric, "points": [{"weight": p.weight, "results": p.results.as_json()} for p in points]}
+
+
 def _constant(constant: Constant) -> dict[str, Any]:
     return {"plan": constant.plan, **_measures(constant.measures)}
 

@@ -85,7 +85,7 @@ def test_a_sweep_sets_the_weight_of_accuracy_and_leaves_the_others_their_proport
         id="x", why="x", source=task.source, config="configs/imagenet16.yaml", policies=("bandit",), sweep=(0.5, 0.9)
     )
     for play in swept.all_plays().values():
-        contract = swept.read_config(play.settings).contract
+        contract = swept.config_of(play).contract
         assert contract.weight("accuracy") == pytest.approx(play.at)
         assert contract.weight("latency") == pytest.approx(contract.weight("energy"))
         assert sum(m.weight for m in contract.metrics) == pytest.approx(1.0)

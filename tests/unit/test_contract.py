@@ -136,3 +136,25 @@ def test_a_profile_that_weighs_nothing_or_what_is_not_there_is_refused(profiles,
 def test_a_profile_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(BandmasterError, match="no profile 'fats'; use one of default, hasty, even"):
         HASTY.under("fats")
+
+
+@given(contracts(), st.floats(0.0, 1.0), st.data())
+def test_a_metric_weighed_anew_leaves_the_others_their_proportions(contract, weight, data):
+    name = data.draw(st.sampled_from([n for n in contract.names if n != "explainability"] or list(contract.names)))
+    if len(contract.names) == 1:
+        weight = 1.0
+    found = contract.weighing(name, weight)
+    assert found.weight(name) == weight
+    assert math.isclose(math.fsum(m.weight for m in found.metrics), 1.0)
+    rest = 1.0 - contract.weight(name)
+    for other in set(contract.names) - {name}:
+        assert found.weight(other) == pytest.approx(contract.weight(other) / rest * (1.0 - weight))
+
+
+def test_where_one_metric_is_all_that_is_weighed_no_other_can_take_the_rest():
+    alone = Contract.of(Metric("accuracy", 1.0), Metric("explainability", 0.0))
+    assert alone.weighing("accuracy", 1.0) == alone
+    with pytest.raises(BandmasterError, match="no other metric can take the rest"):
+        alone.weighing("accuracy", 0.5)
+    with pytest.raises(BandmasterError, match=r"latency: the contract weighs no such metric, but accuracy, expl"):
+        alone.weighing("latency", 0.5)

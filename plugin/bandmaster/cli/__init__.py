@@ -18,6 +18,7 @@ from bandmaster.cli.evaluated import evaluate_command
 from bandmaster.cli.exported import export_command
 from bandmaster.cli.gated import gate_command
 from bandmaster.cli.replayed import replay_command
+from bandmaster.cli.swept import sweep_command
 from bandmaster.core import BandmasterError
 
 
@@ -44,6 +45,7 @@ def main() -> None:
       bandmaster check bentofile.yaml
       bandmaster plans bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml
+      bandmaster sweep traffic.parquet --config bentofile.yaml --report frontier.html
       bandmaster gate traffic.parquet --config new.yaml --against constant
       bandmaster evaluate decisions.parquet --target uniform
     """
@@ -54,6 +56,7 @@ for _command in (
     plans,
     profile_command,
     replay_command,
+    sweep_command,
     gate_command,
     evaluate_command,
     convert_command,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bandmaster.cli.replayed import read_bench
+from bandmaster.cli.played import read_bench
 from bandmaster.cli.shown import JSON, print_json, replay_progress
 from bandmaster.core import BandmasterError
 from bandmaster.files import require_writable

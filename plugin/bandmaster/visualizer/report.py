@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from bandmaster.core import DEFAULT_PROFILE, BandmasterError, FloatArray
-from bandmaster.files import write_text
+from bandmaster.core import DEFAULT_PROFILE, FloatArray
 from bandmaster.results import BEST_PLAN, PARTS, Measures, Results, first_that_counts
-from bandmaster.visualizer.units import joules, seconds
+from bandmaster.visualizer.frontier import finish_frontier, paint_plans, prices
+from bandmaster.visualizer.page import figure, legend_beside, require_drawing, table, wheel, write_page
+from bandmaster.visualizer.units import joules, number, seconds
 from bandmaster.visualizer.verdict import leader, verdict
 
 if TYPE_CHECKING:
@@ -27,14 +27,6 @@ YARDSTICKS = {"best_constant": ":", BEST_PLAN: "--", "oracle": "-"}
 """How the lines of what only hindsight knows are drawn."""
 
 PLANS_SHOWN = 10
-
-
-def require_drawing(what: str) -> None:
-    """Raises ``BandmasterError`` where no pictures can be drawn, as ``what`` needs."""
-    try:
-        import matplotlib as mpl  # noqa: F401
-    except ImportError:
-        raise BandmasterError(f"{what} needs matplotlib: pip install 'bandmaster[plot]'") from None
 
 
 def write_report(path: Path, results: Results, trace: Path) -> None:
@@ -47,7 +39,7 @@ def write_report(path: Path, results: Results, trace: Path) -> None:
     parts = [_head(results), _table(results)]
     parts += [_figure(picture, seen) for picture in _pictures(seen.lead)]
     parts += [_plans(seen), _alarms(seen), _setting(results)]
-    write_text(path, _PAGE.format(title="Replay", body="\n".join(part for part in parts if part)))
+    write_page(path, "Replay", parts)
 
 
 # ---- What there is to see ----------------------------------------------------------------------------------------
@@ -140,33 +132,14 @@ def _pictures(lead: str) -> tuple[_Picture, ...]:
 
 
 def _figure(picture: _Picture, seen: _Seen) -> str:
-    """The picture as SVG with its words, the same for the same figures."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     height = picture.height + picture.rows * 0.32 * len(seen.results.policies)
-    text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "bandmaster", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9.0, height), layout="constrained")
-        picture.paint(figure.subplots(), seen)
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    return f"<h2>{escape(picture.title)}</h2><p>{escape(picture.told)}</p><figure>{svg}</figure>"
+    return figure(picture.title, picture.told, height, lambda axes: picture.paint(axes, seen))
 
 
 def _colours(seen: _Seen) -> dict[str, Any]:
     """The lead is black, everybody else has a colour."""
     others = [name for name in seen.results.policies if name != seen.lead]
-    return {seen.lead: "black"} | dict(zip(others, _wheel(len(others)), strict=True))
-
-
-def _wheel(count: int) -> list[Any]:
-    """So many colours, twenty of them different."""
-    import matplotlib as mpl
-
-    twenty = mpl.colormaps["tab20"](np.arange(20))
-    return [twenty[k % 20] for k in range(count)]
+    return {seen.lead: "black"} | dict(zip(others, wheel(len(others)), strict=True))
 
 
 def _rewards(axes: Axes, seen: _Seen) -> None:
@@ -247,7 +220,7 @@ def _members(axes: Axes, seen: _Seen) -> None:
     ours = pl.col("policy") == seen.lead
     names = _collected(seen.counted().filter(ours).select(pl.col("ran").explode().drop_nulls().unique()))["ran"]
     shares = [seen.by_part(pl.col("ran").list.contains(name), of=ours)[seen.lead] for name in sorted(names)]
-    axes.stackplot(_places(seen), *shares, labels=sorted(names), colors=_wheel(len(names)))
+    axes.stackplot(_places(seen), *shares, labels=sorted(names), colors=wheel(len(names)))
     axes.set_ylabel("members a request")
     _finish(axes, "y", seen)
 
@@ -256,26 +229,12 @@ def _frontier(axes: Axes, seen: _Seen) -> None:
     """Accuracy over the first price that everything has."""
     results, setting = seen.results, seen.results.setting
     every = [*results.plans, *(p.measures for p in results.policies.values())]
-    prices = {"energy_j": "energy, J a request", "cost": "cost a request", "latency_s": "latency, s"}
-    price = next((p for p in prices if all(_has(m, p) for m in every)), "members_per_request")
-
-    def place(measures: Measures) -> tuple[float, float]:
-        return getattr(measures, price), measures.accuracy
-
-    axes.plot(*zip(*map(place, results.plans), strict=True), ".", color="lightgrey", markersize=4)
-    for k in setting.singles:
-        axes.plot(*place(results.plans[k]), "x", color="grey")
-        axes.annotate(setting.plans[k], place(results.plans[k]), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    price = next(iter(prices(every)), "members_per_request")
+    paint_plans(axes, price, results.plans, {setting.plans[k]: results.plans[k] for k in setting.singles})
     for name, colour in _colours(seen).items():
-        axes.plot(*place(results.policies[name].measures), "o", color=colour, label=name)
-    axes.set_xscale("log" if price != "members_per_request" else "linear")
-    axes.set_xlabel(prices.get(price, "members a request"))
-    axes.set_ylabel("accuracy")
-    _finish(axes, "both")
-
-
-def _has(measures: Measures, price: str) -> bool:
-    return bool(getattr(measures, price) > 0.0)
+        measures = results.policies[name].measures
+        axes.plot(getattr(measures, price), measures.accuracy, "o", color=colour, label=name)
+    finish_frontier(axes, price)
 
 
 def _places(seen: _Seen) -> FloatArray:
@@ -292,10 +251,7 @@ def _finish(axes: Axes, grid: Any, over: _Seen | None = None) -> None:
     if over is not None:
         axes.set_xlabel("request")
         axes.set_xlim(over.first, over.requests)
-    axes.grid(axis=grid, alpha=0.3)
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    legend_beside(axes, grid)
 
 
 def _words(name: str) -> str:
@@ -325,19 +281,15 @@ def _table(results: Results) -> str:
         rows.append([label, *_figures(constant.measures), "", "", "", ""])
     rows.append(["oracle: best single member, request by request", f"{results.oracle:.4f}", *[""] * 9])
     rows.append(["previous label (costs nothing)", "", f"{results.previous_label:.4f}", *[""] * 8])
-    return _rows(
+    return table(
         ["policy", "reward", "accuracy", "latency", "energy", "cost", "members", "95 % interval", "gap closed",
          "probed", "drift alarms"], rows,
     )  # fmt: skip
 
 
 def _figures(m: Measures) -> list[str]:
-    return [f"{m.reward:.4f}", f"{m.accuracy:.4f}", seconds(m.latency_s), joules(m.energy_j), _number(m.cost),
+    return [f"{m.reward:.4f}", f"{m.accuracy:.4f}", seconds(m.latency_s), joules(m.energy_j), number(m.cost),
             f"{m.members_per_request:.2f}"]  # fmt: skip
-
-
-def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.4g}"
 
 
 def _plans(seen: _Seen) -> str:
@@ -347,7 +299,7 @@ def _plans(seen: _Seen) -> str:
     total = found["n"].sum()
     rows = [[p, f"{n / total:.1%}", "" if r is None else f"{r:.4f}"] for p, n, r in found.head(PLANS_SHOWN).iter_rows()]
     more = f"<p>{len(found) - PLANS_SHOWN} more plans were played.</p>" if len(found) > PLANS_SHOWN else ""
-    return f"<h2>Plans that {escape(seen.lead)} played most</h2>" + _rows(["plan", "requests", "reward"], rows) + more
+    return f"<h2>Plans that {escape(seen.lead)} played most</h2>" + table(["plan", "requests", "reward"], rows) + more
 
 
 def _alarms(seen: _Seen) -> str:
@@ -356,41 +308,10 @@ def _alarms(seen: _Seen) -> str:
         return f"<h2>Drift alarms</h2><p>None of {escape(seen.lead)}.</p>"
     rows = [[str(seed), str(place), name] for place, seed, name in rung[:200]]
     more = f"<p>{len(rung) - 200} more.</p>" if len(rung) > 200 else ""
-    return f"<h2>Drift alarms of {escape(seen.lead)}</h2>" + _rows(["seed", "request", "detector"], rows) + more
+    return f"<h2>Drift alarms of {escape(seen.lead)}</h2>" + table(["seed", "request", "detector"], rows) + more
 
 
 def _setting(results: Results) -> str:
     told = {name: value for name, value in results.as_json().items() if name in ("log", "seeds", "traffic", "last")}
     told["contract"] = dict(results.setting.contract)
     return f"<h2>What was replayed</h2><pre>{escape(json.dumps(told, indent=1, ensure_ascii=False))}</pre>"
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
-h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-.wide {{ overflow-x: auto }}
-figure {{ margin: 0 }} svg {{ max-width: 100%; height: auto }}
-pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

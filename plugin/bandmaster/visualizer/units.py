@@ -14,6 +14,10 @@ def joules(value: float | None) -> str:
     return _scaled(value, (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)))
 
 
+def number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
 def _scaled(value: float | None, units: Sequence[tuple[str, float]]) -> str:
     if value is None or math.isnan(value):
         return "–"

@@ -1,0 +1,82 @@
+"""The report of a sweep: what accuracy costs under each policy, one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bandmaster.results import Measures, Point
+from bandmaster.visualizer.page import figure, legend_beside, require_drawing, table, wheel, write_page
+from bandmaster.visualizer.units import joules, number, seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PRICES = {"energy_j": "energy, J a request", "cost": "cost a request", "latency_s": "latency, s"}
+"""What accuracy may be drawn over, and the words at the axis."""
+
+
+def prices(every: Sequence[Measures]) -> list[str]:
+    """The prices, the ``PRICES`` fields, that all have."""
+    return [price for price in PRICES if all(getattr(m, price) > 0.0 for m in every)]
+
+
+def write_frontier(path: Path, metric: str, points: Sequence[Point]) -> None:
+    """Write the report of a sweep over the weight of ``metric``.
+
+    Raises ``BandmasterError`` when the file cannot be written or nothing can be drawn.
+    """
+    require_drawing("a report")
+    every = [p.measures for point in points for p in point.results.policies.values()]
+    alone = points[0].results.plans
+    parts = ["<h1>What accuracy costs</h1>"]
+    for price in prices([*every, *alone]) or ["members_per_request"]:
+        parts.append(_picture(price, metric, points))
+    write_page(path, "Sweep", [*parts, "<h2>Figures</h2>", _table(metric, points)])
+
+
+def _picture(price: str, metric: str, points: Sequence[Point]) -> str:
+    words = PRICES.get(price, "members a request")
+    told = (
+        f"Every policy, one point for each weight of {metric}; grey: every plan of the catalogue alone, single members "
+        "by name. Up and to the left is better."
+    )
+    return figure(f"Accuracy over {words.partition(',')[0]}", told, 4.4, lambda axes: _paint(axes, price, points))
+
+
+def _paint(axes: Axes, price: str, points: Sequence[Point]) -> None:
+    first = points[0].results
+    paint_plans(axes, price, first.plans, {first.setting.plans[k]: first.plans[k] for k in first.setting.singles})
+    names = list(first.policies)
+    for name, colour in zip(names, wheel(len(names)), strict=True):
+        played = [point.results.policies[name].measures for point in points]
+        at = [getattr(m, price) for m in played]
+        axes.plot(at, [m.accuracy for m in played], "o-", color=colour, markersize=4, linewidth=1.0, label=name)
+    finish_frontier(axes, price)
+
+
+def paint_plans(axes: Axes, price: str, plans: Sequence[Measures], singles: dict[str, Measures]) -> None:
+    """Every plan alone in grey, single members by name."""
+    axes.plot([getattr(m, price) for m in plans], [m.accuracy for m in plans], ".", color="lightgrey", markersize=4)
+    for name, m in singles.items():
+        place = getattr(m, price), m.accuracy
+        axes.plot(*place, "x", color="grey")
+        axes.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
+
+
+def finish_frontier(axes: Axes, price: str) -> None:
+    axes.set_xscale("log" if price in PRICES else "linear")
+    axes.set_xlabel(PRICES.get(price, "members a request"))
+    axes.set_ylabel("accuracy")
+    legend_beside(axes, "both")
+
+
+def _table(metric: str, points: Sequence[Point]) -> str:
+    rows = []
+    for point in points:
+        for name, policy in point.results.policies.items():
+            m = policy.measures
+            rows.append([f"{point.weight:g}", name, f"{m.reward:.4f}", f"{m.accuracy:.4f}", seconds(m.latency_s),
+                         joules(m.energy_j), number(m.cost), f"{m.members_per_request:.2f}"])  # fmt: skip
+    return table([metric, "policy", "reward", "accuracy", "latency", "energy", "cost", "members"], rows)
