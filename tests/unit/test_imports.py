@@ -33,9 +33,20 @@ ROOMS = [
 ]
 PACKAGES = {
     "offpolicy": ["estimators", "log", "model", "examples", "dsjson", "learning", "target", "evaluate"],
-    "cli": ["shown", "configured", "replayed", "gated", "demonstrated", "evaluated", "converted", "exported"],
+    "cli": [
+        "shown",
+        "played",
+        "configured",
+        "replayed",
+        "swept",
+        "gated",
+        "demonstrated",
+        "evaluated",
+        "converted",
+        "exported",
+    ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
-    "visualizer": ["units", "verdict", "report"],
+    "visualizer": ["units", "page", "frontier", "verdict", "report"],
     "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
 }
 FREE = {"__init__"}
