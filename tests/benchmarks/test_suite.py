@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from bandmaster.cli import main as bandmaster
 from bandmaster.core import BandmasterError
 from benchmarks import __main__ as command
 from benchmarks import decision_cost, degraded, effort, record, report, scenario, suite
@@ -28,6 +29,7 @@ from benchmarks.scenario import (
 )
 from benchmarks.scenario import TrafficSpec as Spec
 from benchmarks.sources import Place, UnavailableError, logs_of, made
+from tests.replay.conftest import make_frame
 
 
 def tiny(config_file, **fields):
@@ -272,6 +274,20 @@ def test_the_speed_on_logs_is_told_as_ratios(place, silent):
     assert figures["adapter_to_driver"] == pytest.approx(figures["adapter_per_s"] / figures["driver_per_s"])
     assert figures["log_gb"] > 0.0
     assert figures["peak_mb"] > 50.0  # Python and Polars alone
+
+
+def test_the_harness_and_the_command_come_to_the_same_figures(config_file, tmp_path, silent):
+    make_frame().write_parquet(tmp_path / "log.parquet")
+    found = tiny(
+        config_file, source=Recording("log.parquet"), policies=("bandit", "constant", "random", "exp3", "knora-u"),
+        traffic=Spec("shuffled", delay=5), over_time=True,
+    )  # fmt: skip
+    record_of = suite.run(found, Place(tmp_path, tmp_path), silent, seeds=3, jobs=1).record
+    asked = ["replay", tmp_path / "log.parquet", "--config", config_file, "--order", "shuffled", "--delay", 5]
+    asked += ["--policies", "bandit,constant,random,exp3,knora-u", "--seeds", 3, "--jobs", 2]
+    done = CliRunner().invoke(bandmaster, [*map(str, asked), "--out", str(tmp_path / "results.json")])
+    assert done.exit_code == 0, done.output
+    assert record_of.plays["replay"].results == json.loads((tmp_path / "results.json").read_text())
 
 
 @pytest.fixture
