@@ -32,10 +32,11 @@ MB = 1e6
 def measure(scenario: LogSpeed, told: Callable[[str], None]) -> dict[str, float | None]:
     """The figures of ``scenario``; what is compared takes turns, and the medians' ratio counts.
 
-    ``evaluate_to_scan`` is how much longer judging a fixed target takes than reading the same file and adding up its
-    columns; ``adapter_to_driver`` how many decisions our hold on VW foretells and learns in the time in which VW's own
-    driver learns one; ``replay_per_s`` decisions a second of the whole learning replay; ``peak_mb`` the most memory
-    that a process took which judged a log of ``log_gb``.
+    ``evaluate_to_scan`` is how much longer judging a fixed target takes than reading the same columns and adding them
+    up. ``adapter_to_driver`` is how many decisions our hold on VW foretells and learns in the time in which VW's own
+    driver does one, ``apart_to_driver`` where it reads each twice, as when the reward comes later; ``replay_per_s``,
+    decisions a second of the whole learning replay. ``peak_mb`` is the most memory that a process took which judged a
+    log of ``log_gb``.
     """
     with tempfile.TemporaryDirectory(prefix="bandmaster-") as name:
         folder = Path(name)
@@ -76,7 +77,8 @@ def _medians(*each: Callable[[], object]) -> list[float]:
 
 
 def _against_scan(path: Path) -> dict[str, float | None]:
-    plain = pl.scan_parquet(path).select(pl.col(pl.String).null_count(), pl.col(pl.Float64).sum())
+    needed = pl.scan_parquet(path).select("action", "propensity", "reward", "new")
+    plain = needed.select(pl.col(pl.String).null_count(), pl.col(pl.Float64).sum())
     scan, judge = _medians(lambda: plain.collect(engine="streaming"), lambda: _judge(path))
     return {"scan_s": scan, "evaluate_s": judge, "evaluate_to_scan": judge / scan}
 
@@ -99,20 +101,27 @@ def _against_driver(folder: Path, decisions: int) -> dict[str, float | None]:
 
     def adapter() -> None:
         vw = VowpalWabbit(OPTIONS)
+        for lines in labelled:
+            vw.predict_and_learn(lines)
+
+    def apart() -> None:
+        vw = VowpalWabbit(OPTIONS)
         for before, after in zip(asked, labelled, strict=True):
             vw.predict(before)
             vw.learn(after)
 
-    start, driver, own, replay = _medians(
+    start, driver, own, twice, replay = _medians(
         lambda: _driven(one),  # starting the driver is not its work
         lambda: _driven(text),
         adapter,
+        apart,
         lambda: evaluate(held, parse_target(f"vw:{OPTIONS}")),
     )
     return {
         "driver_per_s": decisions / (driver - start),
         "adapter_per_s": decisions / own,
         "adapter_to_driver": (driver - start) / own,
+        "apart_to_driver": (driver - start) / twice,
         "replay_per_s": decisions / replay,
     }
 

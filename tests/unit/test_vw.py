@@ -36,6 +36,21 @@ def test_it_gives_to_the_last_bit_what_the_public_api_gives():
     public.finish()
 
 
+@pytest.mark.parametrize("cost", ["mtr", "ips", "dr"])
+@pytest.mark.parametrize("explore", ["--epsilon 0.1", "--bag 5", "--cover 3", "--softmax --lambda 3", "--rnd 3"])
+def test_to_foretell_and_learn_in_one_reading_is_the_same_to_the_last_bit(explore, cost):
+    once, twice = (VowpalWabbit(f"--cb_explore_adf {explore} --cb_type {cost} -q sp") for _ in range(2))
+    rng = random.Random(0)
+    for _ in range(300):
+        lines, k = example(rng), rng.randrange(8)
+        learned = [*lines]
+        learned[k + 1] = f"0:{rng.random():.4f}:{rng.uniform(0.1, 1.0):.4f} {lines[k + 1]}"
+        foretold = twice.predict(lines)
+        twice.learn(learned)
+        assert once.predict_and_learn(learned) == foretold
+    assert once.predict(lines) == twice.predict(lines)
+
+
 def test_a_restored_workspace_goes_on_like_the_one_that_was_kept():
     rng = random.Random(1)
     one, other = VowpalWabbit(OPTIONS), VowpalWabbit(OPTIONS)

@@ -43,8 +43,12 @@ class Learner:
         found = np.empty((len(rows), len(actions)))
         arriving: dict[int, list[list[str]]] = {}
         for k, example in enumerate(examples(rows, features_in(rows.columns), actions)):
+            labelled = as_text(example, names, labelled=True)
+            if int(delays[k]) == 0 and k not in arriving:
+                found[k] = learner.predict_and_learn(labelled)
+                continue
             found[k] = learner.predict(as_text(example, names, labelled=False))
-            arriving.setdefault(k + int(delays[k]), []).append(as_text(example, names, labelled=True))
+            arriving.setdefault(k + int(delays[k]), []).append(labelled)
             for lines in arriving.pop(k, ()):
                 learner.learn(lines)
         if not np.allclose(found.sum(axis=1), 1.0, atol=1e-4) or (found < 0.0).any():

@@ -48,6 +48,15 @@ class VowpalWabbit:
         finally:
             self._workspace._finish_example_multi_ex(examples)
 
+    def predict_and_learn(self, lines: list[str]) -> list[float]:
+        """What ``predict`` says of these labelled lines before they are learned from, and ``learn``: read once."""
+        examples = self._workspace._parse(_joined(lines))
+        try:
+            pylibvw.vw.learn_multi(self._workspace, examples)
+            return list(examples[0].get_action_scores())
+        finally:
+            self._workspace._finish_example_multi_ex(examples)
+
     def dump(self) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.vw"
