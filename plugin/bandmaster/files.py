@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,15 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically. Raises ``BandmasterError`` naming it when that cannot be done."""
+def write(path: Path, put: Callable[[Path], object]) -> None:
+    """Have ``put`` write a file atomically. Raises ``BandmasterError`` naming it when that cannot be done."""
     with _named(path), replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        put(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, as ``write`` does."""
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def require_writable(path: Path) -> None:

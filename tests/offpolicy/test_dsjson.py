@@ -66,6 +66,11 @@ def test_names_mean_nothing_to_vw_and_stay_different():
         ("{}", "line 2 is no decision in DSJSON .*_label_cost"),
         ('{"_label_cost": 0, "_label_probability": 1, "a": [], "c": {}}', "line 2: 'a' names no action"),
         ('{"_label_cost": "x", "_label_probability": 1, "a": [1], "c": {}}', "line 2 is no decision"),
+        (
+            '{"_label_cost": 0, "_label_probability": 0, "a": [1], "c": {}}',
+            "line 2: '_label_probability' is 0; it must",
+        ),
+        ('{"_label_cost": 0, "_label_probability": 1.5, "a": [1], "c": {}}', "line 2: '_label_probability' is 1.5"),
     ],
 )
 def test_a_line_that_is_no_decision_is_named(tmp_path, line, said):
@@ -100,6 +105,15 @@ def test_the_command_converts_there_and_back(log, tmp_path):
     assert convert(tmp_path / "a.dsjson", tmp_path / "b.parquet").exit_code == 0
     found = evaluate(read(tmp_path / "b.parquet"), parse_target("uniform"))
     assert found.of("ips") == evaluate(read(log), parse_target("uniform")).of("ips")
+    assert (
+        convert(tmp_path / "a.dsjson", tmp_path / "b.txt").output
+        == f"Error: {tmp_path}/b.txt: a table ends in .parquet or .csv\n"
+    )
+    (tmp_path / "half.dsjson").write_text((tmp_path / "a.dsjson").read_text()[:-40])
+    before = (tmp_path / "b.parquet").read_bytes()
+    assert convert(tmp_path / "half.dsjson", tmp_path / "b.parquet").exit_code == 2
+    assert (tmp_path / "b.parquet").read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     refused = convert(log, tmp_path / "b.parquet")
     assert refused.exit_code == 2
     assert "one of them must end in .dsjson" in refused.output

@@ -8,7 +8,7 @@ import click
 
 from bandmaster.cli.shown import ACTION, PROPENSITY, REWARD, listed
 from bandmaster.core import BandmasterError
-from bandmaster.files import require_writable
+from bandmaster.files import require_writable, write
 from bandmaster.offpolicy.dsjson import read_dsjson, write_dsjson
 from bandmaster.offpolicy.log import Columns, read
 
@@ -46,11 +46,8 @@ def convert_command(log: Path, out: Path, action: str, propensity: str, reward: 
 
 
 def _tabled(log: Path, out: Path) -> int:
-    frame = read_dsjson(log)
-    if out.suffix == ".parquet":
-        frame.write_parquet(out)
-    elif out.suffix == ".csv":
-        frame.write_csv(out)
-    else:
+    if out.suffix not in (".parquet", ".csv"):
         raise BandmasterError(f"{out}: a table ends in .parquet or .csv")
+    frame = read_dsjson(log)
+    write(out, frame.write_parquet if out.suffix == ".parquet" else frame.write_csv)
     return len(frame)

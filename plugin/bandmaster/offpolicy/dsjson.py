@@ -86,6 +86,10 @@ def _rows(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
             raise BandmasterError(f"{path}: line {number} is no decision in DSJSON ({problem})") from None
         if not event.a:
             raise BandmasterError(f"{path}: line {number}: 'a' names no action; the one taken comes first")
+        if not 0.0 < event.probability <= 1.0:
+            raise BandmasterError(
+                f"{path}: line {number}: '_label_probability' is {event.probability:g}; it must be above 0, at most 1"
+            )
         yield {
             "action": event.a[0],
             "propensity": event.probability,
