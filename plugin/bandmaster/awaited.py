@@ -12,14 +12,15 @@ import numpy as np
 
 from bandmaster.belief import Belief
 from bandmaster.combine import posterior
-from bandmaster.core import Decision, Figures, FloatArray, Said
+from bandmaster.core import NO_ANSWER, Decision, Figures, FloatArray, Said
 from bandmaster.planner import FIGURES, Known, as_dumped
 
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
     """What all members said (n, M) and took (M,) to a request that came ``at`` (Unix s); ``prior`` (C,), how
-    likely it was of each class when it was decided; ``odds`` (2, M) and ``stands`` as in ``Known``.
+    likely it was of each class when it was decided; ``odds`` (2, M), ``stands`` and ``newest``, with
+    ``since``, as in ``Known``.
     """
 
     at: float
@@ -28,7 +29,7 @@ class _Probe:
     prior: FloatArray
     odds: FloatArray
     stands: float
-    newest: int
+    newest: tuple[int, int]
 
 
 class Awaited:
@@ -56,7 +57,9 @@ class Awaited:
     def add(self, decision: Decision, said: Said, figures: Figures, odds: FloatArray) -> None:
         """Keep a probe; the oldest makes room for it."""
         # As precise as they are dumped, so that who is restored values plans alike.
-        prior, newest = decision.state.prior.astype(np.float32).astype(np.float64), decision.state.newest
+        state = decision.state
+        prior = state.prior.astype(np.float32).astype(np.float64)
+        newest = state.newest, state.since
         probe = _Probe(decision.at, said, as_dumped(figures), prior, odds, decision.stands_for, newest)
         self._probes[decision.id] = probe
         if len(self._probes) > self.KEEP:
@@ -115,7 +118,7 @@ class _Dump(msgspec.Struct, frozen=True):
     prior: bytes
     odds: bytes
     stands: float
-    newest: int
+    newest: tuple[int, int]
 
 
 def _probe(dumped: _Dump, members: int, classes: int) -> _Probe:
@@ -124,6 +127,7 @@ def _probe(dumped: _Dump, members: int, classes: int) -> _Probe:
     prior = np.frombuffer(dumped.prior, np.float32).astype(np.float64)
     odds = np.frombuffer(dumped.odds).reshape(2, members)
     inside = said.label.shape == said.bucket.shape and said.label.min() >= 0 and said.label.max() <= classes
+    inside &= NO_ANSWER <= dumped.newest[0] < classes and dumped.newest[1] > 0
     if not inside or prior.shape != (classes,) or not (prior > 0.0).all() or not 0.0 < dumped.stands < np.inf:
         raise ValueError("of others")
     return _Probe(dumped.at, said, Figures(*took), prior, odds, dumped.stands, dumped.newest)
@@ -136,5 +140,12 @@ def _guessed(probe: _Probe, belief: Belief, likely: float) -> Iterator[Known]:
     for i, share in enumerate(of / of.sum(axis=1, keepdims=True)):
         for c in np.flatnonzero(share).tolist():
             yield Known(
-                said.label[i], said.bucket[i], c, probe.figures, probe.odds, probe.stands, probe.newest, float(share[c])
+                said.label[i],
+                said.bucket[i],
+                c,
+                probe.figures,
+                probe.odds,
+                probe.stands,
+                *probe.newest,
+                float(share[c]),
             )

@@ -120,13 +120,13 @@ class MemberStatistics:
     labelled: FloatArray
 
 
-def class_prior(mix: FloatArray, repeats: float, newest: int | IntArray) -> FloatArray:
+def class_prior(mix: FloatArray, repeats: float | FloatArray, newest: int | IntArray) -> FloatArray:
     """How likely each class is: ``repeats`` in [0, 1] of requests are of the ``newest`` class, the others as ``mix``
-    (C,) has it. Returns (C,), or (n, C) for n newest classes; ``NO_ANSWER`` is none.
+    (C,) has it. Returns (C,), or (n, C) for n newest classes and as many shares; ``NO_ANSWER`` is none.
     """
-    again = np.asarray(newest)[..., None] == np.arange(len(mix))
-    share = repeats * (np.asarray(newest) != NO_ANSWER)[..., None]
-    return np.asarray((1.0 - share) * mix + share * again)
+    newest = np.asarray(newest)[..., None]
+    share = np.asarray(repeats)[..., None] * (newest != NO_ANSWER)
+    return np.asarray((1.0 - share) * mix + share * (newest == np.arange(len(mix))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,10 @@ class State:
     the request is judged by. ``fits`` says which plans of the policy's catalogue keep within the limits, at least
     one of them; it is empty where all do. ``expected`` (M,) is how often each member is right on requests with such
     features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that.
-    ``newest`` is the class of the last row whose label has come, ``NO_ANSWER`` where none has, and ``repeats`` in
-    [0, 1] by how much oftener than its share in the mix that class is met again.
+
+    So many ``requests`` had been answered before, as far as the learner knew. ``newest`` is the class of the last row
+    of the latest of them whose label had come, ``NO_ANSWER`` where none had; that one came ``since`` requests ago, and
+    ``repeats`` in [0, 1] says by how much oftener than its share in the mix its class is met again so long after.
     """
 
     version: int
@@ -153,7 +155,9 @@ class State:
     fits: tuple[bool, ...] = ()
     expected: FloatArray = field(default_factory=lambda: np.zeros(0))
     usual: FloatArray = field(default_factory=lambda: np.zeros(0))
+    requests: int = 0
     newest: int = NO_ANSWER
+    since: int = 1
     repeats: float = 0.0
 
     @property
@@ -413,9 +417,9 @@ class Experience:
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
     ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
     the others where consensus judges, NaN where it is unknown. ``said`` is what the scores come down to, and
-    ``evidence`` what that speaks for, as was believed before this outcome; ``mix`` (C,) and ``repeats`` are the
-    classes' shares then, and by how much oftener the newest of them is met again. ``alarms`` were raised by this very
-    outcome. ``own_raw`` are the figures that make ``own`` under any profile's weights, ``None`` where a reward was
+    ``evidence`` what that speaks for, as was believed before this outcome; ``mix`` (C,) are the classes'
+    shares then, and ``repeats`` (lags,) how far they repeat (``estimators.Repetition``). ``alarms`` were raised by this
+    very outcome. ``own_raw`` are the figures that make ``own`` under any profile's weights, ``None`` where a reward was
     reported and not computed.
 
     In regression ``scores`` (n, M, 1) are the members' values, NaN where unknown; ``truth`` is ``None``, the labels are
@@ -434,7 +438,7 @@ class Experience:
     said: Said
     evidence: Evidence
     mix: FloatArray
-    repeats: float
+    repeats: FloatArray
     own_raw: Mapping[str, float] | None = None
     alarms: tuple[DriftEvent, ...] = ()
     values: FloatArray | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bandmaster.core import NO_ANSWER, BoolArray, FloatArray, IntArray
@@ -175,42 +177,80 @@ class LabelMix:
 class Repetition:
     """How often a request is of the newest class that was known when it came, beyond what the mix of classes foresees.
 
-    The share of one component of a mixture of two, by online EM with a constant step (Cappé & Moulines 2009, "On-line
-    expectation-maximization algorithm for latent data models", section 2). As it is judged by what was known when
-    requests came, it falls to nothing where labels come too late to tell.
+    A share for each lag, how many requests ago that class came: for 1, 2 to 3, 4 to 7 … So what is learned while labels
+    come at once says nothing of the day when they stop. Each is that of one component of a mixture of two, by online EM
+    with a constant step (Cappé & Moulines 2009, "On-line expectation-maximization algorithm for latent data models",
+    section 2). All traffic is taken for one stream: where several run through each other, they repeat the less.
 
-    >>> repetition = Repetition()
-    >>> for label in [0, 0, 0, 0, 1, 1, 1, 1] * 100:
-    ...     repetition.learn(np.array([label]), np.array([0.5, 0.5]), repetition.newest)
-    >>> round(repetition.share, 1)
-    0.5
+    >>> repetition = Repetition(2)
+    >>> for i, label in enumerate([0, 0, 0, 0, 1, 1, 1, 1] * 100):
+    ...     repetition.noticed()
+    ...     repetition.learn(np.array([label]), np.array([0.5, 0.5]), repetition.newest, 1, i, float(i))
+    >>> repetition.shares[:2].round(1).tolist()
+    [0.5, 0.0]
     """
 
-    STEP, FIRST = 0.01, 0.05
+    LAGS = 16
+    STEP, FIRST = 0.01, 0.0495
     LEAST = 0.002
-    """The share keeps that far from 0 and 1, either of which it would never leave."""
+    """Shares keep that far from 0 and 1, either of which they would never leave."""
 
-    def __init__(self) -> None:
-        self.newest, self.share = NO_ANSWER, self.FIRST
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self.shares: FloatArray = np.full(self.LAGS, self.FIRST)
+        self.requests = 0
+        self.newest = NO_ANSWER
+        self._came = 0  # as which of the requests
+        self._at = -math.inf
 
-    def learn(self, labels: IntArray, mix: FloatArray, newest: int) -> None:
-        """Learn one request's ``labels`` (n,). When it came, the classes' shares were ``mix`` (C,), and the newest
-        known class was ``newest``, ``NO_ANSWER`` for none.
+    @classmethod
+    def lag(cls, since: int | IntArray) -> IntArray:
+        """Which of the shares is for a class that came so many requests ago, at least 1."""
+        return np.asarray(np.minimum(np.log2(since).astype(np.int64), cls.LAGS - 1))
+
+    @property
+    def since(self) -> int:
+        """How many requests ago the newest known class came, were one to come now."""
+        return max(self.requests - self._came, 1)
+
+    @property
+    def share(self) -> float:
+        """The share for a request that comes now; 0 while no class is known."""
+        return 0.0 if self.newest == NO_ANSWER else float(self.shares[self.lag(self.since)])
+
+    def noticed(self) -> None:
+        """A request was answered."""
+        self.requests += 1
+
+    def learn(self, labels: IntArray, mix: FloatArray, newest: int, since: int, requests: int, at: float) -> None:
+        """Learn the ``labels`` (n,) of a request that came ``at`` (Unix s) when so many ``requests`` were known of.
+
+        Then the classes' shares were ``mix`` (C,), and the newest known class ``newest``, from ``since`` requests ago;
+        where that is ``NO_ANSWER`` there was nothing to repeat.
         """
-        again = self.share * (labels == newest)
-        responsible = float((again / (again + (1.0 - self.share) * mix[labels])).mean())
-        self.share += self.STEP * (responsible - self.share)
-        self.share = min(max(self.share, self.LEAST), 1.0 - self.LEAST)
-        self.newest = int(labels[-1])
+        if newest != NO_ANSWER:
+            lag = self.lag(since)
+            share = float(self.shares[lag])
+            again = share * (labels == newest)
+            share += self.STEP * (float((again / (again + (1.0 - share) * mix[labels])).mean()) - share)
+            self.shares[lag] = min(max(share, self.LEAST), 1.0 - self.LEAST)
+        if at >= self._at:  # labels come in any order
+            # A learner that starts anew has noticed fewer requests than the one before it.
+            self.newest, self._came, self._at = int(labels[-1]), min(requests, self.requests), at
 
     def dump(self) -> list[float]:
-        return [float(self.newest), self.share]
+        return [float(self.requests), float(self.newest), float(self._came), self._at, *self.shares.tolist()]
 
     def load(self, state: list[float]) -> None:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
-        if len(state) != 2 or not state[0] >= NO_ANSWER or not 0.0 < state[1] < 1.0:
-            raise ValueError(f"no class and share of repetitions: {state!r}")
-        self.newest, self.share = int(state[0]), float(state[1])
+        shares = np.array(state[4:], dtype=np.float64)
+        if shares.shape != (self.LAGS,) or not ((shares > 0.0) & (shares < 1.0)).all():
+            raise ValueError(f"no shares of repetitions: {state!r}")
+        requests, newest, came, at = state[:4]
+        if not (0.0 <= came <= requests < math.inf and NO_ANSWER <= newest < self._classes and at < math.inf):
+            raise ValueError(f"no newest of {self._classes} classes: {state!r}")
+        self.requests, self.newest, self._came, self._at = int(requests), int(newest), int(came), at
+        self.shares = shares
 
 
 class Standardiser:

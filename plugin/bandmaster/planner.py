@@ -18,9 +18,13 @@ from bandmaster.belief import Belief
 from bandmaster.combine import posterior
 from bandmaster.contract import Contract
 from bandmaster.core import NO_ANSWER, BoolArray, Evidence, Figures, FloatArray, IntArray, Said, class_prior
+from bandmaster.estimators import Repetition
 
 Chain = tuple[tuple[int, ...], ...]
 """A plan's stages, as members' indices."""
+
+NEVER = np.zeros(Repetition.LAGS)
+"""Shares of repetition where no class repeats."""
 
 THRESHOLDS = np.array([0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995])
 
@@ -28,7 +32,8 @@ THRESHOLDS = np.array([0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9
 @dataclass(frozen=True, slots=True)
 class Known:
     """One row on which every member's answer is known: what each said, the label, what each took; ``odds`` (2, M),
-    by how much its features speak for each (``belief.bent_odds``); and for how many rows it ``stands``. Where the label
+    by how much its features speak for each (``belief.bent_odds``); and for how many rows it ``stands``. ``newest`` is
+    the newest class that was known when it came, from ``since`` requests before. Where the label
     is only guessed, ``share`` is how likely it is that one.
     """
 
@@ -39,6 +44,7 @@ class Known:
     odds: FloatArray
     stands: float
     newest: int = NO_ANSWER
+    since: int = 1
     share: float = 1.0
 
 
@@ -90,6 +96,7 @@ class Planner:
         odds: FloatArray | None = None,
         stands: float = 1.0,
         newest: int = NO_ANSWER,
+        since: int = 1,
     ) -> None:
         """Keep one probed request: what all members said (n, M), the labels (n,), what each member took, and for how
         many requests it stands: the inverse of how likely it was to be probed.
@@ -100,7 +107,7 @@ class Planner:
         for i, true in enumerate(truth.tolist()):
             if len(self.rows) == self.KEEP:
                 self._before = np.maximum(self._before - 1, 0)
-            self.rows.append(Known(said.label[i], said.bucket[i], true, figures, odds, stands, newest))
+            self.rows.append(Known(said.label[i], said.bucket[i], true, figures, odds, stands, newest, since))
 
     def forget(self, which: BoolArray) -> None:
         """What ``which`` members (M,) said until now tells no more what they will say."""
@@ -115,7 +122,7 @@ class Planner:
         standing: Sequence[Chain],
         guessed: Sequence[Known] = (),
         *,
-        repeats: float = 0.0,
+        repeats: FloatArray = NEVER,
         limit: int,
         tries: int,
         rng: np.random.Generator,
@@ -155,7 +162,7 @@ class Planner:
                 self._before.tolist(),
                 _bytes([r.odds for r in rows], np.float64),
                 [r.stands for r in rows],
-                [r.newest for r in rows],
+                [(r.newest, r.since) for r in rows],
             )
         )
 
@@ -171,12 +178,13 @@ class Planner:
         figures = np.frombuffer(found.figures, np.float32).astype(np.float64).reshape(n, len(FIGURES), self.members)
         inside = n == 0 or (0 <= label.min() <= label.max() <= self.classes and max(found.truth) < self.classes)
         stand = all(0.0 < stands < np.inf for stands in found.stands)
+        stand &= all(NO_ANSWER <= newest < self.classes and since > 0 for newest, since in found.newest)
         if not inside or not stand or len(found.before) != self.members:
             raise ValueError("a planner's rows of other members or classes")
         odds = np.frombuffer(found.odds).reshape(n, 2, self.members)
         took = (Figures(*row) for row in figures)
         rows = zip(label, bucket, found.truth, took, odds, found.stands, found.newest, strict=True)
-        self.rows = deque((Known(*row) for row in rows), self.KEEP)
+        self.rows = deque((Known(*row, *newest) for *row, newest in rows), self.KEEP)
         self._before = np.array(found.before)
 
     def _bench(
@@ -186,7 +194,7 @@ class Planner:
         contract: Contract,
         guessed: Sequence[Known],
         rng: np.random.Generator,
-        repeats: float = 0.0,
+        repeats: FloatArray = NEVER,
     ) -> _Bench:
         rows, labelled = [*self.rows, *guessed], len(self.rows)
         label, bucket = np.stack([r.label for r in rows]), np.stack([r.bucket for r in rows])
@@ -199,7 +207,8 @@ class Planner:
         # What was only guessed, the belief has not learned.
         own = Said(label[:labelled], bucket[:labelled])
         likely[:labelled] = belief.leave_out(likely[:labelled], own, truth[:labelled])
-        prior = class_prior(mix, repeats, np.array([r.newest for r in rows]))
+        again = repeats[Repetition.lag(np.array([r.since for r in rows]))]
+        prior = class_prior(mix, again, np.array([r.newest for r in rows]))
         evidence = Evidence(likely, np.log(prior)[:, None], belief.overlap)
         # Rows of classes that are rarer today than when they were kept count for less.
         share = np.array([r.share for r in rows])
@@ -246,7 +255,7 @@ class _Dump(msgspec.Struct, frozen=True):
     before: list[float]
     odds: bytes
     stands: list[float]
-    newest: list[int]
+    newest: list[tuple[int, int]]
 
 
 def _bytes(arrays: Sequence[FloatArray | IntArray], dtype: type) -> bytes:

@@ -11,7 +11,6 @@ from bandmaster.belief import Belief, bent_odds
 from bandmaster.combine import mean_known, posterior
 from bandmaster.competence import Competence
 from bandmaster.core import (
-    NO_ANSWER,
     BoolArray,
     DriftEvent,
     Ensemble,
@@ -111,7 +110,7 @@ class StateManager:
             prior_weight=np.repeat([PRIOR_WEIGHT, 1.0], 2 * size),
         )
         self._label_mix = LabelMix(classes)
-        self._repetition = Repetition()
+        self._repetition = Repetition(classes)
         self._reward = WindowedMean(1, window=window, prior=0.5)
         self._probes = ProbeShare(probing or Probing(0.0))
         self.belief = Belief(size, classes)
@@ -141,8 +140,10 @@ class StateManager:
             probe_share=self._probes.value,
             doubt=self._probes.usual_doubt,
             profile=request.profile,
+            requests=self._repetition.requests,
             newest=self._repetition.newest,
-            repeats=self.repeats,
+            since=self._repetition.since,
+            repeats=self._repetition.share,
         )
 
     def statistics(self) -> MemberStatistics:
@@ -154,9 +155,14 @@ class StateManager:
         return self._label_mix.value
 
     @property
-    def repeats(self) -> float:
-        """By how much oftener than its share in the mix the newest known class is met again, in [0, 1]."""
-        return 0.0 if self._repetition.newest == NO_ANSWER else self._repetition.share
+    def repeats(self) -> FloatArray:
+        """How far classes repeat, for each lag, as ``Repetition`` has it."""
+        return self._repetition.shares.copy()
+
+    @property
+    def repeats_now(self) -> float:
+        """By how much oftener than its share in the mix the newest known class is met again now, in [0, 1]."""
+        return self._repetition.share
 
     @property
     def recent_reward(self) -> float:
@@ -171,7 +177,8 @@ class StateManager:
 
     def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
         """What was said of a request that found ``state`` speaks for, under the mix of classes then, or ``now``."""
-        prior = class_prior(self.label_mix, self.repeats, state.newest) if now else state.prior
+        repeats = self.repeats[Repetition.lag(state.since)]
+        prior = class_prior(self.label_mix, repeats, state.newest) if now else state.prior
         if self._ensemble.regression:
             return Evidence(np.zeros((*said.label.shape, 1)), np.log(prior), 0.0, self.errors.now)
         return self.belief.evidence(said, prior, bent_odds(state.expected, state.usual))
@@ -180,6 +187,7 @@ class StateManager:
         """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be, and
         how much ``doubt`` its answer left.
         """
+        self._repetition.noticed()
         self._label_mix.learn(self._guess(self.belief.log_likelihood(said), known))
         self._probes.answered(doubt)
         if probed:
@@ -237,8 +245,9 @@ class StateManager:
         guessed = self._guess(experience.evidence.log_likelihood, known)
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
-        state = experience.joined.decision.state
-        self._repetition.learn(truth, state.label_mix, state.newest)
+        decision = experience.joined.decision
+        then = decision.state
+        self._repetition.learn(truth, then.label_mix, then.newest, then.since, then.requests, decision.at)
         self.belief.learn(experience.said, known, truth, stands)
 
     def _stand_for(self, experience: Experience) -> FloatArray:

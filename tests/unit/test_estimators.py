@@ -196,13 +196,14 @@ shares = arrays(float, 4, elements=st.floats(0.0, 1.0)).map(lambda x: (x + 1e-6)
 # ---- Repetition --------------------------------------------------------------------------------------------------
 
 
-def repetition_after(labels, mix, delay=0):
-    """Of labels that come one by one, each so many requests late; ``newest`` is what was known when it came."""
-    repetition, known = Repetition(), []
+def repetition_after(labels, mix, delay=0, until=None):
+    """Of labels that come one by one, each so many requests late, up to that of request ``until``."""
+    repetition, known = Repetition(len(mix)), []
     for i in range(len(labels)):
-        known.append(repetition.newest)
-        if i >= delay:
-            repetition.learn(np.array([labels[i - delay]]), mix, known[i - delay])
+        known.append((repetition.newest, repetition.since, repetition.requests))
+        repetition.noticed()
+        if i >= delay and (until is None or i <= until):
+            repetition.learn(np.array([labels[i - delay]]), mix, *known[i - delay], float(i - delay))
     return repetition
 
 
@@ -229,28 +230,95 @@ def test_where_labels_do_not_repeat_next_to_nothing_is_made_of_the_newest():
     assert np.mean(shares) < 0.03  # when written .008
 
 
-def test_labels_that_come_too_late_to_tell_make_nothing_of_the_newest():
+def test_labels_that_come_late_say_as_much_as_they_did_so_late():
     mix = np.full(4, 0.25)
     labels = sticky(4000, 0.9, mix)
     assert repetition_after(labels, mix, delay=200).share < 0.1
     assert repetition_after(labels, mix, delay=1).share == pytest.approx(0.81, abs=0.15)
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), max_size=60), st.integers(-1, 2))
-def test_a_share_of_repetitions_never_leaves_what_it_could_not_come_back_from(requests, newest):
-    repetition = Repetition()
-    for labels in requests:
-        repetition.learn(np.array(labels), np.array([0.5, 0.3, 0.2]), newest)
-    assert Repetition.LEAST <= repetition.share <= 1.0 - Repetition.LEAST
-    twin = Repetition()
+@pytest.mark.parametrize("delay", [0, 200])
+def test_when_labels_stop_the_newest_is_forgotten_and_when_they_come_again_it_is_as_it_was(delay):
+    mix = np.full(4, 0.25)
+    labels = sticky(4000, 0.97, mix)
+    before = repetition_after(labels[:3000], mix, delay)
+    stopped = repetition_after(labels[:3300], mix, delay, until=2999)
+    assert stopped.newest == before.newest
+    assert stopped.since == before.since + 300
+    assert stopped.share < 0.1
+    stopped.learn(labels[3300 - delay : 3301 - delay], mix, -1, 1, 3300 - delay, 4000.0)
+    assert stopped.share == before.share
+
+
+def test_what_nothing_was_known_before_says_nothing_of_repetition():
+    repetition = Repetition(2)
+    for i in range(500):
+        repetition.noticed()
+        repetition.learn(np.array([0]), np.array([0.5, 0.5]), NO_ANSWER, 1, i, float(i))
+    assert repetition.share == Repetition.FIRST
+    assert repetition.newest == 0
+
+
+def test_the_label_of_an_earlier_request_that_comes_later_is_not_the_newest():
+    repetition = Repetition(3)
+    for _ in range(10):
+        repetition.noticed()
+    repetition.learn(np.array([2]), np.full(3, 1 / 3), 0, 1, 8, at=8.0)
+    repetition.learn(np.array([1]), np.full(3, 1 / 3), 0, 1, 3, at=3.0)
+    assert (repetition.newest, repetition.since) == (2, 2)
+
+
+def test_a_learner_that_starts_anew_counts_from_where_it_is():
+    repetition = Repetition(2)
+    repetition.noticed()
+    repetition.learn(np.array([1]), np.array([0.5, 0.5]), 0, 1, 50_000, at=1.0)  # the one before had seen many more
+    for _ in range(5):
+        repetition.noticed()
+    assert repetition.since == 5
+
+
+requests = st.tuples(
+    st.lists(st.integers(0, 2), min_size=1, max_size=3), st.integers(-1, 2), st.integers(1, 10**6), st.integers(0, 99)
+)
+
+
+@given(st.lists(requests, max_size=60))
+def test_shares_of_repetition_never_leave_what_they_could_not_come_back_from(learned):
+    repetition = Repetition(3)
+    for labels, newest, since, at in learned:
+        repetition.noticed()
+        repetition.learn(np.array(labels), np.array([0.5, 0.3, 0.2]), newest, since, at, float(at))
+    assert (repetition.shares >= Repetition.LEAST).all()
+    assert (repetition.shares <= 1.0 - Repetition.LEAST).all()
+    twin = Repetition(3)
     twin.load(repetition.dump())
-    assert (twin.newest, twin.share) == (repetition.newest, repetition.share)
+    assert twin.dump() == repetition.dump()
+    assert (twin.newest, twin.since, twin.share) == (repetition.newest, repetition.since, repetition.share)
 
 
-@pytest.mark.parametrize("garbage", [[], [0.0], [-2.0, 0.5], [0.0, 0.0], [0.0, 1.0], [float("nan"), 0.5]])
-def test_a_share_of_repetitions_refuses_what_it_never_kept(garbage):
-    with pytest.raises(ValueError, match="share of repetitions"):
-        Repetition().load(garbage)
+def broken(place, value):
+    dumped = Repetition(3).dump()
+    dumped[place] = value
+    return dumped
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [[], [0.0], broken(0, -1.0), broken(0, float("inf")), broken(1, 3.0), broken(1, -2.0), broken(2, 5.0),
+     broken(3, float("nan")), broken(4, 0.0), broken(5, 1.0), broken(6, float("nan"))],
+)  # fmt: skip
+def test_repetition_refuses_what_it_never_kept_and_stays_as_it_was(garbage):
+    repetition = Repetition(3)
+    before = repetition.dump()
+    with pytest.raises(ValueError, match=r"repetitions|newest"):
+        repetition.load(garbage)
+    assert repetition.dump() == before
+
+
+@pytest.mark.parametrize(("since", "lag"), [(1, 0), (2, 1), (3, 1), (4, 2), (7, 2), (8, 3), (2**15, 15), (10**9, 15)])
+def test_lags_double(since, lag):
+    assert Repetition.lag(since) == lag
+    assert Repetition.lag(np.array([since, 1])).tolist() == [lag, 0]
 
 
 @given(shares, st.floats(0.0, 1.0), st.integers(-1, 3))

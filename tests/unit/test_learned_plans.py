@@ -105,25 +105,33 @@ class _Still:
         return ()
 
 
-@pytest.mark.parametrize("late", [0, 45])
-def test_where_labels_repeat_the_newest_one_speaks_for_itself_unless_it_comes_too_late(late):
+def played(late, stop=None):
+    """A class stays for thirty requests; 45 later it is another. No label comes any more after ``stop`` requests."""
     learner = sample_learner(lambda plans, *_: ConstantPolicy(plans, plans.names[0]), LOG, probe_share=0.0)
     journal = MemoryJournal()
     orchestrator = sample_orchestrator(learner, LOG, journal, meter=ProfileMeter(LOG.ensemble))
     by_class = [np.flatnonzero(LOG.truth == c) for c in range(len(LOG.ensemble.classes))]
     made = []
-    for i in range(1200):  # a class stays for thirty requests; 45 later it is another
+    for i in range(1200):
         c = i // 30 % len(by_class)
-        row = int(by_class[c][i % len(by_class[c])])
-        made.append((orchestrator.answer(request(row))[0], c))
-        if len(made) > late:
-            decision, label = made[-1 - late]
-            settle(journal, learner, decision.id, Outcome(0.0, (label,)))
-    state = learner.state.get_state(request(0))
-    newest = made[-1 - late][1]
-    assert state.newest == newest
-    if late:
-        assert state.repeats < 0.05
-    else:
-        assert state.repeats > 0.5
-        assert orchestrator.answer(request(0))[0].state.prior[newest] > 0.9
+        decision, answer = orchestrator.answer(request(int(by_class[c][i % len(by_class[c])])))
+        learner.notice(decision, answer)
+        made.append((decision, c))
+        if i >= late and (stop is None or i < stop):
+            settle(journal, learner, made[i - late][0].id, Outcome(0.0, (made[i - late][1],)))
+    return learner.state.get_state(request(0)), made
+
+
+def test_where_labels_repeat_the_newest_one_speaks_for_itself():
+    state, made = played(late=0)
+    assert (state.newest, state.since) == (made[-1][1], 1)
+    assert state.repeats > 0.5
+    assert state.prior[state.newest] > 0.9
+
+
+@pytest.mark.parametrize(("late", "stop"), [(45, None), (0, 900)], ids=["labels come late", "labels have stopped"])
+def test_where_the_newest_label_is_too_old_to_tell_it_says_nothing(late, stop):
+    state, made = played(late, stop)
+    assert state.since == (46 if stop is None else 301)
+    assert state.newest == made[-state.since][1]
+    assert state.repeats < 0.06

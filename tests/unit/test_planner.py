@@ -12,7 +12,8 @@ from bandmaster.belief import Belief
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import Ensemble, Evidence, Figures, Plan, Said, class_prior
 from bandmaster.counterfactual import evaluate, plan_rewards
-from bandmaster.planner import THRESHOLDS, Planner, _Bench
+from bandmaster.estimators import Repetition
+from bandmaster.planner import NEVER, THRESHOLDS, Planner, _Bench
 from bandmaster.plans import Catalogue
 
 CONTRACT = Contract.of(
@@ -67,7 +68,7 @@ def proposed(world, belief, planner, *, known=(), limit=32, tries=80, seed=0, co
     return planner.propose(belief, mix, contract, known, alone, limit=limit, tries=tries, rng=rng)
 
 
-def bench_of(world, belief, planner, contract=CONTRACT, seed=0, guessed=(), repeats=0.0):
+def bench_of(world, belief, planner, contract=CONTRACT, seed=0, guessed=(), repeats=NEVER):
     return planner._bench(belief, world.mix, contract, guessed, np.random.default_rng(seed), repeats)
 
 
@@ -232,18 +233,24 @@ def test_a_plan_is_worth_what_walking_it_would_have_earned(seed, drawn, overlap)
     belief.overlap = overlap
     planner.rows = type(planner.rows)(  # what members take, and the newest label, differ from request to request
         (
-            replace(r, figures=figures_of(rng.uniform(0.01, 2.0, 4)), newest=int(rng.integers(-1, 4)))
+            replace(
+                r,
+                figures=figures_of(rng.uniform(0.01, 2.0, 4)),
+                newest=int(rng.integers(-1, 4)),
+                since=int(rng.integers(1, 99)),
+            )
             for r in planner.rows
         ),
         planner.KEEP,
     )
-    bench = bench_of(world, belief, planner, repeats=0.4)
+    repeats = rng.uniform(0.0, 0.9, len(NEVER))
+    bench = bench_of(world, belief, planner, repeats=repeats)
     valued = [value(bench, chain) for chain in dict.fromkeys(drawn)]
     ensemble = Ensemble(("m0", "m1", "m2", "m3"), tuple(range(4)))
     plans = [Plan(tuple(tuple(f"m{m}" for m in s) for s in v.chain), "learned", v.stop_at) for v in valued]
     catalogue = Catalogue.of(ensemble, plans)
     for i, row in enumerate(planner.rows):
-        prior = np.log(class_prior(world.mix, 0.4, row.newest))
+        prior = np.log(class_prior(world.mix, repeats[Repetition.lag(row.since)], row.newest))
         evidence = Evidence(bench.evidence.log_likelihood[i : i + 1], prior, bench.evidence.overlap)
         # Learned weights look at the evidence alone, whatever the scores.
         walked = evaluate(catalogue, rng.dirichlet(np.ones(4), (1, 4)), np.ones((1, 4), bool), np.ones(4), evidence)
@@ -416,8 +423,9 @@ def test_where_labels_repeat_a_poor_members_plan_is_worth_what_the_newest_label_
     restored.load(planner.dump())
     right = Contract((Metric("accuracy", 1.0),))
     told, untold = (
-        value(bench_of(world, belief, p, right, repeats=r), ((0,),)).mean for p, r in ((planner, 0.87), (planner, 0.0))
+        value(bench_of(world, belief, p, right, repeats=np.full(len(NEVER), r)), ((0,),)).mean
+        for p, r in ((planner, 0.87), (planner, 0.0))
     )
     assert told > 0.85
     assert untold < 0.4
-    assert told == value(bench_of(world, belief, restored, right, repeats=0.87), ((0,),)).mean
+    assert told == value(bench_of(world, belief, restored, right, repeats=np.full(len(NEVER), 0.87)), ((0,),)).mean

@@ -10,7 +10,7 @@ from bandmaster.belief import Belief, bent_odds
 from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, Decision, Errors, Experience, Figures, FloatArray, Plan, Said, State
 from bandmaster.counterfactual import revealed
-from bandmaster.planner import Chain, Planner, Proposal
+from bandmaster.planner import NEVER, Chain, Planner, Proposal
 from bandmaster.plans import Catalogue, compiled
 from bandmaster.policies.examples import labelled, plan_lines, prior_rewards, shared_line
 from bandmaster.policies.exploration import Exploration, spread
@@ -135,7 +135,7 @@ class BanditPolicy:
         state = decision.state
         self._awaited.add(decision, said, figures, _odds(state, self._belief.members))
         if not self._learned and self._due(state.label_mix, len(self._awaited)):
-            self._renew(state.label_mix, state.repeats, None, self._ready(state), len(self._awaited))
+            self._renew(state.label_mix, NEVER, None, self._ready(state), len(self._awaited))
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
@@ -180,7 +180,9 @@ class BanditPolicy:
             errors = experience.evidence.errors
             self._renew(experience.mix, experience.repeats, errors, scores, self._learned)
 
-    def _renew(self, mix: FloatArray, repeats: float, errors: Errors | None, scores: PlanScores, seen: int) -> None:
+    def _renew(
+        self, mix: FloatArray, repeats: FloatArray, errors: Errors | None, scores: PlanScores, seen: int
+    ) -> None:
         """Search for better plans, and offer them."""
         self._searched, self._mix = seen, mix
         limit = max(len(self._first) - len(self._stay(scores)), 1)
@@ -195,9 +197,9 @@ class BanditPolicy:
             self._values.hear(experience.corrected)
         if experience.truth is not None and probed:
             decision = experience.joined.decision
-            state, stands = decision.state, decision.stands_for
-            odds = _odds(state, self._belief.members)
-            self._planner.learn(experience.said, experience.truth, experience.figures, odds, stands, state.newest)
+            state, said, took = decision.state, experience.said, experience.figures
+            odds, stands = _odds(state, self._belief.members), decision.stands_for
+            self._planner.learn(said, experience.truth, took, odds, stands, state.newest, state.since)
         if errors is not None and experience.values is not None and probed:
             self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
 
@@ -224,7 +226,7 @@ class BanditPolicy:
         most = self.REVALUE if self._first.ensemble.regression else self.REPLAN
         return moved or since >= min(most, 20 + (self._searched - self._changed) // 8)
 
-    def _search(self, mix: FloatArray, repeats: float, errors: Errors | None, limit: int) -> Proposal | None:
+    def _search(self, mix: FloatArray, repeats: FloatArray, errors: Errors | None, limit: int) -> Proposal | None:
         if errors is not None:
             return self._values.propose(errors, self._contract, limit=min(limit, self.VALUED))
         # What will be known soon need not be guessed, once enough is known to go by.

@@ -223,7 +223,7 @@ class LearningLoop:
             plans=len(policy.catalogue),
             reward=state.recent_reward,
             label_mix=_label_mix(self._ensemble, state.label_mix),
-            repeats=state.repeats,
+            repeats=state.repeats_now,
             members=_members(self._ensemble, state.statistics()),
             contract=self._config.contract.describe(),
             energy_from="estimated: CPU time of a member's thread × 10 W",
