@@ -67,9 +67,11 @@ def _judged(scenario: Crossed, log: BanditLog, own: BanditLog) -> Evaluation:
 def _mean_policy(own: BanditLog, context: tuple[str, ...], path: Path) -> Table:
     """The target as a table: in each context the mean of the propensities with which it took each action.
 
-    A policy that changed while it served is that only on average; of one that never changed the table is the policy.
+    Estimated by the inverse of the propensities themselves, which comes to how often each action was taken: their plain
+    mean over the rows where one was would count the more what was taken when it was likely. A policy that changed while
+    it served is this table only on average.
     """
-    means = own.loaded().group_by("action", *context).agg(probability=pl.col("propensity").mean())
+    means = own.loaded().group_by("action", *context).agg(probability=pl.len().cast(pl.Float64))
     total = pl.col("probability").sum()
     means = means.with_columns(pl.col("probability") / (total.over(context) if context else total))
     means.sort("action", *context).write_csv(path)

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ def export(
     complete: bool = False,
     told: Callable[[int], None] | None = None,
 ) -> int:
-    """Write settled decisions to a parquet file, whole or not at all; returns how many.
+    """Write settled decisions, given in order of arrival, to a parquet file, whole or not at all; returns how many.
 
     One row for each row of a request, in order of arrival: the columns of a recorded ensemble (docs/replay.md), null
     for members that did not run, and ``action`` (the plan), ``propensity``, ``reward``, ``reward_delay``, ``probed``,
-    ``probe_p``, ``policy`` and ``policy_version``. Delays count the requests written that came between a request and
-    its outcome. Rewards are by the learner's contract, computed anew from what was recorded: with
-    another contract, they are what it would have said. ``complete`` keeps the requests that every member answered.
+    ``probe_p``, ``policy`` and ``policy_version``. Delays count what was written of what came between a request and its
+    outcome: requests the ``label_delay``, rows the ``reward_delay``. Rewards are by the learner's contract, computed
+    anew from what was recorded: with another contract, they are what it would have said. ``complete`` keeps the
+    requests that every member answered.
     ``told`` hears how many decisions have been read.
 
     Raises ``BandmasterError`` for a decision of another ensemble, or when the file cannot be written.
@@ -53,7 +54,8 @@ def export(
                 raise BandmasterError(f"{path}: there is nothing to export: no such decision is settled")
             whole = Path(folder) / "whole.parquet"
             metadata = {"classes": json.dumps(list(learner.ensemble.classes))}
-            rows = _by_arrival(pl.scan_parquet(parts, missing_columns="insert", extra_columns="ignore"))
+            _with_delays(parts)
+            rows = pl.scan_parquet(parts, missing_columns="insert", extra_columns="ignore")
             rows.sink_parquet(whole, metadata=None if learner.ensemble.regression else metadata)
             os.replace(whole, path)
     except OSError as problem:
@@ -61,15 +63,21 @@ def export(
     return count
 
 
-def _by_arrival(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """The rows in order of arrival, with their delays in the place of the time when their outcome came."""
-    times = rows.select("request", "ts", "outcome_ts").unique("request", maintain_order=True)
-    requests = times.sort("ts", maintain_order=True).collect()
-    arrived = np.searchsorted(requests["ts"].to_numpy(), requests["outcome_ts"].to_numpy(), side="right")
-    delays = pl.Series(np.maximum(arrived - 1 - np.arange(len(requests)), 0))
-    known = requests.lazy().select("request", label_delay=delays, reward_delay=delays)
-    ordered = rows.drop("outcome_ts").sort("ts", maintain_order=True)
-    return ordered.join(known, on="request", how="left", maintain_order="left")
+def _with_delays(parts: Sequence[Path]) -> None:
+    """Put the delays of its rows into each part, in the place of the time when their outcome came."""
+    keys = pl.concat([pl.read_parquet(part, columns=["request", "ts", "outcome_ts"]) for part in parts])
+    requests = keys.with_row_index("row").group_by("request", maintain_order=True)
+    known = requests.agg(pl.col("ts", "outcome_ts").first(), end=pl.col("row").last() + 1)
+    arrived = np.searchsorted(known["ts"].to_numpy(), known["outcome_ts"].to_numpy(), side="right")
+    arrived = np.maximum(arrived, np.arange(1, len(known) + 1))  # so many requests had come, this one at least
+    of = np.repeat(np.arange(len(known)), np.diff(known["end"].to_numpy(), prepend=0))
+    in_requests = arrived[of] - 1 - of
+    in_rows = known["end"].to_numpy()[arrived[of] - 1] - 1 - np.arange(len(keys))
+    start = 0
+    for part in parts:
+        rows = pl.read_parquet(part).drop("outcome_ts")
+        own = slice(start, start := start + len(rows))
+        rows.with_columns(label_delay=in_requests[own], reward_delay=in_rows[own]).write_parquet(part)
 
 
 def _batches(

@@ -509,13 +509,15 @@ def _room(shape: tuple[int, ...]) -> Scores:
     path = Path(folder.name) / "scores"
     try:
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # to learn now that there is no room, not at a page in use
+            if hasattr(os, "posix_fallocate"):  # to learn now that there is no room, not at a page in use
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
         scores = np.memmap(path, np.float32, "r+", shape=shape)
     except OSError as problem:
         folder.cleanup()
         raise BandmasterError(
-            f"{folder.name}: there is no room for {size / 1e9:.3g} GB of members' scores ({problem.strerror}); "
-            "name a folder that has it in TMPDIR"
+            f"{folder.name}: cannot take {size / 1e9:.3g} GB of members' scores ({problem.strerror}); "
+            "name a folder that can in TMPDIR"
         ) from None
     weakref.finalize(scores, folder.cleanup)
     return scores

@@ -194,11 +194,11 @@ def read_table(path: Path) -> Table:
     A CSV is held in memory: a column of it cannot be read without the others.
     """
     readers: dict[str, Callable[[Path], pl.LazyFrame]] = {
-        ".parquet": pl.scan_parquet,
+        ".parquet": lambda path: pl.scan_parquet(path, glob=False),
         # All rows say what type a column has: the first hundred may hold whole numbers only, or nothing.
-        ".csv": lambda path: pl.read_csv(path, infer_schema_length=None).lazy(),
-        ".arrow": pl.scan_ipc,
-        ".feather": pl.scan_ipc,
+        ".csv": lambda path: pl.read_csv(path, infer_schema_length=None, glob=False).lazy(),
+        ".arrow": lambda path: pl.scan_ipc(path, glob=False),
+        ".feather": lambda path: pl.scan_ipc(path, glob=False),
     }
     reader = by_suffix(path, readers)
     with readable(path):

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from bandmaster.cli import main as bandmaster
 from bandmaster.core import BandmasterError
+from bandmaster.offpolicy.log import read
 from benchmarks import __main__ as command
-from benchmarks import decision_cost, degraded, effort, record, report, scenario, suite
+from benchmarks import crossed, decision_cost, degraded, effort, record, report, scenario, suite
 from benchmarks.checks import Beats, Measure, judged
 from benchmarks.scenario import (
     Bundled,
@@ -326,6 +327,19 @@ def test_what_one_policys_log_says_of_another_stands_beside_what_that_one_earned
             for e in ("ips", "snips", "dr")
         ]  # fmt: skip
         assert held == inside
+
+
+def test_a_policy_that_changed_as_it_served_is_judged_as_what_it_was_on_average(tmp_path):
+    # Half of the time it always takes a, half of the time every fifth time: three in five on average.
+    rng = np.random.default_rng(0)
+    p = np.where(np.arange(8000) < 4000, 1.0, 0.2)
+    takes = rng.random(8000) < p
+    pl.DataFrame(
+        {"action": np.where(takes, "a", "b"), "propensity": np.where(takes, p, 1.0 - p), "reward": np.zeros(8000)}
+    ).write_parquet(tmp_path / "own.parquet")
+    table = crossed._mean_policy(read(tmp_path / "own.parquet"), (), tmp_path / "table.csv")
+    found = dict(table.given.iter_rows())
+    assert found["a"] == pytest.approx(0.6, abs=0.02)  # 4 standard errors
 
 
 def test_policies_whose_log_is_absent_are_left_out_with_the_reason(served, tmp_path, silent):

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
@@ -90,3 +91,14 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_played(folder, more,
     assert found.exit_code == 2
     assert said in found.stderr
     assert "1/" not in found.stderr
+
+
+def test_where_requests_have_weights_of_their_own_a_sweep_would_leave_them_as_they_are(tmp_path):
+    profiled = CONFIG.replace("  members:", "  profiles: {fast: {latency: 1}}\n  members:", 1)
+    (tmp_path / "config.yaml").write_text(profiled)
+    make_frame().with_columns(profile=pl.lit("fast")).write_parquet(tmp_path / "log.parquet")
+    found = asked(tmp_path, "--weights", "0.5")
+    assert found.exit_code == 2
+    assert "column 'profile' has requests judged by weights of their own" in found.stderr
+    make_frame().with_columns(profile=pl.lit("default")).write_parquet(tmp_path / "log.parquet")
+    assert asked(tmp_path, "--weights", "0.5", "--json").exit_code == 0

@@ -13,9 +13,10 @@ from bandmaster.cli import main
 from bandmaster.core import BandmasterError
 from bandmaster.offpolicy.dsjson import read_dsjson, write_dsjson
 from bandmaster.offpolicy.evaluate import evaluate
-from bandmaster.offpolicy.examples import safe
+from bandmaster.offpolicy.examples import as_text, examples, safe
 from bandmaster.offpolicy.log import read
 from bandmaster.offpolicy.target import parse_target
+from bandmaster.policies.vw import VowpalWabbit
 from tests.offpolicy.conftest import simulate
 
 
@@ -90,6 +91,33 @@ def test_rewards_that_come_late_are_learned_late(tmp_path):
         log = read(tmp_path / "log.parquet")
         spread = parse_target(options).spread(log.frame.collect(), log.actions)
         assert bool(np.ptp(spread, axis=0).max() > 0.5) is learns
+
+
+def test_what_is_foretold_has_learned_just_what_was_known_by_then(tmp_path):
+    """Delays count rows of the file, those without a reward too; whatever is known is learned in the order in which it
+    became so.
+    """
+    rng = np.random.default_rng(3)
+    frame, _ = simulate(rng, 200)
+    delays = rng.choice([0, 0, 1, 5, 40], size=200)
+    unknown = rng.random(200) < 0.3
+    reward = pl.when(pl.Series(unknown)).then(None).otherwise(pl.col("reward")).alias("reward")
+    frame = frame.select("action", "propensity", "reward", "x0").with_columns(reward, reward_delay=pl.Series(delays))
+    frame.write_parquet(tmp_path / "log.parquet")
+    log = read(tmp_path / "log.parquet")
+    options = "--cb_explore_adf --epsilon 0.2 -q sa"
+    spread = parse_target(f"vw:{options}").spread(log.loaded(), log.actions)
+    names, vw = [safe(name) for name in log.actions], VowpalWabbit(options)
+    given = list(examples(log.loaded(), ["x0"], log.actions))
+    at = np.flatnonzero(~unknown)
+    learned: set[int] = set()
+    for k, example in enumerate(given):
+        ready = [(at[j] + delays[at[j]], j) for j in range(k) if j not in learned and at[j] + delays[at[j]] < at[k]]
+        for _, j in sorted(ready):
+            vw.learn(as_text(given[j], names, labelled=True))
+            learned.add(j)
+        assert spread[k].tolist() == vw.predict(as_text(example, names, labelled=False))
+    assert 100 < len(learned) < len(given)
 
 
 def test_vw_must_explore(log):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bandmaster import build, config
 from bandmaster.cli import main
 from bandmaster.core import BandmasterError, Joined, Outcome
-from bandmaster.export import export
+from bandmaster.export import _with_delays, export
 from bandmaster.journal.sqlite import SqliteJournal, read_joined
 from bandmaster.offpolicy.evaluate import evaluate
 from bandmaster.offpolicy.log import read
@@ -59,21 +59,56 @@ def test_an_exported_journal_can_be_evaluated(lab, tmp_path):
     assert found.of("ips").value == pytest.approx(np.mean([learner.reward(j).value for j in joined]))
 
 
-def test_what_was_settled_in_another_order_is_written_in_that_of_arrival_with_the_delays_that_there_were(lab, tmp_path):
+@pytest.fixture
+def late(lab):
+    """Probed requests whose labels came up to nine requests late, in another order; and after how many each did."""
     joined, learner = served(lab, probed=True)
     rng = np.random.default_rng(0)
     came = [j.decision.at + late for j, late in zip(joined, rng.uniform(0.0, 9.0, len(joined)), strict=True)]
-    late = [replace(j, outcome=replace(j.outcome, at=at)) for j, at in zip(joined, came, strict=True)]
-    export(sorted(late, key=lambda j: j.outcome.at), learner, tmp_path / "late.parquet", complete=True)
-    table = pl.read_parquet(tmp_path / "late.parquet")
-    assert table["request"].to_list() == [j.decision.id for j in joined]
+    found = [replace(j, outcome=replace(j.outcome, at=at)) for j, at in zip(joined, came, strict=True)]
     after = [
         sum(j.decision.at < other.decision.at <= at for other in joined) for j, at in zip(joined, came, strict=True)
     ]
     assert max(after) > 5
+    return found, learner, after
+
+
+def test_what_was_settled_in_another_order_is_read_in_that_of_arrival(late, tmp_path):
+    joined, _, _ = late
+    journal = SqliteJournal(tmp_path / "main.db", b"k" * 32)
+    for one in joined:
+        journal.record(one.decision, one.answer)
+    for one in sorted(joined, key=lambda j: j.outcome.at):
+        journal.settle(one.decision.id, one.outcome)
+    journal.close()
+    assert [j.decision.id for j in read_joined(tmp_path / "main.db")] == [j.decision.id for j in joined]
+
+
+def test_delays_are_written_as_they_were(lab, late, tmp_path, monkeypatch):
+    joined, learner, after = late
+    monkeypatch.setattr("bandmaster.export._BATCH", 7)  # delays go across the parts that are held at once
+    export(joined, learner, tmp_path / "late.parquet", complete=True)
+    table = pl.read_parquet(tmp_path / "late.parquet")
     assert table["label_delay"].to_list() == table["reward_delay"].to_list() == after
     assert "outcome_ts" not in table.columns
     assert build.recorded_log(lab.config, tmp_path / "late.parquet").delay.tolist() == after
+
+
+def test_delays_count_requests_or_rows_where_requests_have_several(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "request": ["a", "a", "b", "c", "c", "c"],
+            "ts": [1.0, 1.0, 2.0, 3.0, 3.0, 3.0],
+            "outcome_ts": [2.5, 2.5, 1.0, 3.0, 3.0, 3.0],
+        }
+    )
+    parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    frame[:4].write_parquet(parts[0])
+    frame[4:].write_parquet(parts[1])
+    _with_delays(parts)
+    found = pl.concat([pl.read_parquet(part) for part in parts])
+    assert found["label_delay"].to_list() == [1, 1, 0, 0, 0, 0]
+    assert found["reward_delay"].to_list() == [2, 1, 0, 2, 1, 0]
 
 
 def test_requests_that_all_members_answered_read_as_the_log_that_they_came_from(lab, tmp_path):

@@ -123,5 +123,5 @@ def test_where_there_is_no_room_for_the_file_it_says_so_before_it_begins(path, t
     found = subprocess.run(
         [sys.executable, "-c", NO_ROOM, path], capture_output=True, text=True, env={"TMPDIR": str(temporary)}
     )
-    assert "there is no room for 1.08e-05 GB of members' scores (File too large); name a folder" in found.stderr
+    assert "cannot take 1.08e-05 GB of members' scores (File too large); name a folder" in found.stderr
     assert list(temporary.iterdir()) == []

@@ -13,13 +13,13 @@ from bandmaster import build
 from bandmaster.cli.played import Asked, plays
 from bandmaster.cli.shown import JSON, console, listed, new_table, print_json, replay_progress
 from bandmaster.config import Config
-from bandmaster.core import BandmasterError
+from bandmaster.core import DEFAULT_PROFILE, BandmasterError
 from bandmaster.files import require_writable, write_text
 from bandmaster.replay import Bench, Step
 from bandmaster.results import Point, swept_json
 from bandmaster.visualizer.frontier import write_frontier
 from bandmaster.visualizer.page import require_drawing
-from bandmaster.visualizer.units import joules, seconds
+from bandmaster.visualizer.units import joules, number, seconds
 
 
 @click.command(name="sweep")
@@ -83,6 +83,11 @@ def _weighed(read: Config, bench: Bench, metric: str, weight: float) -> Bench:
     """The bench under the contract with that weight: policies are built for it, and judged by it."""
     config = replace(read, contract=read.contract.weighing(metric, weight))
     for log in bench.logs:
+        if set(log.profiles or ()) - {DEFAULT_PROFILE}:
+            raise BandmasterError(
+                "column 'profile' has requests judged by weights of their own, which a sweep leaves as they are; "
+                "sweep a log without it"
+            )
         build.require_known_terms(config.contract, log)
     return build.bench(config, bench.logs, bench.traffic)
 
@@ -103,7 +108,7 @@ def _print(metric: str, points: list[Point]) -> None:
         for name, policy in point.results.policies.items():
             m = policy.measures
             table.add_row(f"{point.weight:g}", name, f"{m.reward:.4f}", f"{m.accuracy:.4f}", seconds(m.latency_s),
-                          joules(m.energy_j), f"{m.cost:.4g}", f"{m.members_per_request:.2f}",
+                          joules(m.energy_j), number(m.cost), f"{m.members_per_request:.2f}",
                           f"{policy.probe_share:.1%}")  # fmt: skip
         table.add_section()
     console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.offpolicy.examples import as_text, examples, safe
-from bandmaster.offpolicy.log import BanditLog
+from bandmaster.offpolicy.log import ROW, BanditLog
 from bandmaster.offpolicy.model import features_in
 from bandmaster.policies.vw import VowpalWabbit
 
@@ -23,7 +24,7 @@ class Learner:
     It learns from what was logged, as its own driver does (progressive validation: Blum, Kalai & Langford 1999); its
     value is that of the policies that it was, one a decision (Dudík, Erhan, Langford & Li 2014, "Doubly robust policy
     evaluation and optimization", section 5.2). A column ``reward_delay`` of the log says after how many further
-    decisions a reward became known.
+    rows of the file a reward became known.
     """
 
     options: str
@@ -39,18 +40,19 @@ class Learner:
 
     def spread(self, rows: pl.DataFrame, actions: Sequence[str]) -> FloatArray:
         learner, names = self._workspace(), [safe(name) for name in actions]
-        delays = rows["reward_delay"].to_list() if "reward_delay" in rows.columns else [0] * len(rows)
+        at = rows[ROW].to_numpy()
+        known = at + (rows["reward_delay"].fill_null(0).to_numpy() if "reward_delay" in rows.columns else 0)
         found = np.empty((len(rows), len(actions)))
-        arriving: dict[int, list[list[str]]] = {}
+        waiting: list[tuple[int, int, list[str]]] = []  # from which row of the file on each is known
         for k, example in enumerate(examples(rows, features_in(rows.columns), actions)):
+            while waiting and waiting[0][0] < at[k]:
+                learner.learn(heapq.heappop(waiting)[2])
             labelled = as_text(example, names, labelled=True)
-            if int(delays[k]) == 0 and k not in arriving:
+            if known[k] == at[k] and not (waiting and waiting[0][0] == at[k]):
                 found[k] = learner.predict_and_learn(labelled)
-                continue
-            found[k] = learner.predict(as_text(example, names, labelled=False))
-            arriving.setdefault(k + int(delays[k]), []).append(labelled)
-            for lines in arriving.pop(k, ()):
-                learner.learn(lines)
+            else:
+                found[k] = learner.predict(as_text(example, names, labelled=False))
+                heapq.heappush(waiting, (int(known[k]), k, labelled))
         if not np.allclose(found.sum(axis=1), 1.0, atol=1e-4) or (found < 0.0).any():
             raise BandmasterError(f"vw:{self.options}: says what are no probabilities; explore otherwise")
         return found

@@ -122,10 +122,10 @@ ROW = "row of the file"
 def scan(path: Path) -> pl.LazyFrame:
     """The rows of parquet, CSV (all of it text) or Arrow. Raises ``BandmasterError`` when the file is not that."""
     scanners: dict[str, Callable[[Path], pl.LazyFrame]] = {
-        ".parquet": pl.scan_parquet,
-        ".csv": lambda path: pl.scan_csv(path, infer_schema=False),
-        ".arrow": pl.scan_ipc,
-        ".feather": pl.scan_ipc,
+        ".parquet": lambda path: pl.scan_parquet(path, glob=False),
+        ".csv": lambda path: pl.scan_csv(path, infer_schema=False, glob=False),
+        ".arrow": lambda path: pl.scan_ipc(path, glob=False),
+        ".feather": lambda path: pl.scan_ipc(path, glob=False),
     }
     return by_suffix(path, scanners)(path)
 
