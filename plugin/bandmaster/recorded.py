@@ -319,7 +319,7 @@ def _read(table: Table, ensemble: Ensemble, truth: IntArray, scores: Scores) -> 
     features = table.features()
     if bounds is not None:
         features = np.add.reduceat(features, first) / np.diff(bounds)[:, None]
-    return RecordedLog(
+    log = RecordedLog(
         ensemble=ensemble,
         truth=truth,
         delay=_delays(table)[first],
@@ -337,6 +337,8 @@ def _read(table: Table, ensemble: Ensemble, truth: IntArray, scores: Scores) -> 
         explainability=figures("explainability"),
         unused=tuple(c for c in table.columns if not _is_used(c, ensemble.names)),
     )
+    table.require_unchanged()
+    return log
 
 
 def _is_used(column: str, members: Sequence[str]) -> bool:

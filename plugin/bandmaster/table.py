@@ -18,6 +18,9 @@ from bandmaster.features import features_of_each
 Scores = np.ndarray[tuple[int, ...], np.dtype[np.floating[Any]]]
 """Probabilities of classes, in single precision, as there are many of them; or values, in double."""
 
+Stamp = tuple[int, int, int]
+"""What tells one file from another that took its place: inode, size, ns since it was changed."""
+
 _Read = TypeVar("_Read")
 
 NO_LABEL = -1
@@ -40,8 +43,10 @@ class Table:
         sha256: str,
         classes: tuple[int | str, ...] | None,
         first: int = 0,
+        stamp: Stamp | None = None,
     ) -> None:
-        self.path, self.sha256, self.classes = path, sha256, classes
+        """``stamp`` is the file's when it was opened, where rows are read from it later."""
+        self.path, self.sha256, self.classes, self._stamp = path, sha256, classes, stamp
         self._rows, self._first = rows.lazy(), first
         with readable(path):
             self.schema = self._rows.collect_schema()
@@ -64,12 +69,28 @@ class Table:
             return self._rows.collect()
 
     def column(self, name: str) -> pl.Series:
-        with readable(self.path):
-            return self._rows.select(name).collect()[name]
+        try:
+            with readable(self.path):
+                return self._rows.select(name).collect()[name]
+        except BandmasterError:
+            self.require_unchanged()
+            raise
+
+    def require_unchanged(self) -> None:
+        """Raise ``BandmasterError`` where the file is another than was opened: columns may be of either."""
+        if self._stamp is not None and _stamp(self.path) != self._stamp:
+            raise BandmasterError(f"{self.path}: has changed while it was read; read it again, or a copy of it")
 
     def part(self, start: int, stop: int) -> Table:
         """The rows from ``start`` on, before ``stop``."""
-        return Table(self.path, self._rows.slice(start, stop - start), self.sha256, self.classes, self._first + start)
+        return Table(
+            self.path,
+            self._rows.slice(start, stop - start),
+            self.sha256,
+            self.classes,
+            self._first + start,
+            self._stamp,
+        )
 
     def refuse(self, name: str, bad: BoolArray, must: str) -> None:
         """Raise for the first row marked in ``bad``."""
@@ -202,14 +223,19 @@ def read_table(path: Path) -> Table:
     }
     reader = by_suffix(path, readers)
     with readable(path):
-        rows = reader(path)
+        stamp, rows = _stamp(path), reader(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         classes = _stored_classes(path)
-    table = Table(path, rows, sha256, classes)
+    table = Table(path, rows, sha256, classes, stamp=stamp)
     if not len(table):
         raise BandmasterError(f"{path}: holds no request")
     return table
+
+
+def _stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _stored_classes(path: Path) -> tuple[int | str, ...] | None:

@@ -109,6 +109,20 @@ def test_a_few_answers_beside_ones_own_figures_are_no_other_order_of_classes_whe
         read_log(path, None, {}, None)
 
 
+def test_a_file_that_another_takes_the_place_of_while_it_is_read_is_refused(path, crowded, monkeypatch):
+    read_scores, other = recorded._read_scores, path.with_name("other.parquet")
+    make_frame(seed=1).write_parquet(other)
+
+    def replaced(*given):
+        read_scores(*given)
+        if other.exists():
+            other.replace(path)
+
+    monkeypatch.setattr(recorded, "_read_scores", replaced)
+    with pytest.raises(BandmasterError, match=r"log\.parquet: has changed while it was read"):
+        read_log(path, None, {}, None)
+
+
 NO_ROOM = """
 import resource, sys
 from pathlib import Path
