@@ -166,6 +166,7 @@ def test_the_mix_of_classes_is_followed_without_any_label_and_reaches_the_worker
     assert page.counts["joined"] == len(taught)
     assert page.counts["decisions"] == len(taught) + len(asked)
     assert page.label_mix["versicolor"] > 0.8
+    assert page.repeats < 0.1  # the newest label is of long ago
 
     async def follow() -> np.ndarray:
         worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=2)
