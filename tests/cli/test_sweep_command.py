@@ -63,7 +63,7 @@ def test_the_report_draws_every_policy_over_each_price_and_needs_nothing_else(fo
     assert found.exit_code == 0, found.output
     page = (folder / "frontier.html").read_text()
     pictures = re.findall(r"<h2>Accuracy over ([\w ]+)</h2>", page)
-    assert pictures == ["energy", "cost a request", "latency"]
+    assert pictures == ["energy a request", "cost a request", "latency"]
     assert page.count("<svg") == len(pictures)
     for name in ("constant", "bandit", "cheap", "mid", "dear"):
         assert len(re.findall(rf">{name}</text>", page)) >= len(pictures)

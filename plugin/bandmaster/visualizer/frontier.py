@@ -13,8 +13,10 @@ from bandmaster.visualizer.units import joules, number, seconds
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PRICES = {"energy_j": "energy, J a request", "cost": "cost a request", "latency_s": "latency, s"}
-"""What accuracy may be drawn over, and the words at the axis."""
+PRICES = {"energy_j": "energy a request", "cost": "cost a request", "latency_s": "latency"}
+"""What accuracy may be drawn over, in words."""
+
+UNITS = {"energy_j": "J", "cost": "", "latency_s": "s"}
 
 
 def prices(every: Sequence[Measures]) -> list[str]:
@@ -42,7 +44,7 @@ def _picture(price: str, metric: str, points: Sequence[Point]) -> str:
         f"Every policy, one point for each weight of {metric}; grey: every plan of the catalogue alone, single members "
         "by name. Up and to the left is better."
     )
-    return figure(f"Accuracy over {words.partition(',')[0]}", told, 4.4, lambda axes: _paint(axes, price, points))
+    return figure(f"Accuracy over {words}", told, 4.4, lambda axes: _paint(axes, price, points))
 
 
 def _paint(axes: Axes, price: str, points: Sequence[Point]) -> None:
@@ -66,7 +68,13 @@ def paint_plans(axes: Axes, price: str, plans: Sequence[Measures], singles: dict
 
 
 def finish_frontier(axes: Axes, price: str) -> None:
-    axes.set_xscale("log" if price in PRICES else "linear")
+    if price in PRICES:
+        from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(EngFormatter(UNITS[price]))
+        axes.xaxis.set_minor_formatter(NullFormatter())  # others would run into each other
     axes.set_xlabel(PRICES.get(price, "members a request"))
     axes.set_ylabel("accuracy")
     legend_beside(axes, "both")
