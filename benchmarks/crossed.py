@@ -13,7 +13,7 @@ from bandmaster.offpolicy.evaluate import Evaluation, evaluate
 from bandmaster.offpolicy.log import BanditLog, Columns, read
 from bandmaster.offpolicy.target import Table, read_probabilities
 from benchmarks.scenario import Crossed
-from benchmarks.sources import Place, UnavailableError
+from benchmarks.sources import Place
 
 ESTIMATORS = ("ips", "snips", "dr")
 
@@ -25,12 +25,10 @@ def measure(scenario: Crossed, place: Place, told: Callable[[str], None]) -> dic
     log ``counts as``; each estimate with the ends of its 95 % bootstrap interval; and, over all cells, the share in
     which what was earned lies within those. Raises ``UnavailableError`` where the log is absent.
     """
-    path = place.data / scenario.file if place.data else None
-    if path is None or not path.is_file():
-        raise UnavailableError(f"{scenario.file} is absent ({place.data or 'no data folder; name one with --data'})")
+    path = place.recording(scenario.file)
+    policies, cells = _values(path, scenario.policy), _values(path, scenario.cell)
     figures: dict[str, float | None] = {}
-    for target, by in itertools.permutations(_values(path, scenario.policy), 2):
-        cells = _values(path, scenario.cell)
+    for target, by in itertools.permutations(policies, 2):
         held = dict.fromkeys(ESTIMATORS, 0)
         for cell in cells:
             told(f"{scenario.id}: {cell}, {target} by the log of {by}")

@@ -34,6 +34,12 @@ class Place:
     data: Path | None
     cache: Path
 
+    def recording(self, file: str) -> Path:
+        """A file of the data folder. Raises ``UnavailableError`` where it is absent."""
+        if self.data is None or not (self.data / file).is_file():
+            raise UnavailableError(f"{file} is absent ({self.data or 'no data folder; name one with --data'})")
+        return self.data / file
+
 
 def logs_of(
     scenario: Hosted, config: Config, place: Place, seeds: int, told: Callable[[str], None]
@@ -50,10 +56,7 @@ def logs_of(
 
 def _paths(source: AnySource, config: Config, place: Place, seeds: int, told: Callable[[str], None]) -> list[Path]:
     if isinstance(source, Recording):
-        if place.data is None or not (place.data / source.file).is_file():
-            folder = place.data or "no data folder; name one with --data"
-            raise UnavailableError(f"{source.file} is absent ({folder})")
-        path = place.data / source.file
+        path = place.recording(source.file)
         return [path if source.target is None else _with_target(path, source.target, place)]
     if isinstance(source, Digits):
         return _digits(source, place, seeds, told)

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from bandmaster.core import BandmasterError, Ensemble, Joined, MemberAnswer
+from bandmaster.files import naming
 from bandmaster.learner import Learner
 from bandmaster.metrics import NoFigureError
 
@@ -42,7 +43,7 @@ def export(
     Raises ``BandmasterError`` for a decision of another ensemble, or when the file cannot be written.
     """
     count = 0
-    try:
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             parts: list[Path] = []
@@ -58,8 +59,6 @@ def export(
             rows = pl.scan_parquet(parts, missing_columns="insert", extra_columns="ignore")
             rows.sink_parquet(whole, metadata=None if learner.ensemble.regression else metadata)
             os.replace(whole, path)
-    except OSError as problem:
-        raise BandmasterError(f"{path}: cannot be written ({problem.strerror}); name a file that can") from None
     return count
 
 

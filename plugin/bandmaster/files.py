@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write(path: Path, put: Callable[[Path], object]) -> None:
     """Have ``put`` write a file atomically. Raises ``BandmasterError`` naming it when that cannot be done."""
-    with _named(path), replacing(path) as temporary:
+    with naming(path), replacing(path) as temporary:
         put(temporary)
 
 
@@ -39,13 +39,13 @@ def require_writable(path: Path) -> None:
     if path.is_dir():
         raise BandmasterError(f"{path}: is a folder; name a file in it")
     probe = path.with_name(f".{path.name}.probe")
-    with _named(path), replacing(probe) as temporary:
+    with naming(path), replacing(probe) as temporary:
         temporary.touch()
     probe.unlink()
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Turn what goes wrong in writing ``path`` into a ``BandmasterError`` that names it."""
     try:
         yield

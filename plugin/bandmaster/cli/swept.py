@@ -19,7 +19,7 @@ from bandmaster.replay import Bench, Step
 from bandmaster.results import Point, swept_json
 from bandmaster.visualizer.frontier import write_frontier
 from bandmaster.visualizer.page import require_drawing
-from bandmaster.visualizer.units import joules, number, seconds
+from bandmaster.visualizer.units import MEASURED, measured
 
 
 @click.command(name="sweep")
@@ -52,6 +52,7 @@ def sweep_command(
         if wanted is not None:
             require_writable(wanted)
     read, bench = asked.bench()
+    _require_one_contract(bench)
     benches = [_weighed(read, bench, metric, weight) for weight in each]
     points = []
     with replay_progress() as progress:
@@ -79,15 +80,18 @@ def _weights(given: str) -> list[float]:
     return sorted(found)
 
 
+def _require_one_contract(bench: Bench) -> None:
+    if any(set(log.profiles or ()) - {DEFAULT_PROFILE} for log in bench.logs):
+        raise BandmasterError(
+            "column 'profile' has requests judged by weights of their own, which a sweep leaves as they are; "
+            "sweep a log without it"
+        )
+
+
 def _weighed(read: Config, bench: Bench, metric: str, weight: float) -> Bench:
     """The bench under the contract with that weight: policies are built for it, and judged by it."""
     config = replace(read, contract=read.contract.weighing(metric, weight))
     for log in bench.logs:
-        if set(log.profiles or ()) - {DEFAULT_PROFILE}:
-            raise BandmasterError(
-                "column 'profile' has requests judged by weights of their own, which a sweep leaves as they are; "
-                "sweep a log without it"
-            )
         build.require_known_terms(config.contract, log)
     return build.bench(config, bench.logs, bench.traffic)
 
@@ -103,12 +107,9 @@ def _part(progress: Callable[[Step], None], metric: str, weight: float, k: int, 
 
 
 def _print(metric: str, points: list[Point]) -> None:
-    table = new_table(metric, "policy", "reward", "accuracy", "latency", "energy", "cost", "members", "probed")
+    table = new_table(metric, "policy", *MEASURED, "probed")
     for point in points:
         for name, policy in point.results.policies.items():
-            m = policy.measures
-            table.add_row(f"{point.weight:g}", name, f"{m.reward:.4f}", f"{m.accuracy:.4f}", seconds(m.latency_s),
-                          joules(m.energy_j), number(m.cost), f"{m.members_per_request:.2f}",
-                          f"{policy.probe_share:.1%}")  # fmt: skip
+            table.add_row(f"{point.weight:g}", name, *measured(policy.measures), f"{policy.probe_share:.1%}")
         table.add_section()
     console().print(table)

@@ -397,28 +397,29 @@ def read_joined(path: Path) -> Iterator[Joined]:
 
 
 def _joined_by_arrival(fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
-    """In pages, as ``_joined_since``."""
     query = (
         "SELECT d.at, d.id, o.seq, d.decision, d.answer, o.outcome FROM decisions d JOIN outcomes o USING (id)"
         " WHERE o.seq IS NOT NULL AND (d.at, d.id) > (?, ?) ORDER BY d.at, d.id LIMIT ?"
     )
-    last = (-math.inf, "")
-    while page := fetch(query, *last, _BATCH):
-        last = page[-1][:2]
-        for _, _, seq, decision, answer, outcome in page:
-            yield Joined(seq, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
+    yield from _paged(query, (-math.inf, ""), fetch)
 
 
 def _joined_since(seq: int, fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
-    """In pages, so that a slow reader holds up neither settlements nor the log's checkpoints."""
     query = (
-        "SELECT o.seq, d.decision, d.answer, o.outcome FROM outcomes o JOIN decisions d USING (id)"
+        "SELECT o.seq, o.seq, d.decision, d.answer, o.outcome FROM outcomes o JOIN decisions d USING (id)"
         " WHERE o.seq > ? ORDER BY o.seq LIMIT ?"
     )
-    last = seq
-    while page := fetch(query, last, _BATCH):
-        for last, decision, answer, outcome in page:
-            yield Joined(last, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
+    yield from _paged(query, (seq,), fetch)
+
+
+def _paged(query: str, last: tuple[Any, ...], fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
+    """In pages, so that a slow reader holds up neither settlements nor the log's checkpoints. Rows begin with the key
+    that they are in order of; those after ``last`` are read.
+    """
+    while page := fetch(query, *last, _BATCH):
+        last = page[-1][: len(last)]
+        for *_, seq, decision, answer, outcome in page:
+            yield Joined(seq, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
 
 
 def _open(path: Path) -> sqlite3.Connection:

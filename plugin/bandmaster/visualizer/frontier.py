@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bandmaster.results import Measures, Point
+from bandmaster.results import Measures, Point, Results
 from bandmaster.visualizer.page import figure, legend_beside, require_drawing, table, wheel, write_page
-from bandmaster.visualizer.units import joules, number, seconds
+from bandmaster.visualizer.units import MEASURED, measured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def _picture(price: str, metric: str, points: Sequence[Point]) -> str:
 
 def _paint(axes: Axes, price: str, points: Sequence[Point]) -> None:
     first = points[0].results
-    paint_plans(axes, price, first.plans, {first.setting.plans[k]: first.plans[k] for k in first.setting.singles})
+    paint_plans(axes, price, first)
     names = list(first.policies)
     for name, colour in zip(names, wheel(len(names)), strict=True):
         played = [point.results.policies[name].measures for point in points]
@@ -58,13 +58,14 @@ def _paint(axes: Axes, price: str, points: Sequence[Point]) -> None:
     finish_frontier(axes, price)
 
 
-def paint_plans(axes: Axes, price: str, plans: Sequence[Measures], singles: dict[str, Measures]) -> None:
+def paint_plans(axes: Axes, price: str, results: Results) -> None:
     """Every plan alone in grey, single members by name."""
+    plans, setting = results.plans, results.setting
     axes.plot([getattr(m, price) for m in plans], [m.accuracy for m in plans], ".", color="lightgrey", markersize=4)
-    for name, m in singles.items():
-        place = getattr(m, price), m.accuracy
+    for k in setting.singles:
+        place = getattr(plans[k], price), plans[k].accuracy
         axes.plot(*place, "x", color="grey")
-        axes.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.annotate(setting.plans[k], place, xytext=(4, 3), textcoords="offset points", fontsize=7)
 
 
 def finish_frontier(axes: Axes, price: str) -> None:
@@ -81,10 +82,9 @@ def finish_frontier(axes: Axes, price: str) -> None:
 
 
 def _table(metric: str, points: Sequence[Point]) -> str:
-    rows = []
-    for point in points:
-        for name, policy in point.results.policies.items():
-            m = policy.measures
-            rows.append([f"{point.weight:g}", name, f"{m.reward:.4f}", f"{m.accuracy:.4f}", seconds(m.latency_s),
-                         joules(m.energy_j), number(m.cost), f"{m.members_per_request:.2f}"])  # fmt: skip
-    return table([metric, "policy", "reward", "accuracy", "latency", "energy", "cost", "members"], rows)
+    rows = [
+        [f"{point.weight:g}", name, *measured(policy.measures)]
+        for point in points
+        for name, policy in point.results.policies.items()
+    ]
+    return table([metric, "policy", *MEASURED], rows)

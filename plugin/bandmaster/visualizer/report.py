@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 
 from bandmaster.core import DEFAULT_PROFILE, FloatArray
-from bandmaster.results import BEST_PLAN, PARTS, Measures, Results, first_that_counts
+from bandmaster.results import BEST_PLAN, PARTS, Results, first_that_counts
 from bandmaster.visualizer.frontier import finish_frontier, paint_plans, prices
 from bandmaster.visualizer.page import figure, legend_beside, require_drawing, table, wheel, write_page
-from bandmaster.visualizer.units import joules, number, seconds
+from bandmaster.visualizer.units import MEASURED, measured
 from bandmaster.visualizer.verdict import leader, verdict
 
 if TYPE_CHECKING:
@@ -227,10 +227,10 @@ def _members(axes: Axes, seen: _Seen) -> None:
 
 def _frontier(axes: Axes, seen: _Seen) -> None:
     """Accuracy over the first price that everything has."""
-    results, setting = seen.results, seen.results.setting
+    results = seen.results
     every = [*results.plans, *(p.measures for p in results.policies.values())]
     price = next(iter(prices(every)), "members_per_request")
-    paint_plans(axes, price, results.plans, {setting.plans[k]: results.plans[k] for k in setting.singles})
+    paint_plans(axes, price, results)
     for name, colour in _colours(seen).items():
         measures = results.policies[name].measures
         axes.plot(getattr(measures, price), measures.accuracy, "o", color=colour, label=name)
@@ -270,7 +270,7 @@ def _table(results: Results) -> str:
     for name, r in sorted(results.policies.items(), key=lambda item: -item[1].measures.reward):
         gap = "" if r.gap_closed is None else f"{r.gap_closed:.0%}"
         shown = f"{name} (in hindsight)" if r.hindsight else name
-        rows.append([shown, *_figures(r.measures), f"[{r.interval[0]:.4f}, {r.interval[1]:.4f}]", gap,
+        rows.append([shown, *measured(r.measures), f"[{r.interval[0]:.4f}, {r.interval[1]:.4f}]", gap,
                      f"{r.probe_share:.1%}", "" if r.drift_events is None else f"{r.drift_events:.1f}"])  # fmt: skip
     for name, constant in (
         ("best single member in hindsight", results.best_constant),
@@ -278,18 +278,10 @@ def _table(results: Results) -> str:
         ("all members at once", results.all_members),
     ):
         label = name if constant is results.all_members else f"{name}: {constant.plan}"
-        rows.append([label, *_figures(constant.measures), "", "", "", ""])
+        rows.append([label, *measured(constant.measures), "", "", "", ""])
     rows.append(["oracle: best single member, request by request", f"{results.oracle:.4f}", *[""] * 9])
     rows.append(["previous label (costs nothing)", "", f"{results.previous_label:.4f}", *[""] * 8])
-    return table(
-        ["policy", "reward", "accuracy", "latency", "energy", "cost", "members", "95 % interval", "gap closed",
-         "probed", "drift alarms"], rows,
-    )  # fmt: skip
-
-
-def _figures(m: Measures) -> list[str]:
-    return [f"{m.reward:.4f}", f"{m.accuracy:.4f}", seconds(m.latency_s), joules(m.energy_j), number(m.cost),
-            f"{m.members_per_request:.2f}"]  # fmt: skip
+    return table(["policy", *MEASURED, "95 % interval", "gap closed", "probed", "drift alarms"], rows)
 
 
 def _plans(seen: _Seen) -> str:
