@@ -7,6 +7,8 @@ the member does in general, so that a hundred outcomes suffice. And as members e
 
 from __future__ import annotations
 
+from itertools import chain
+
 import msgspec
 import numpy as np
 
@@ -57,7 +59,7 @@ class Belief:
         self._said = np.zeros((members, classes + 1, classes if classes <= DENSE else 2))
         self._sure = np.zeros((2, members, BUCKETS, classes))  # right: by true class; wrong: by what was said
         self._seen = np.zeros((members, classes))
-        self._shelf: list[list[FloatArray]] = [[] for _ in range(members)]
+        self._shelf: list[list[Belief]] = [[] for _ in range(members)]  # each of one member
         self.overlap = 0.5
         self.learned = 0
         self._renewed = -1
@@ -129,34 +131,47 @@ class Belief:
         What it said to them is (n,), as are the labels. Where what was put by earlier explains them better than having
         learned nothing would, that is taken up again: a regime that returns is known at once.
         """
-        tried = [np.zeros_like(self._kept(member)), *self._shelf[member]]
-        self._shelf[member] = [*self._shelf[member], self._kept(member)][-self.SHELF :]
-        merit = []
-        for regime in tried:
-            self._restore(member, regime)
-            merit.append(self._likelihood(member, said, truth))
+        tried = [Belief(1, self.classes), *self._shelf[member]]
+        self._shelf[member] = [*self._shelf[member], self._alone(member)][-self.SHELF :]
+        merit = [regime._explains(said, truth) for regime in tried]
         merit[0] += self.STRANGE
-        self._restore(member, tried[int(np.argmax(merit))])
+        self._take(member, tried[int(np.argmax(merit))])
         every = np.zeros((len(truth), self.members), dtype=np.int64)
         label, bucket, known = every.copy(), every.copy(), every.astype(np.bool_)
         label[:, member], bucket[:, member], known[:, member] = said.label, said.bucket, True
         self._count(Said(label, bucket), known, truth)
         self._renew()
 
-    def _kept(self, member: int) -> FloatArray:
-        """All counts of one member, flat."""
-        return np.concatenate([a.ravel() for a in (self._said[member], self._sure[:, member], self._seen[member])])
+    def likelier(self, member: int, label: IntArray, truth: IntArray) -> FloatArray:
+        """By how much likelier, in logarithms, every regime of ``member`` that was put by makes it than the present one
+        that it said ``label`` (n,) to rows of these classes (n,): (K, n).
+        """
+        now = self._log_label(member, label, truth)
+        then = [regime._log_label(0, label, truth) for regime in self._shelf[member]]
+        return np.array(then).reshape(-1, len(truth)) - now
 
-    def _restore(self, member: int, regime: FloatArray) -> None:
-        parts = (self._said[member], self._sure[:, member], self._seen[member])
-        for part, flat in zip(parts, np.split(regime, np.cumsum([p.size for p in parts])[:-1]), strict=True):
-            part[...] = flat.reshape(part.shape)
-        self._renew()
+    def _log_label(self, member: int, label: IntArray, truth: IntArray) -> FloatArray:
+        """log P(label | class) of what ``member`` said (n,) to rows of these classes, (n,)."""
+        table = self._log_said(self._every[member : member + 1], label[:, None])
+        return np.asarray(table[np.arange(len(truth)), 0, truth])
 
-    def _likelihood(self, member: int, said: Said, truth: IntArray) -> float:
-        """log P of all that ``member`` said to rows of these classes."""
-        label, bucket = (np.repeat(a[:, None], self.members, axis=1) for a in (said.label, said.bucket))
-        return float(self.log_likelihood(Said(label, bucket))[np.arange(len(truth)), member, truth].sum())
+    def _explains(self, said: Said, truth: IntArray) -> float:
+        """log P of all that the only member said (n,) to rows of these classes."""
+        likely = self.log_likelihood(Said(said.label[:, None], said.bucket[:, None]))
+        return float(likely[np.arange(len(truth)), 0, truth].sum())
+
+    def _alone(self, member: int) -> Belief:
+        """What is believed of ``member``, as a belief of one."""
+        alone = Belief(1, self.classes)
+        alone._said[0], alone._sure[:, 0] = self._said[member], self._sure[:, member]
+        alone._seen[0] = self._seen[member]
+        alone._renew()
+        return alone
+
+    def _take(self, member: int, alone: Belief) -> None:
+        """Believe of ``member`` what a belief of one does; the tables are the caller's to renew."""
+        self._said[member], self._sure[:, member] = alone._said[0], alone._sure[:, 0]
+        self._seen[member] = alone._seen[0]
 
     def _renew(self) -> None:
         """Renew the pools, and every table from them."""
@@ -260,7 +275,7 @@ class Belief:
     def dump(self) -> bytes:
         kept = (self._said, self._sure, self._seen, self._habits, self._instead, self._usual)
         arrays = [a.astype(np.float64).tobytes() for a in kept]
-        shelf = [[regime.tobytes() for regime in member] for member in self._shelf]
+        shelf = [[regime.dump() for regime in member] for member in self._shelf]
         return msgspec.msgpack.encode(_Dump(self.learned, self._renewed, self.overlap, arrays, shelf))
 
     def load(self, dumped: bytes) -> None:
@@ -273,11 +288,12 @@ class Belief:
         if len(found.arrays) != len(kept) or any(len(b) != a.nbytes for a, b in zip(kept, found.arrays, strict=True)):
             raise ValueError("a belief of other members or classes")
         arrays = [np.frombuffer(b).reshape(a.shape).copy() for a, b in zip(kept, found.arrays, strict=True)]
-        size = self._kept(0).nbytes
-        if len(found.shelf) != self.members or any(len(b) != size for member in found.shelf for b in member):
-            raise ValueError("former regimes of other members or classes")
-        shelf = [[np.frombuffer(b).copy() for b in member] for member in found.shelf]
-        if not all(np.isfinite(a).all() and (a >= 0.0).all() for a in [*arrays, *(r for m in shelf for r in m)]):
+        if len(found.shelf) != self.members:
+            raise ValueError("former regimes of other members")
+        shelf = [[Belief(1, self.classes) for _ in regimes] for regimes in found.shelf]
+        for regime, kept_of_it in zip(chain(*shelf), chain(*found.shelf), strict=True):
+            regime.load(kept_of_it)
+        if not all(np.isfinite(a).all() and (a >= 0.0).all() for a in arrays):
             raise ValueError("a belief's counts are finite and not negative")
         self._said, self._sure, self._seen = arrays[:3]
         self._shelf = shelf

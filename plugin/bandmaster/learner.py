@@ -34,7 +34,7 @@ from bandmaster.plans import compiled, parse_plan, pool_weights
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
-FORMAT = 2
+FORMAT = 3
 """Of snapshots; greater by one wherever what is kept in them changes."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,8 +19,14 @@ class Regimes:
     Accuracy itself would not do: it also changes with the mix of classes, and with when the policy has a member run;
     neither says that the member has changed. So two streams a member are watched: how much oftener it is right than
     all that was said on that request promised; and, on probes alone, which no policy picks, than its own word did. The
-    first tells soon that a member has gone bad, the second that it is good again, though nobody relies on it.
+    first tells soon that a member has gone bad, the second that it is good again, though nobody relies on it. A member
+    that is again what it once was is known sooner: what speaks for each of its former regimes is added up over probes.
     """
+
+    RETURNED = 12.0
+    """A former regime is taken up again once so much speaks for it rather than for the present one, in log-likelihood.
+    By chance that happens once in more than exp(12), or 160,000, probes (Lorden 1971, "Procedures for reacting to a
+    change in distribution", theorem 2)."""
 
     RECENT = 400
     """Outcomes kept, to learn a changed member from."""
@@ -30,6 +37,9 @@ class Regimes:
         names = [f"accuracy:{n}" for n in ensemble.names]
         self._monitor = DriftMonitor([*names, *names, "reward"], delta=delta)
         self._recent: deque[tuple[Said, BoolArray, IntArray]] = deque(maxlen=self.RECENT)
+        # Page's cumulative sums (1954, "Continuous inspection schemes") and how many probes they are of.
+        self._speaks = np.zeros((len(names), belief.SHELF))
+        self._probes = np.zeros((len(names), belief.SHELF), dtype=np.int64)
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Watch one settled request that the belief has learned; return the alarms, the reaction to them done."""
@@ -37,13 +47,32 @@ class Regimes:
         if truth is not None:
             self._recent.append((experience.said, experience.known, truth))
         alarms = self._monitor.update(_surprises(experience), experience.joined.outcome.at)
-        if not alarms:
-            return ()
-        once = {a.name: a for a in alarms}
+        once = {a.name: a for a in (*alarms, *self._returned(experience))}
         for m, name in enumerate(self._ensemble.names):
             if f"accuracy:{name}" in once and self._relearn and truth is not None:
                 self._belief.relearn(m, *self._since(m, once[f"accuracy:{name}"].seen))
+                self._speaks[m], self._probes[m] = 0.0, 0
         return tuple(once.values())
+
+    def _returned(self, experience: Experience) -> Iterator[DriftEvent]:
+        """Alarms of members that probes show to be again what they once were.
+
+        Classes tell alone: how sure a member is also differs with which requests the policy has it run on.
+        """
+        truth, decision = experience.truth, experience.joined.decision
+        if truth is None or not experience.known.all():
+            return
+        # Probes are aimed at what is unsure: those that stand for less than a request count for less.
+        counts = min(decision.stands_for, 1.0)
+        for m, name in enumerate(self._ensemble.names):
+            likelier = self._belief.likelier(m, experience.said.label[:, m], truth).mean(axis=1)
+            k = slice(len(likelier))
+            self._speaks[m, k] = speaks = np.maximum(self._speaks[m, k] + counts * likelier, 0.0)
+            self._probes[m, k] = probes = np.where(speaks > 0.0, self._probes[m, k] + 1, 0)
+            if speaks.max(initial=0.0) >= self.RETURNED:
+                best = int(speaks.argmax())
+                cause = f"again what it once was: exp({speaks[best]:.0f}) times likelier, of {probes[best]} probes"
+                yield DriftEvent(f"accuracy:{name}", experience.joined.outcome.at, cause, int(probes[best]))
 
     def _since(self, member: int, seen: int) -> tuple[Said, IntArray]:
         """The last ``seen`` rows, as far as kept, on which it is known what ``member`` said, and their labels."""
