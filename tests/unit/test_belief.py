@@ -270,6 +270,22 @@ def test_a_regime_that_returns_is_known_at_once_and_a_new_one_is_not_taken_for_i
     assert belief._shelf[1] == []
 
 
+@pytest.mark.parametrize("classes", [3, MANY])
+def test_by_what_a_member_says_now_its_former_regimes_are_likelier_or_less_likely_than_its_present_one(classes):
+    belief = taught(*World(2, classes, right=(0.9, 0.95), abstain=0.0).draw(3000), 2, classes)
+    of, labels = np.arange(3), np.arange(60) % 3
+    assert belief.likelier(0, of, of).shape == (0, 3)
+    for wrong in (1, 2):  # it takes every class for the next one, then for the one after that
+        belief.relearn(0, Said((labels + wrong) % 3, np.full(60, 5)), labels)
+    good, next_one = 0, 1
+    assert (belief.likelier(0, of, of)[good] > 1.0).all()
+    assert (belief.likelier(0, (of + 2) % 3, of)[good] < -1.0).all()
+    if classes <= DENSE:  # beyond, which class it takes for which is not known
+        assert (belief.likelier(0, (of + 2) % 3, of)[next_one] < -1.0).all()
+        assert (belief.likelier(0, (of + 1) % 3, of)[next_one] > 1.0).all()
+    assert belief.likelier(1, of, of).shape == (0, 3)
+
+
 @settings(max_examples=30)
 @given(st.integers(1, 60))
 def test_what_a_member_may_say_stays_a_distribution_when_it_has_changed(rows):
