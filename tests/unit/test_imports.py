@@ -16,8 +16,7 @@ ROOMS = [
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "awaited", "probes"),
-        "errors",
-        "files",
+        *("errors", "files", "guard"),
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "regimes", "state", "value_planner"),
