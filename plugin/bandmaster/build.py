@@ -17,6 +17,7 @@ from bandmaster.belief import Belief
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
 from bandmaster.core import VALUE, BandmasterError, Ensemble, Member, Meter, Plan, Policy, Recorder
+from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
@@ -239,12 +240,20 @@ def _experts(config: Config, ensemble: Ensemble) -> tuple[str, ...]:
     return config.policy.experts or tuple(f"constant:{name}" for name in ensemble.names)
 
 
-def learner(config: Config, plans: Catalogue, rng: np.random.Generator, spec: str | None = None) -> Learner:
-    """The learning half: state, contract, and the config's policy or that of ``spec``; nothing that others share."""
+def learner(
+    config: Config,
+    plans: Catalogue,
+    rng: np.random.Generator,
+    spec: str | None = None,
+    guarding: Guarding | None = None,
+) -> Learner:
+    """The learning half: state, contract, the config's policy or that of ``spec``, a guard where there is to be one;
+    nothing that others share.
+    """
     aim = not (config.contract.by_consensus or plans.ensemble.regression)
     state = StateManager(plans.ensemble, tracking(config), replace(config.probes, aim=aim))
     manager = RLManager(policy(spec or config.policy.use, config, plans, state.belief), rng)
-    return Learner(plans.ensemble, config.contract, state, manager)
+    return Learner(plans.ensemble, config.contract, state, manager, guarding)
 
 
 def orchestrator(
@@ -258,8 +267,11 @@ def orchestrator(
     executor: ThreadPoolExecutor | None = None,
     slow: frozenset[str] = frozenset(),
     workers: int = 1,
+    clock: Callable[[], float] | None = None,
 ) -> Orchestrator:
-    """The answering half, reading the state and policy that ``learning`` holds; one of so many ``workers``."""
+    """The answering half, reading the state and policy that ``learning`` holds; one of so many ``workers``. A ``clock``
+    is needed where ``learning`` only follows a learner in another process.
+    """
     return Orchestrator(
         ensemble=learning.ensemble,
         state=learning.state,
@@ -271,6 +283,7 @@ def orchestrator(
         executor=executor,
         slow=slow,
         limits=config.limits.shared(workers),
+        admission=Admission(learning.guard, workers, clock) if learning.guard else None,
     )
 
 

@@ -171,13 +171,26 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Exposure:
+    """What a guard made of the policy's choice, the plan ``intended``: with probability ``share`` that answers, which
+    may cost so much reward at ``most`` against the baseline; ``exposed`` says whether it does.
+    """
+
+    intended: str
+    share: float
+    exposed: bool
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What was offered, with which probabilities, what was sampled, and by whom.
 
     ``plans`` are the names of the policy's catalogue at that time, ``probabilities`` (P,) exactly those sampled from.
     ``probe_p`` is the probability with which this request is probed: the share of its state until it is answered, then
     what follows from how sure the answer is (``probes.aimed``). ``lot`` in [0, 1] is the number drawn for that.
-    ``over_limits`` is set where no plan on offer kept within the limits.
+    ``over_limits`` is set where no plan on offer kept within the limits. With a guard the probabilities are those with
+    which each plan answers, the baseline among them, and ``exposure`` says what the policy itself had chosen.
     """
 
     id: str
@@ -191,6 +204,7 @@ class Decision:
     probe_p: float = 0.0
     lot: float = 1.0
     over_limits: bool = False
+    exposure: Exposure | None = None
 
     @property
     def plan(self) -> str:

@@ -180,6 +180,19 @@ class Revealed:
     observed_p: FloatArray
 
 
+def earnings(catalogue: Catalogue, contract: Contract, experience: Experience) -> FloatArray:
+    """What the plans of ``catalogue`` would have earned on a settled request, (P,), under its profile: NaN where what
+    ran does not tell. The chosen plan keeps what really came of it.
+    """
+    decision, outcome = experience.joined.decision, experience.joined.outcome
+    rewards = np.full(len(catalogue), np.nan)
+    if outcome.labels is not None or outcome.consensus:
+        rewards = _walk(catalogue, contract.under(decision.profile), experience).rewards
+    if decision.plan in catalogue.names:
+        rewards[catalogue.index(decision.plan)] = experience.own
+    return rewards
+
+
 def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -> Revealed:
     """What the plans of ``catalogue`` would have earned on a settled request, under its profile, by all that ran.
 

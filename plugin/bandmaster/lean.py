@@ -76,5 +76,5 @@ class LeanLearner(Learner):
     def __init__(self, ensemble: Ensemble, contract: Contract, tracking: Tracking, manager: RLManager) -> None:
         super().__init__(ensemble, contract, LeanState(ensemble, tracking), manager)
 
-    def notice(self, decision: Decision, answer: Answer) -> None:
+    def notice(self, decision: Decision, answer: Answer) -> DriftEvent | None:
         """Nothing: before its outcome is known, a request tells of its class alone."""

@@ -20,6 +20,7 @@ from bandmaster.core import (
     BandmasterError,
     BoolArray,
     Decision,
+    DriftEvent,
     Ensemble,
     Experience,
     Figures,
@@ -29,6 +30,8 @@ from bandmaster.core import (
     Reward,
     Said,
 )
+from bandmaster.counterfactual import earnings
+from bandmaster.guard import Guard, Guarding
 from bandmaster.metrics import NoFigureError, own_figures
 from bandmaster.plans import compiled, parse_plan, pool_weights
 from bandmaster.rl_manager import RLManager
@@ -56,16 +59,25 @@ class Learned(msgspec.Struct, frozen=True):
     fits: Fits
     policy_state: bytes
     state: dict[str, Any]
+    guard: dict[str, Any] | None = None
 
 
 class Learner:
     """Owns all learning. Exactly one exists; everyone else reads what it publishes."""
 
-    def __init__(self, ensemble: Ensemble, contract: Contract, state: StateManager, manager: RLManager) -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        contract: Contract,
+        state: StateManager,
+        manager: RLManager,
+        guarding: Guarding | None = None,
+    ) -> None:
         """``manager`` holds a policy that has learned nothing yet."""
         self.ensemble, self.contract, self.state, self.manager = ensemble, contract, state, manager
         self.without_reward = 0
         self._profile = profile_figures(ensemble)
+        self.guard = Guard(guarding, ensemble, contract, self._profile) if guarding else None
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
         self._fits = Fits(ensemble.names, tuple(map(str, ensemble.classes)), manager.policy.name, plans, FORMAT)
 
@@ -109,9 +121,27 @@ class Learner:
         except NoFigureError:
             self.without_reward += 1
             raise
+        self._guard(experience)
         experience = replace(experience, alarms=self.state.observe(experience))
         self.manager.learn(experience)
         return experience
+
+    def _guard(self, experience: Experience) -> None:
+        """Let the guard know what following the policy has cost here, or would have."""
+        joined = experience.joined
+        decision, answer, outcome = joined.decision, joined.answer, joined.outcome
+        if self.guard is None or decision.exposure is None:
+            return
+        both = compiled(tuple(dict.fromkeys((*self.guard.baseline.names, decision.exposure.intended))), self.ensemble)
+        found = alone = earnings(both, self.contract, experience)
+        if answer.probes:
+            unprobed = self.experience(replace(joined, answer=replace(answer, probes=())))
+            alone = earnings(both, self.contract, unprobed)
+        if outcome.reward is None:
+            self.guard.gain.add(float(found[-1] - found[0]), float(alone[-1] - alone[0]), decision.probe_p)
+        # A reward that is reported may be any.
+        best = 1.0 if outcome.reward is not None else self.guard.best(decision.state, len(answer.labels))
+        self.guard.settle(decision, experience.own, best, float(found[0]), float(alone[0]))
 
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its reward, and all that its members' answers tell."""
@@ -157,22 +187,25 @@ class Learner:
             corrected=corrected,
         )
 
-    def notice(self, decision: Decision, answer: Answer) -> None:
-        """Learn what a request tells before its outcome is known; to be called once for each, with its probe.
+    def notice(self, decision: Decision, answer: Answer) -> DriftEvent | None:
+        """Learn what a request tells before its outcome is known; to be called once for each, with its probe. Returns
+        the guard's alarm, where it raises one.
 
         Nothing is learned from what another ensemble decided.
         """
         if self._outdated(decision, answer) is not None:
-            return
+            return None
         scores, known = self.outputs(answer)
         said = Said.of(scores)
         self.state.notice(said, known, answer.doubt, decision.probed)
         if answer.probes and known.all():
             self.manager.notice(decision, said, self._figures((*answer.ran, *answer.probes)))
+        return self.guard.notice(decision) if self.guard else None
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
-        return msgspec.msgpack.encode(Learned(self._fits, self.manager.policy.dump(), self.state.dump()))
+        guard = self.guard.dump() if self.guard else None
+        return msgspec.msgpack.encode(Learned(self._fits, self.manager.policy.dump(), self.state.dump(), guard))
 
     def load(self, payload: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``BandmasterError`` when it was learned for another configuration."""
@@ -191,6 +224,8 @@ class Learner:
             )
         self.manager.policy.load(learned.policy_state)
         self.state.load(learned.state)
+        if self.guard is not None and learned.guard is not None:
+            self.guard.load(learned.guard)
 
     def reward(self, joined: Joined) -> Reward:
         """The contract's verdict on what really ran, a probe's energy and cost included."""

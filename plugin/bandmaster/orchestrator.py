@@ -6,8 +6,9 @@ Replay and tests call ``answer``; serving calls its two halves, so that a slow p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +34,7 @@ from bandmaster.core import (
     State,
     Status,
 )
+from bandmaster.guard import Admission
 from bandmaster.learner import Learner
 from bandmaster.limits import Limiter, Limits
 from bandmaster.metrics import NoFigureError
@@ -55,7 +57,8 @@ class Settled:
 class Orchestrator:
     """Decides, runs and records; settles and hands on to the learner.
 
-    A request that is probed has all its other members run too, after the reply. No plan is chosen that breaks a limit
+    Where there is an ``admission``, a guard decides whether the policy's choice answers or the baseline. A request that
+    is probed has all its other members run too, after the reply. No plan is chosen that breaks a limit
     while one is on offer that does not. A stage with two or more ``slow``
     members runs in the threads of ``executor``, all of it side by side.
     """
@@ -73,8 +76,10 @@ class Orchestrator:
         executor: Executor | None = None,
         slow: frozenset[str] = frozenset(),
         limits: Limits | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.ensemble, self.state, self.manager = ensemble, state, manager
+        self._admission = admission
         self._members, self._meter, self._recorder, self._new_id = members, meter, recorder, new_id
         self._executor, self._slow = executor, slow
         self.limiter = Limiter(limits or Limits(), ensemble)
@@ -92,11 +97,15 @@ class Orchestrator:
         if fitting is not None:
             state = replace(state, fits=tuple(fitting.plans.tolist()))
         offer, probabilities, chosen = self.manager.choose(state)
+        plans, exposure = offer.names, None
+        if self._admission is not None:
+            found = self._admission.admit(plans, probabilities, chosen, state, len(request.rows), self.manager.lot())
+            plans, probabilities, chosen, exposure = found.plans, found.probabilities, found.chosen, found.exposure
         probe_p = 0.0 if busy or not self.manager.policy.probes else state.probe_share
         decision = Decision(
             id=self._new_id(request.at),
             at=request.at,
-            plans=offer.names,
+            plans=plans,
             probabilities=probabilities,
             chosen=chosen,
             policy=self.manager.policy.name,
@@ -105,12 +114,29 @@ class Orchestrator:
             probe_p=probe_p,
             lot=self.manager.lot() if probe_p else 1.0,
             over_limits=fitting is not None and fitting.over,
+            exposure=exposure,
         )
         self.limiter.expect(decision, request)
+        if self._admission is not None:
+            self._admission.expose(decision)
         return decision
 
     def run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         """Run the chosen plan, settle whether the request is probed, and record the decision with its answer."""
+        with self._recording(decision):
+            decision, answer = self._run(decision, request)
+        return decision, answer
+
+    @contextmanager
+    def _recording(self, decision: Decision) -> Iterator[None]:
+        """Tell the admission once a decision is recorded whole, or never will be."""
+        try:
+            yield
+        finally:
+            if self._admission is not None:
+                self._admission.recorded(decision)
+
+    def _run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         # By its name: the policy may offer other plans by now.
         plan = parse_plan(decision.plan, self.ensemble)
         weights = weights_in_force(decision.state.members.accuracy, self.ensemble)
@@ -136,9 +162,10 @@ class Orchestrator:
     def probe(self, decision: Decision, answer: Answer, request: Request) -> Answer:
         """Run, after the reply, every member that the plan left out or stopped before, on all rows; record it."""
         every = np.arange(len(request.rows))
-        probed = replace(answer, probes=tuple(self._run_stage(self._left_out(answer, request), request, every)))
-        self.limiter.correct_probe(decision, request, probed.probes)
-        self._recorder.record(decision, probed)
+        with self._recording(decision):
+            probed = replace(answer, probes=tuple(self._run_stage(self._left_out(answer, request), request, every)))
+            self.limiter.correct_probe(decision, request, probed.probes)
+            self._recorder.record(decision, probed)
         return probed
 
     def _left_out(self, answer: Answer, request: Request) -> list[str]:

@@ -23,6 +23,7 @@ from bandmaster.config import (
 )
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import BandmasterError, Profile
+from bandmaster.guard import Allowance, Guarding
 from bandmaster.metrics import ImportedFunction
 from bandmaster.policies.exploration import Exploration
 from bandmaster.probes import Probing
@@ -62,6 +63,7 @@ args:
     policy: {use: constant, explore: {epsilon: 0.1}, plan: linear+forest}
     probes: {share: 0}
     drift: {detector: adwin, delta: 0.01, reaction: none}
+    guard: {mode: canary, baseline: forest, loss_budget: 0.05, burn: 7}
     feedback: {window: 10 min, missing: skip}
     journal: sqlite:///data/j.db
     seed: 7
@@ -105,6 +107,7 @@ def test_every_key_of_the_block_is_read(full: Path) -> None:
         policy=PolicyConfig("constant", Exploration("epsilon", 0.1), "linear+forest"),
         probes=Probing(0.0),
         drift=DriftConfig("adwin", 0.01, "none"),
+        guard=Guarding("canary", "forest", Allowance(0.05, 7.0)),
         feedback=FeedbackConfig(600.0),
         journal="sqlite:///data/j.db",
         seed=7,
@@ -151,6 +154,7 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     assert config.probes.share == 0.02
     assert config.drift == DriftConfig("adwin", 0.002, "forget")
     assert config.feedback == FeedbackConfig(600.0, "skip")
+    assert config.guard is None
 
 
 def test_empty_sections_mean_their_defaults(tmp_path: Path) -> None:
@@ -159,6 +163,34 @@ def test_empty_sections_mean_their_defaults(tmp_path: Path) -> None:
     start = "contract: {accuracy: {weight: 1}}, members: {a: {}}, plans: {include: []}"
     path.write_text(f"orchestration: {{{start}, {sections}}}")
     assert load(path).plans == PlansConfig()
+
+
+@pytest.mark.parametrize(
+    ("block", "baseline"),
+    [
+        ("guard: {}", "all"),
+        ("guard: {baseline: constant}", "all"),
+        ("guard: {baseline: constant}, policy: {use: constant, plan: a+b}", "a+b"),
+        ("guard: {baseline: a>b@0.9}, policy: {use: constant, plan: a+b}", "a>b@0.9"),
+    ],
+)
+def test_a_guard_is_against_the_plan_it_names_or_that_of_the_constant_policy(
+    tmp_path: Path, block: str, baseline: str
+) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(f"orchestration: {{contract: {{accuracy: {{weight: 1}}}}, members: {{a: {{}}, b: {{}}}}, {block}}}")
+    assert load(path).guard == Guarding("shadow", baseline, Allowance(0.02, 20.0))
+
+
+@pytest.mark.parametrize("mode", ["off", "shadow", "canary", "live"])
+def test_every_mode_of_a_guard_is_written_as_it_is_called(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"orchestration: {{contract: {{accuracy: {{weight: 1}}}}, members: {{a: {{}}}}, guard: {{mode: {mode}}}}}"
+    )
+    guard = load(path).guard
+    assert guard is not None
+    assert guard.mode == mode
 
 
 def test_a_block_that_bentoml_has_parsed_reads_as_the_file_does(full: Path) -> None:

@@ -115,7 +115,8 @@ def test_each_metric_is_checked(tmp_path: Path, new: str, text: str) -> None:
 
 APPENDED = [
     ("plan: {}", "plan: is an unknown key; did you mean plans?"),
-    ("guards: {}", "guards: is an unknown key; use one of service, method"),
+    ("guards: {}", "guards: is an unknown key; did you mean guard?"),
+    ("zebra: {}", "zebra: is an unknown key; use one of service, method"),
     ("plans: [1]", "plans: [1] is not a mapping; write {subsets: …}"),
     ("plans:", "plans: null is not a mapping; write {subsets: …}"),
     ("plans: {subsets: 2.5}", "plans.subsets: 2.5 is not a whole number; write one from 0 to 64"),
@@ -154,6 +155,11 @@ APPENDED = [
     ("drift: {detector: kswin}", "drift.detector: kswin is no choice here; write adwin"),
     ("drift: {delta: 0}", "drift.delta: 0 is outside (0, 1]; write a number inside"),
     ("drift: {reaction: reset}", "drift.reaction: reset is no choice here; write forget or none"),
+    ("guard: {mode: on}", "guard.mode: true is no choice here; write off or shadow or canary or live"),
+    ("guard: {baseline: best}", "guard.baseline: plan 'best': no member 'best'"),
+    ("guard: {baseline: [a]}", "guard.baseline: [a] is no plan's name; write one, as in a+b"),
+    ("guard: {loss_budget: 2}", "guard.loss_budget: 2 is outside [0, 1]; write a number inside"),
+    ("guard: {burn: 0}", "guard.burn: 0 is outside (0, 1e+09]; write a number inside"),
     ("feedback: {window: 600}", "feedback.window: 600 has no unit; write 600 s or 10 min"),
     ("feedback: {window: 0 s}", "feedback.window: 0 s leaves no time for feedback; write 10 min"),
     ("feedback: {window: 3 J}", "feedback.window: 3 J is an energy, but a time is meant"),
@@ -360,6 +366,11 @@ def test_a_parsed_block_is_refused_with_its_source_and_path() -> None:
         f"{at}members.a.onnx: x.onnx is no file; put the model there or correct the path",
         f"{at}classes[0]: 2001-01-01 is no label; write a whole number, or a text in quotes",
     }
+
+
+def test_where_consensus_judges_a_guard_stays_in_the_shadow(tmp_path: Path) -> None:
+    text = changed("accuracy: {weight: 0.6}", "accuracy: {weight: 0.6, from: consensus}") + "    guard: {mode: live}\n"
+    assert any("guard: {…} judges by outcomes, and where consensus judges most" in p for p in problems(tmp_path, text))
 
 
 def test_consensus_needs_three_members_and_probes(tmp_path: Path) -> None:

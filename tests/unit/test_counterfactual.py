@@ -8,7 +8,7 @@ import pytest
 
 from bandmaster.combine import recent_weights
 from bandmaster.core import NO_ANSWER, BandmasterError, MemberAnswer, Outcome, Request
-from bandmaster.counterfactual import evaluate, revealed
+from bandmaster.counterfactual import earnings, evaluate, revealed
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
 from bandmaster.orchestrator import settle
@@ -48,7 +48,9 @@ def parts(plan, *, broken=frozenset(), probe_share=0.0):
 
 
 def told(experience, plans=PLANS):
-    return revealed(plans, CONTRACT, experience)
+    found = revealed(plans, CONTRACT, experience)
+    np.testing.assert_array_equal(earnings(plans, CONTRACT, experience), found.rewards)
+    return found
 
 
 def request(*rows):

@@ -1,10 +1,17 @@
-"""The ledger of a guard: what it says was lost at most is so, and what may be lost is never exceeded by it."""
+"""A guard lets the policy's choice answer as far as there is room for what that may cost, and says how likely."""
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandmaster.guard import Allowance, AtLeast, Ledger
+from bandmaster.core import Figures
+from bandmaster.counterfactual import revealed
+from bandmaster.guard import Admission, Allowance, AtLeast, Gain, Guarding, Ledger, extremes
+from bandmaster.learner import profile_figures
+from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
+from bandmaster.testing import sample_experiences, sample_learner, sample_log
 
 ALLOWANCE = Allowance(per_request=0.1, burn=2.0)
 
@@ -60,23 +67,43 @@ def test_who_has_no_outcome_yet_is_taken_for_the_worst():
     book = ledger()
     book.expose("a", 0.8)
     book.expose("b", 0.8)
-    assert book.lost == pytest.approx(1.6)
-    with pytest.raises(ValueError, match=r"c may cost 0\.8, and there is room for 0\.4"):
-        book.expose("c", 0.8)
+    assert (book.lost, book.room) == pytest.approx((1.6, 0.4))
     book.settle("a", -0.3)
     assert book.lost == pytest.approx(0.5)
-    book.expire("b")
-    assert book.lost == pytest.approx(-0.3)
 
 
-def test_an_outcome_that_comes_twice_or_of_another_changes_nothing():
+def test_what_no_outcome_will_come_of_any_more_costs_nothing():
+    book = ledger()
+    for i in range(3):
+        book.expose(str(i), 0.5, at=float(i))
+    book.settle("0", 0.1)
+    book.expire(before=2.0)
+    assert book.lost == pytest.approx(0.1 + 0.5)
+
+
+def test_an_outcome_counts_once_though_nobody_had_noticed_its_decision():
     book = ledger()
     book.expose("a", 0.8)
     for _ in range(2):
-        book.settle("a", 0.5)
-        book.settle("another", 0.7)
-        book.expire("a")
-    assert book.lost == pytest.approx(0.5)
+        book.settle("b", 0.2)
+    assert book.lost == pytest.approx(1.0)
+    book.settle("a", 0.5)
+    book.expire(before=1.0)
+    assert book.lost == pytest.approx(0.7)
+
+
+def test_what_is_kept_makes_another_its_equal_and_it_goes_on_alike():
+    book, twin = ledger(500), Ledger(ALLOWANCE)
+    for i in range(120):
+        book.expose(str(i), 0.4, at=float(i))
+        if i % 3:
+            book.settle(str(i), -0.1, slack=0.2 * (i % 2))
+    twin.load(msgspec.msgpack.decode(msgspec.msgpack.encode(book.dump())))
+    for each in (book, twin):
+        each.settle("0", 0.1, slack=0.3)
+        each.decided()
+    assert (twin.lost, twin.room) == pytest.approx((book.lost, book.room))
+    assert twin.dump() == book.dump()
 
 
 def test_slack_counts_in_the_order_of_decisions_whichever_outcome_comes_first():
@@ -119,3 +146,186 @@ def test_whatever_comes_of_it_no_more_is_lost_than_was_agreed(drawn):
             waiting.remove(due)
             book.settle(due[1], due[2])
         assert truly <= ALLOWANCE.per_request * (i + 1) + ALLOWANCE.burn + 1e-9
+
+
+# ---- The guard ---------------------------------------------------------------------------------------------------
+
+LOG = sample_log(400, seed=2)
+ALL = "m0+m1+m2+m3"
+
+
+def learner_of(mode, make=lambda plans, *_: RandomPolicy(plans), burn=20.0, probe_share=0.1):
+    guarding = Guarding(mode, ALL, Allowance(0.02, burn))
+    return sample_learner(make, LOG, probe_share=probe_share, guarding=guarding)
+
+
+def decisions(learner):
+    return [e.joined.decision for e in sample_experiences(learner, LOG)]
+
+
+def guard(mode="live"):
+    return learner_of(mode).guard
+
+
+STATE = learner_of("live").state.get_state(LOG.request(0))
+PLANS = ("m0", ALL, "m1>m2@0.8", "m3")
+
+
+@given(
+    st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4),
+    st.integers(0, 3),
+    st.floats(0.0, 1.0, exclude_max=True),
+    st.floats(-1.0, 2.0),
+    st.sampled_from([PLANS, PLANS[::-1], ("m0", "m1", "m2", "m3")]),
+)
+def test_what_is_said_of_how_likely_each_plan_answers_is_so(weights, intended, lot, room, plans):
+    p = np.array(weights) / sum(weights)
+    found = guard().admit(plans, p, intended, STATE, 1, lot, room)
+    baseline = found.plans.index(ALL)
+    assert found.probabilities.sum() == pytest.approx(1.0)
+    assert (found.probabilities >= 0.0).all()
+    for k, name in enumerate(plans):
+        if name != ALL:  # live: all or nothing, by whether there is room
+            alone = guard().admit(plans, p, k, STATE, 1, 0.0, room)
+            assert found.probabilities[k] == pytest.approx(p[k] * alone.exposure.share)
+            assert alone.exposure.exposed == (alone.exposure.most <= room) == (alone.chosen == k)
+    assert found.chosen in (intended, baseline)
+    assert found.exposure.intended == plans[intended]
+
+
+def test_in_a_canary_a_lot_decides_as_often_as_is_said():
+    canary, p = guard("canary"), np.full(4, 0.25)
+    lots = [canary.admit(PLANS, p, 0, STATE, 1, lot, 2.0).chosen == 0 for lot in (np.arange(1000) + 0.5) / 1000]
+    assert np.mean(lots) == canary.STEPS[0] == canary.admit(PLANS, p, 0, STATE, 1, 0.0, 2.0).probabilities[0] * 4
+
+
+@pytest.mark.parametrize("mode", ["off", "shadow"])
+def test_off_and_in_the_shadow_the_baseline_answers_and_what_was_intended_is_known(mode):
+    made = decisions(learner_of(mode))
+    assert {d.plan for d in made} == {ALL}
+    assert {d.propensity for d in made} == {1.0}
+    assert len({d.exposure.intended for d in made}) > 5
+    assert not any(d.exposure.exposed for d in made)
+
+
+def test_live_with_room_for_all_it_is_as_if_there_were_no_guard_but_for_the_lots():
+    made = decisions(learner_of("live", burn=1000.0))
+    assert all(d.plan == d.exposure.intended for d in made)
+
+
+def test_what_plans_earn_lies_between_their_extremes():
+    learner = learner_of("live", burn=1000.0, probe_share=1.0)
+    catalogue = learner.manager.policy.catalogue
+    worst, best = extremes(learner.contract, catalogue, profile_figures(LOG.ensemble))
+    for experience in sample_experiences(learner, LOG):
+        found = revealed(catalogue, learner.contract, experience).rewards
+        known = ~np.isnan(found)
+        assert (found[known] >= worst[known] - 1e-9).all()
+        assert (found[known] <= best[known] + 1e-9).all()
+
+
+def test_what_is_not_known_may_be_worth_nothing_or_all():
+    learner = learner_of("live")
+    unknown = Figures(*(np.full(4, np.nan) for _ in range(4)))
+    worst, best = extremes(learner.contract, learner.guard.baseline, unknown)
+    assert (worst[0], best[0]) == pytest.approx((0.0, 1.0))
+
+
+# ---- Breaches ----------------------------------------------------------------------------------------------------
+
+
+def played(learner, requests=LOG):
+    """Each request's decision, and the guard's alarms."""
+    alarms, noticed = [], learner.notice
+
+    def notice(decision, answer):
+        if (alarm := noticed(decision, answer)) is not None:
+            alarms.append(alarm)
+        return alarm
+
+    learner.notice = notice
+    return [e.joined.decision for e in sample_experiences(learner, requests)], alarms
+
+
+def test_where_too_much_was_lost_the_baseline_answers_alone_until_half_of_the_burn_is_there_again():
+    learner = learner_of("live", lambda plans, *_: ConstantPolicy(plans, "m3"), burn=2.0)
+    made, alarms = played(learner, sample_log(1500, seed=2))
+    assert alarms
+    assert {a.name for a in alarms} == {"guard"}
+    assert "answers alone" in alarms[0].cause
+    exposed = np.array([d.exposure.exposed for d in made])
+    first = int(np.argmin(exposed))  # the first that is refused
+    assert exposed[first:].any(), "it recovers"
+    assert not exposed[first : first + 10].any(), "but not before 0.02 a request have made up for enough of it"
+    assert learner.guard.ledger.room >= 0.0
+
+
+def test_a_canary_climbs_while_nothing_is_lost():
+    learner = learner_of("canary", lambda plans, *_: ConstantPolicy(plans, "m0"), burn=50.0)
+    learner.guard.EACH = 5
+    played(learner, sample_log(2500, seed=2))
+    assert learner.guard.share > 0.01
+
+
+class Probed(ConstantPolicy):
+    probes = True
+
+
+@pytest.mark.parametrize(("baseline", "share"), [(ALL, 0.2), ("m1", 0.2)])
+def test_in_the_shadow_it_is_estimated_what_the_policy_would_have_gained(baseline, share):
+    """By the baseline that asks everybody it is known of each request, by another from probes alone."""
+    log = sample_log(2000, seed=3)
+    guarding = Guarding("shadow", baseline)
+    learner = sample_learner(lambda plans, *_: Probed(plans, "m0"), log, probe_share=share, guarding=guarding)
+    assert all(e.joined.decision.plan == baseline for e in sample_experiences(learner, log))
+    alone = []
+    for plan in ("m0", baseline):
+        constant = sample_learner(lambda plans, *_, plan=plan: ConstantPolicy(plans, plan), log)
+        alone.append(np.array([e.own for e in sample_experiences(constant, log)]))
+    gain = learner.guard.gain
+    assert gain.requests == len(log)
+    assert abs(gain.mean - np.mean(alone[0] - alone[1])) < gain.margin(0.001)
+    assert gain.margin(0.01) < (0.1 if baseline == ALL else 0.3)
+
+
+def test_of_one_request_nothing_is_known_of_the_gain():
+    gain = Gain()
+    gain.add(0.5, 0.5, 0.0)
+    assert gain.margin(0.01) == float("inf")
+
+
+def test_what_could_not_have_been_known_says_nothing_of_the_gain():
+    gain, unknown = Gain(), float("nan")
+    gain.add(unknown, unknown, 0.0)
+    assert gain.requests == 0
+    gain.add(unknown, unknown, 0.5)
+    gain.add(0.4, unknown, 0.5)
+    assert (gain.requests, gain.mean) == (2, pytest.approx(0.4))
+
+
+def test_a_restored_guard_goes_on_alike():
+    learner, twin = learner_of("canary"), learner_of("canary")
+    decisions(learner)
+    twin.load(learner.dump())
+    assert twin.dump() == learner.dump()
+    assert twin.guard.ledger.room == pytest.approx(learner.guard.ledger.room)
+
+
+# ---- Where the learner is another process ------------------------------------------------------------------------
+
+
+def test_what_the_learner_has_not_counted_yet_takes_up_room_and_workers_share_what_there_is():
+    known, now = guard(), [100.0]
+    admission = Admission(known, workers=2, clock=lambda: now[0])
+    assert admission.room == 10.0
+    exposed = next(d for d in decisions(learner_of("live", burn=1000.0)) if d.exposure.exposed)
+    admission.expose(exposed)
+    left = 10.0 - exposed.exposure.most
+    assert admission.room == left
+    known.counted = 200.0  # it is not recorded yet, so that it cannot have been counted
+    assert admission.room == left
+    now[0] = 300.0
+    admission.recorded(exposed)
+    assert admission.room == left
+    known.counted = 301.0
+    assert admission.room == 10.0

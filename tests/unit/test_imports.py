@@ -46,7 +46,7 @@ PACKAGES = {
     ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
     "visualizer": ["units", "page", "frontier", "verdict", "report"],
-    "config": ["records", "values", "contract", "members", "plans", "policy", "limits", "checks", "block"],
+    "config": ["records", "values", "contract", "members", "plans", "policy", "guard", "limits", "checks", "block"],
 }
 FREE = {"__init__"}
 

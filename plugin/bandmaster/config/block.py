@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bandmaster.config.checks import check_consensus, check_declared, check_prices, check_task
 from bandmaster.config.contract import read_metrics, read_profiles
+from bandmaster.config.guard import read_guard
 from bandmaster.config.limits import read_limits
 from bandmaster.config.members import read_classes, read_members
 from bandmaster.config.plans import read_plans
@@ -75,6 +76,8 @@ def _config(at: At, source: Source) -> Config:
     names = tuple(m.name for m in members)
     task: Task = choice_of(get("task"), "classification", ("classification", "regression"))
     check_task(at, task, metrics, names)
+    policy = read_policy(get("policy"), names)
+    by_consensus = any(m.name == "accuracy" and m.source == "consensus" for m in metrics)
     seed = get("seed")
     default = Config(contract=Contract(()), members=(), source=source, root=root)
     config = replace(
@@ -86,10 +89,11 @@ def _config(at: At, source: Source) -> Config:
         returns=choice_of(get("returns"), default.returns, ("label", "scores")),
         classes=read_classes(get("classes")),
         plans=read_plans(get("plans"), names),
-        policy=read_policy(get("policy"), names),
+        policy=policy,
         limits=limits,
         probes=probes,
         drift=_drift(get("drift")),
+        guard=read_guard(get("guard"), names, policy.plan, by_consensus),
         feedback=_feedback(get("feedback")),
         journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
         seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,

@@ -8,13 +8,14 @@ from typing import Literal
 
 from bandmaster.contract import Contract
 from bandmaster.core import Profile, Task
+from bandmaster.guard import Guarding
 from bandmaster.limits import Limits
 from bandmaster.policies.exploration import Exploration
 from bandmaster.probes import Probing
 
 KEYS = (
     "service", "method", "task", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
-    "probes", "drift", "feedback", "journal", "seed",
+    "probes", "drift", "guard", "feedback", "journal", "seed",
 )  # fmt: skip
 """What the block may hold."""
 
@@ -103,6 +104,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     probes: Probing = field(default_factory=Probing)
     drift: DriftConfig = field(default_factory=DriftConfig)
+    guard: Guarding | None = None
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     journal: str = "sqlite:///orchestration.db"
     seed: int | None = None

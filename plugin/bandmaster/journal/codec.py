@@ -55,6 +55,8 @@ class _Empty(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _nones(record: Record) -> int:
+    if isinstance(record, Decision):
+        return record.exposure is None
     if isinstance(record, Answer):
         said = (*record.ran, *record.probes)
         return sum((v is None) for a in said for v in (a.scores, a.error, a.cost, a.explainability))

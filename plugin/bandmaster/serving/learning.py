@@ -32,6 +32,7 @@ from bandmaster.core import (
     Outcome,
     Snapshot,
 )
+from bandmaster.guard import Guard
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import locate, open_journal
 from bandmaster.orchestrator import learn
@@ -88,6 +89,25 @@ class EventPage(pydantic.BaseModel):
     cause: str
 
 
+class GuardPage(pydantic.BaseModel):
+    """How far the policy is followed: its ``share`` of the requests that there is ``room`` for, what was ``lost`` at
+    most (in reward, since counting began), and by how much more its choices would have earned a request than the
+    baseline: the ``gain``, give or take a ``margin`` (99 %, at every moment; ``None`` before it is known), of so many
+    ``requests``. ``enough`` says whether that rules out a greater loss than the budget allows.
+    """
+
+    mode: str
+    baseline: str
+    share: float
+    breached: bool
+    room: float
+    lost: float
+    requests: int
+    gain: float
+    margin: float | None
+    enough: bool
+
+
 class StatePage(pydantic.BaseModel):
     """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome."""
 
@@ -104,6 +124,7 @@ class StatePage(pydantic.BaseModel):
     counts: dict[str, int]
     without_reward: int
     drift: list[EventPage]
+    guard: GuardPage | None
 
 
 class LearningLoop:
@@ -117,7 +138,7 @@ class LearningLoop:
         self._config, self._ensemble = config, ensemble
         key, window_s = load_key(path.parent), config.feedback.window_s
         self._journal = open_journal(config.journal, config.root, key, window_s, self._notice)
-        self._learner = build.learner(config, plans, np.random.default_rng(config.seed))
+        self._learner = build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guard)
         self._version = 0
         self._dirty, self._noticed, self._published = False, False, 0.0
         self._restore()
@@ -160,7 +181,8 @@ class LearningLoop:
         ``NOTICED_EVERY_S`` of traffic. Nor is one whose worker died before its probe came, unless an outcome does.
         """
         try:
-            self._learner.notice(decision, answer)
+            if (alarm := self._learner.notice(decision, answer)) is not None:
+                self._journal.save_event(alarm)
         except Exception:
             _log.exception("decision %s cannot be noticed", decision.id)
         self._noticed = True
@@ -205,6 +227,9 @@ class LearningLoop:
         now = time.time()
         for joined in self._journal.due(now):
             self._learn(joined)
+        if (guard := self._learner.guard) is not None:
+            guard.counted = now  # all that was recorded until then has been taken in
+            guard.ledger.expire(now - self._config.feedback.window_s)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._version += 1
@@ -230,6 +255,7 @@ class LearningLoop:
             counts={name: getattr(counts, name) for name in counts.__slots__},
             without_reward=self._learner.without_reward,
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
+            guard=_guard_page(self._learner.guard) if self._learner.guard else None,
         )
 
     def close(self) -> None:
@@ -243,6 +269,23 @@ class LearningLoop:
 def _label_mix(ensemble: Ensemble, mix: FloatArray) -> dict[str, float]:
     """Each class's recent share; in regression there are none."""
     return {} if ensemble.regression else dict(zip(map(str, ensemble.classes), mix.tolist(), strict=True))
+
+
+def _guard_page(guard: Guard) -> GuardPage:
+    allowance, gain = guard.guarding.allowance, guard.gain
+    margin = gain.margin(allowance.risk)
+    return GuardPage(
+        mode=guard.guarding.mode,
+        baseline=guard.guarding.baseline,
+        share=guard.share,
+        breached=guard.breached,
+        room=guard.ledger.room,
+        lost=guard.ledger.lost,
+        requests=gain.requests,
+        gain=gain.mean,
+        margin=margin if math.isfinite(margin) else None,
+        enough=gain.mean - margin > -allowance.per_request,
+    )
 
 
 def _members(ensemble: Ensemble, statistics: MemberStatistics) -> list[MemberPage]:

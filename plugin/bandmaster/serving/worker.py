@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
         self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
         rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
-        self._learned = build.learner(config, plans, rng)
+        self._learned = build.learner(config, plans, rng, guarding=config.guard)
         self._slow = hosted.slow
         self._orchestrator = build.orchestrator(
             config,
@@ -59,6 +60,7 @@ class Worker:
             executor=self._stage_threads,
             slow=hosted.slow,
             workers=workers,
+            clock=time.time,
         )
         self._answering = 0
         self._probes: set[asyncio.Future[Answer]] = set()

@@ -25,6 +25,7 @@ from bandmaster.core import (
     Profile,
     State,
 )
+from bandmaster.guard import Admission, Guarding
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner
 from bandmaster.limits import Limits
@@ -89,12 +90,17 @@ def sample_catalogue(log: RecordedLog) -> Catalogue:
 
 
 def sample_learner(
-    make: MakePolicy, log: RecordedLog, *, plans: Catalogue | None = None, probe_share: float = 0.1
+    make: MakePolicy,
+    log: RecordedLog,
+    *,
+    plans: Catalogue | None = None,
+    probe_share: float = 0.1,
+    guarding: Guarding | None = None,
 ) -> Learner:
     """A learner that has learned nothing, with what ``make`` gives for ``plans``, or for the sample catalogue."""
     state = StateManager(log.ensemble, probing=Probing(probe_share, adapt=False))
     policy = make(plans or sample_catalogue(log), CONTRACT, state.belief)
-    return Learner(log.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)))
+    return Learner(log.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)), guarding)
 
 
 def sample_orchestrator(
@@ -117,6 +123,7 @@ def sample_orchestrator(
         recorder=journal,
         new_id=lambda at: str(next(count)),
         limits=limits,
+        admission=Admission(learner.guard) if learner.guard else None,
     )
 
 

@@ -1,0 +1,128 @@
+"""A guard in serving: the worker exposes, the learner counts, and in between neither forgets anything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bandmaster import build
+from bandmaster.config import Config, load
+from bandmaster.core import Decision, Request
+from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.worker import Worker
+from tests.serving.tiny import LABELS, ROWS, project
+
+BASELINE = "linear+tree+bayes"
+
+
+def configured(folder: Path, mode: str, **more: object) -> Config:
+    guard = {"mode": mode, "baseline": BASELINE, **more}
+    block = project(folder, seed=3, probes={"share": 0.5, "adapt": False}, guard=guard, policy={"use": "scoring"})
+    return load(block / "bentofile.yaml")
+
+
+class Served:
+    """A learner, and a worker that has answered some requests."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.hosted = config, build.host(config)
+        self.plans = build.catalogue(config, self.hosted.ensemble)
+        self.loop = LearningLoop(config, self.hosted.ensemble, self.plans)
+
+    async def worker(self) -> Worker:
+        return Worker(self.config, self.hosted, self.plans, worker=1)
+
+    async def ask(self, worker: Worker, rows: np.ndarray) -> list[Decision]:
+        made = [await worker.answer(Request(r[None].astype(np.float32), r, time.time())) for r in rows]
+        if worker._probes:
+            await asyncio.wait(worker._probes)
+        return [decision for decision, _ in made]
+
+    def settle(self, decisions: list[Decision], labels: np.ndarray) -> None:
+        reports = [
+            Report(decision_id=d.id, at=time.time(), labels=(int(y),)) for d, y in zip(decisions, labels, strict=True)
+        ]
+        assert {r.status for r in self.loop.settle(reports)} <= {"joined", "early"}
+        self.loop.tick()
+
+
+def test_in_the_shadow_the_baseline_answers_and_the_page_says_what_the_policy_would_have_gained(tmp_path: Path) -> None:
+    served = Served(configured(tmp_path, "shadow"))
+
+    async def run() -> list[Decision]:
+        worker = await served.worker()
+        decisions = await served.ask(worker, ROWS)
+        served.settle(decisions, LABELS)
+        await worker.close()
+        return decisions
+
+    decisions = asyncio.run(run())
+    assert {(d.plan, d.propensity) for d in decisions} == {(BASELINE, 1.0)}
+    assert all(d.exposure is not None and not d.exposure.exposed for d in decisions)
+    page = served.loop.state().guard
+    assert page is not None
+    assert (page.mode, page.baseline, page.share, page.lost) == ("shadow", BASELINE, 0.0, 0.0)
+    assert 0 < page.requests <= len(ROWS)  # of one that came while the worker was busy nothing could be known
+    assert page.margin is not None
+    assert page.enough == (page.gain - page.margin > -0.02)
+    served.loop.close()
+
+
+def test_a_worker_that_no_snapshot_reaches_exposes_no_more_than_there_was_room_for(tmp_path: Path) -> None:
+    served = Served(configured(tmp_path, "live", burn=5))
+
+    async def run() -> list[Decision]:
+        worker = await served.worker()
+        decisions = await served.ask(worker, ROWS[:60])
+        await worker.close()
+        return decisions
+
+    exposed = [d.exposure for d in asyncio.run(run()) if d.exposure is not None and d.exposure.exposed]
+    assert exposed
+    assert sum(e.most for e in exposed) <= 5.0
+    served.loop.close()
+
+
+def test_what_the_learner_has_counted_and_settled_makes_room_again(tmp_path: Path) -> None:
+    served = Served(configured(tmp_path, "live", burn=5))
+
+    async def run() -> tuple[list[Decision], list[Decision]]:
+        worker = await served.worker()
+        first = await served.ask(worker, ROWS[:60])
+        served.settle(first, LABELS[:60])
+        served.loop._published = 0.0  # a tick publishes now and then only
+        served.loop._noticed = True
+        served.loop.tick()
+        worker.poll()
+        second = await served.ask(worker, ROWS[60:70])
+        await worker.close()
+        return first, second
+
+    first, second = asyncio.run(run())
+    assert not first[-1].exposure.exposed  # type: ignore[union-attr]
+    assert second[0].exposure.exposed  # type: ignore[union-attr]
+    page = served.loop.state().guard
+    assert page is not None
+    assert page.room > 0.0
+    served.loop.close()
+
+
+@pytest.mark.parametrize("mode", ["shadow", "live"])
+def test_a_learner_that_starts_again_knows_what_was_lost(tmp_path: Path, mode: str) -> None:
+    served = Served(configured(tmp_path, mode, burn=5))
+
+    async def run() -> None:
+        worker = await served.worker()
+        served.settle(await served.ask(worker, ROWS[:40]), LABELS[:40])
+        await worker.close()
+
+    asyncio.run(run())
+    before = served.loop.state().guard
+    served.loop.close()
+    again = LearningLoop(served.config, served.hosted.ensemble, served.plans)
+    assert again.state().guard == before
+    again.close()
