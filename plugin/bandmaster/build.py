@@ -268,9 +268,11 @@ def orchestrator(
     slow: frozenset[str] = frozenset(),
     workers: int = 1,
     clock: Callable[[], float] | None = None,
+    pinned: Callable[[], bool] = lambda: False,
 ) -> Orchestrator:
     """The answering half, reading the state and policy that ``learning`` holds; one of so many ``workers``. A ``clock``
-    is needed where ``learning`` only follows a learner in another process.
+    is needed where ``learning`` only follows a learner in another process; while it is ``pinned`` the guard's baseline
+    answers.
     """
     return Orchestrator(
         ensemble=learning.ensemble,
@@ -283,7 +285,7 @@ def orchestrator(
         executor=executor,
         slow=slow,
         limits=config.limits.shared(workers),
-        admission=Admission(learning.guard, workers, clock) if learning.guard else None,
+        admission=Admission(learning.guard, workers, clock, pinned) if learning.guard else None,
     )
 
 

@@ -394,16 +394,25 @@ class Admission:
     the ledger's room each of several ``workers`` has its share.
     """
 
-    def __init__(self, guard: Guard, workers: int = 1, clock: Callable[[], float] | None = None) -> None:
-        """``guard`` is the learner's own, or with a ``clock`` (Unix s) what snapshots tell of it."""
-        self._guard, self._workers, self._clock = guard, workers, clock
+    def __init__(
+        self,
+        guard: Guard,
+        workers: int = 1,
+        clock: Callable[[], float] | None = None,
+        pinned: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``guard`` is the learner's own, or with a ``clock`` (Unix s) what snapshots tell of it. While it is
+        ``pinned`` the baseline answers.
+        """
+        self._guard, self._workers, self._clock, self._pinned = guard, workers, clock, pinned
         self._unseen: dict[str, tuple[float, float]] = {}  # of decisions: when they were recorded, and their most
 
     def admit(
         self, plans: tuple[str, ...], p: FloatArray, intended: int, state: State, rows: int, lot: float
     ) -> Admitted:
         """As ``Guard.admit``, with the room that there is here. Reads only."""
-        return self._guard.admit(plans, p, intended, state, rows, lot, self.room)
+        room = -math.inf if self._pinned() else self.room
+        return self._guard.admit(plans, p, intended, state, rows, lot, room)
 
     @property
     def room(self) -> float:

@@ -12,6 +12,8 @@ import pytest
 from bandmaster import build
 from bandmaster.config import Config, load
 from bandmaster.core import Decision, Request
+from bandmaster.journal.sqlite import locate
+from bandmaster.pin import Pin
 from bandmaster.serving.learning import LearningLoop, Report
 from bandmaster.serving.worker import Worker
 from tests.serving.tiny import LABELS, ROWS, project
@@ -126,3 +128,30 @@ def test_a_learner_that_starts_again_knows_what_was_lost(tmp_path: Path, mode: s
     again = LearningLoop(served.config, served.hosted.ensemble, served.plans)
     assert again.state().guard == before
     again.close()
+
+
+def test_pinned_the_baseline_answers_from_the_next_request_on_and_the_alarms_tell(tmp_path: Path) -> None:
+    served = Served(configured(tmp_path, "live", burn=1000))
+    pin = Pin(locate(served.config.journal, served.config.root))
+
+    async def run() -> list[list[bool]]:
+        worker, exposed = await served.worker(), []
+        for change in (lambda: None, lambda: pin.set("complaints, #4711"), pin.clear):
+            change()
+            decisions = await served.ask(worker, ROWS[:20])
+            served.loop.tick()
+            exposed.append([d.exposure is not None and d.exposure.exposed for d in decisions])
+        await worker.close()
+        return exposed
+
+    before, pinned, after = asyncio.run(run())
+    assert any(before)
+    assert not any(pinned)
+    assert any(after)
+    causes = [event.cause for event in served.loop.state().drift if event.name == "guard"]
+    assert causes == ["pinned to the baseline: complaints, #4711", "no longer pinned"]
+    pin.set("again")
+    page = served.loop.state().guard
+    assert page is not None
+    assert page.pinned == "again"
+    served.loop.close()

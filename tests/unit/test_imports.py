@@ -19,7 +19,7 @@ ROOMS = [
         *("errors", "files", "guard"),
     ],
     [
-        *("members", "policies", "journal", "drift", "meter", "regimes", "state", "value_planner"),
+        *("members", "policies", "journal", "drift", "meter", "pin", "regimes", "state", "value_planner"),
         *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean"),
     ],
     ["orchestrator"],
@@ -43,6 +43,7 @@ PACKAGES = {
         "evaluated",
         "converted",
         "exported",
+        "pinned",
     ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
     "visualizer": ["units", "page", "frontier", "verdict", "report"],

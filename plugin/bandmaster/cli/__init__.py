@@ -17,6 +17,7 @@ from bandmaster.cli.demonstrated import demo_command
 from bandmaster.cli.evaluated import evaluate_command
 from bandmaster.cli.exported import export_command
 from bandmaster.cli.gated import gate_command
+from bandmaster.cli.pinned import pin, unpin
 from bandmaster.cli.replayed import replay_command
 from bandmaster.cli.swept import sweep_command
 from bandmaster.core import BandmasterError
@@ -61,6 +62,8 @@ for _command in (
     evaluate_command,
     convert_command,
     export_command,
+    pin,
+    unpin,
     demo_command,
 ):
     main.add_command(_command)

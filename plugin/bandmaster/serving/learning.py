@@ -24,6 +24,7 @@ from bandmaster.core import (
     Answer,
     BandmasterError,
     Decision,
+    DriftEvent,
     Ensemble,
     Experience,
     FloatArray,
@@ -36,6 +37,7 @@ from bandmaster.guard import Guard
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import locate, open_journal
 from bandmaster.orchestrator import learn
+from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue
 
 _log = logging.getLogger("bandmaster.learning")
@@ -93,13 +95,15 @@ class GuardPage(pydantic.BaseModel):
     """How far the policy is followed: its ``share`` of the requests that there is ``room`` for, what was ``lost`` at
     most (in reward, since counting began), and by how much more its choices would have earned a request than the
     baseline: the ``gain``, give or take a ``margin`` (99 %, at every moment; ``None`` before it is known), of so many
-    ``requests``. ``enough`` says whether that rules out a greater loss than the budget allows.
+    ``requests``. ``enough`` says whether that rules out a greater loss than the budget allows, ``pinned`` why somebody
+    has the baseline answer alone.
     """
 
     mode: str
     baseline: str
     share: float
     breached: bool
+    pinned: str | None
     room: float
     lost: float
     requests: int
@@ -141,6 +145,8 @@ class LearningLoop:
         self._learner = build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guard)
         self._version = 0
         self._dirty, self._noticed, self._published = False, False, 0.0
+        self._pin = Pin(path)
+        self._pinned: str | None = None
         self._restore()
 
     def _restore(self) -> None:
@@ -230,12 +236,21 @@ class LearningLoop:
         if (guard := self._learner.guard) is not None:
             guard.counted = now  # all that was recorded until then has been taken in
             guard.ledger.expire(now - self._config.feedback.window_s)
+            self._tell_of_pin(now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._version += 1
             cursor = self._journal.counts().joined
             self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
             self._dirty, self._noticed, self._published = False, False, now
+
+    def _tell_of_pin(self, now: float) -> None:
+        """Keep that somebody has the baseline answer alone, or has it no longer, among the alarms."""
+        why, before = self._pin.why, self._pinned
+        if why != before:
+            cause = f"pinned to the baseline: {why}" if why is not None else "no longer pinned"
+            self._journal.save_event(DriftEvent("guard", now, cause))
+            self._pinned = why
 
     def state(self) -> StatePage:
         state, policy = self._learner.state, self._learner.manager.policy
@@ -255,7 +270,7 @@ class LearningLoop:
             counts={name: getattr(counts, name) for name in counts.__slots__},
             without_reward=self._learner.without_reward,
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
-            guard=_guard_page(self._learner.guard) if self._learner.guard else None,
+            guard=_guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
         )
 
     def close(self) -> None:
@@ -271,7 +286,7 @@ def _label_mix(ensemble: Ensemble, mix: FloatArray) -> dict[str, float]:
     return {} if ensemble.regression else dict(zip(map(str, ensemble.classes), mix.tolist(), strict=True))
 
 
-def _guard_page(guard: Guard) -> GuardPage:
+def _guard_page(guard: Guard, pinned: str | None) -> GuardPage:
     allowance, gain = guard.guarding.allowance, guard.gain
     margin = gain.margin(allowance.risk)
     return GuardPage(
@@ -279,6 +294,7 @@ def _guard_page(guard: Guard) -> GuardPage:
         baseline=guard.guarding.baseline,
         share=guard.share,
         breached=guard.breached,
+        pinned=pinned,
         room=guard.ledger.room,
         lost=guard.ledger.lost,
         requests=gain.requests,

@@ -19,6 +19,7 @@ from bandmaster.journal.ids import DecisionIds, load_key
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.sqlite import locate, open_spool
 from bandmaster.meter import CpuTimeMeter
+from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue, parse_plan
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Worker:
             slow=hosted.slow,
             workers=workers,
             clock=time.time,
+            pinned=Pin(path).__bool__,
         )
         self._answering = 0
         self._probes: set[asyncio.Future[Answer]] = set()

@@ -1,0 +1,62 @@
+"""``pin`` and ``unpin``: one switch that has the baseline answer alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bandmaster import config
+from bandmaster.cli.shown import CONFIG
+from bandmaster.core import BandmasterError
+from bandmaster.journal.sqlite import locate
+from bandmaster.pin import Pin
+
+_JOURNAL = click.option(
+    "--journal", type=click.Path(path_type=Path, dir_okay=False),
+    help="The journal's file, where the service has another than the config's (BANDMASTER_JOURNAL).",
+)  # fmt: skip
+
+
+@click.command()
+@CONFIG
+@_JOURNAL
+@click.option("--why", default="by hand", show_default=True, help="Kept with the alarm that tells of it.")
+def pin(file: Path, journal: Path | None, why: str) -> None:
+    """Have the baseline answer every request, from the next one on, in every worker.
+
+    Lasts, over restarts too, until `bandmaster unpin`. Needs a `guard:` in CONFIG, which names the baseline.
+
+    \b
+    Examples:
+      bandmaster pin bentofile.yaml --why "complaints about latency, #4711"
+      bandmaster pin bentofile.yaml --journal /var/lib/bandmaster/orchestration.db
+    """
+    found, baseline = _pin(file, journal)
+    found.set(why)
+    click.echo(f"{found.path}: {baseline} answers alone; `bandmaster unpin {file}` ends that")
+
+
+@click.command()
+@CONFIG
+@_JOURNAL
+def unpin(file: Path, journal: Path | None) -> None:
+    """Have the guard decide again who answers.
+
+    \b
+    Examples:
+      bandmaster unpin bentofile.yaml
+    """
+    found, _ = _pin(file, journal)
+    click.echo(f"{found.path}: {'the guard decides again' if found.clear() else 'was not there'}")
+
+
+def _pin(file: Path, journal: Path | None) -> tuple[Pin, str]:
+    """The switch, and the baseline's plan."""
+    read = config.load(file)
+    if read.guard is None:
+        raise BandmasterError(
+            f"{file}: {read.source.path}.guard is missing, so that nothing says who answers instead of the policy; "
+            "add guard: {mode: live, baseline: constant}"
+        )
+    return Pin(journal or locate(read.journal, file.parent)), read.guard.baseline
