@@ -162,6 +162,7 @@ def catalogue(config: Config, ensemble: Ensemble) -> Catalogue:
 def _included(config: Config, ensemble: Ensemble) -> list[Plan]:
     """The plans that the user names."""
     named = [*config.plans.include, *([config.policy.plan] if config.policy.plan is not None else [])]
+    named += [config.guard.baseline] if config.guard is not None else []
     return list(dict.fromkeys(parse_plan(text, ensemble) for text in named))
 
 

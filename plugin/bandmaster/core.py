@@ -172,11 +172,13 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What a guard made of the policy's choice, the plan ``intended``: with probability ``share`` that answers, which
-    may cost so much reward at ``most`` against the baseline; ``exposed`` says whether it does.
+    """What a guard made of the policy's choice, the plan ``intended``, chosen with probability ``p``: with probability
+    ``share`` that answers, which may cost so much reward at ``most`` against the baseline; ``exposed`` says whether it
+    does. It is never exposed where it is the baseline itself.
     """
 
     intended: str
+    p: float
     share: float
     exposed: bool
     most: float
@@ -217,6 +219,23 @@ class Decision:
     @property
     def propensity(self) -> float:
         return float(self.probabilities[self.chosen])
+
+    @property
+    def followed(self) -> float:
+        """How much it counts for that the policy chose this plan, with the probability ``chosen_p``: 1 where nothing
+        stood between, 0 where a guard had another plan answer. Where the policy chose the baseline itself, as much as
+        other plans were likely to answer: so that all plans are seen as often as they are chosen.
+        """
+        if self.exposure is None:
+            return 1.0
+        if self.plan != self.exposure.intended:
+            return 0.0
+        return 1.0 if self.exposure.exposed else self.exposure.share
+
+    @property
+    def chosen_p(self) -> float:
+        """The probability with which the policy itself chose its plan."""
+        return self.propensity if self.exposure is None else self.exposure.p
 
     @property
     def probed(self) -> bool:

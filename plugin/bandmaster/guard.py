@@ -3,22 +3,24 @@
 A request is *exposed* where the policy's own choice answers it, else the baseline does. Of an exposed request it is
 certain what it earned, and certain what the baseline would have earned at best: their difference is the most that
 exposing it can have cost. That most is too much by the *slack*, by which the baseline would have fallen short of its
-best: it is seen on probes, where every member is asked. What is surely lost so is bounded at every moment, whatever the
-policy, the world and the delays of outcomes do; and nothing is exposed that could break the agreement.
+best: it is seen on probes, where every member is asked. So what was lost is bounded at every moment, whatever the
+policy does, on all requests whose outcome comes in time; and nothing is exposed that could break the agreement.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import Decision, DriftEvent, Ensemble, Exposure, Figures, FloatArray, MemberStatistics, State
+from bandmaster.core import Decision, DriftEvent, Ensemble, Exposure, Figures, FloatArray
 from bandmaster.counterfactual import spend
 from bandmaster.plans import Catalogue, compiled
 
@@ -82,25 +84,16 @@ class _Exposed:
 class Ledger:
     """What following the policy has cost at most, against what may be lost.
 
-    Credit is not hoarded: where the policy has surely earned ``burn`` more than the baseline, counting begins anew, so
-    that one that turns bad may never lose what it had won before.
+    Nothing is hoarded. Requests make room only until there is as much as the burn; and where the policy has surely
+    earned ``burn`` more than the baseline, counting begins anew, so that one that turns bad may not lose what it won.
     """
 
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
-        self._exposed: OrderedDict[str, _Exposed] = OrderedDict()  # in the order of decisions
+        self._exposed: OrderedDict[str, _Exposed] = OrderedDict()  # in the order in which they were noticed
         self.open = 0.0  # the most that those without an outcome may cost
-        self._begun = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._begun += 1
         self._requests, self._certain = 0, 0.0
-        self._slack = AtLeast(self._risk())
-
-    def _risk(self) -> float:
-        """All risks together are the allowance's: Σ 6/(π·i)² = 1."""
-        return self._allowance.risk * 6.0 / (math.pi * self._begun) ** 2
+        self._slack = AtLeast(allowance.risk)
 
     @property
     def lost(self) -> float:
@@ -114,12 +107,14 @@ class Ledger:
 
     def decided(self) -> None:
         """One more request was decided, exposed or not."""
-        self._requests += 1
+        if self.room < self._allowance.burn:
+            self._requests += 1
 
     def expose(self, decision_id: str, most: float, at: float = 0.0) -> None:
         """The policy's choice answers a request, at the cost of so much at ``most``."""
-        self._exposed[decision_id] = _Exposed(most, at)
-        self.open += most
+        if decision_id not in self._exposed:
+            self._exposed[decision_id] = _Exposed(most, at)
+            self.open += most
 
     def settle(self, decision_id: str, most: float, slack: float = 0.0) -> None:
         """An exposed request's outcome has come, by which it cost so much at ``most``, and its ``slack`` is estimated:
@@ -132,6 +127,8 @@ class Ledger:
         self.open -= exposed.most
         self._certain += most
         exposed.most, exposed.slack = 0.0, slack
+        if not slack:  # nothing that waits for its turn
+            del self._exposed[decision_id]
         self._advance()
 
     def expire(self, before: float) -> None:
@@ -145,7 +142,7 @@ class Ledger:
         self._advance()
 
     def _advance(self) -> None:
-        """Estimates count in the order of decisions: which outcomes come first must not choose among them."""
+        """Estimates count in the order of requests: which outcomes come first must not choose among them."""
         while self._exposed:
             decision_id, first = next(iter(self._exposed.items()))
             if first.slack is None:
@@ -153,19 +150,17 @@ class Ledger:
             del self._exposed[decision_id]
             if first.slack:
                 self._slack.add(first.slack)
-        if self.lost <= -self._allowance.burn:
-            self._begin()
+        if self.lost <= -self._allowance.burn:  # begin anew, with nothing lost
+            self._requests, self._certain = 0, self._slack.value - self.open
 
     def dump(self) -> dict[str, Any]:
         exposed = [(name, e.most, e.at, e.slack) for name, e in self._exposed.items()]
-        return {"exposed": exposed, "begun": self._begun, "requests": self._requests, "certain": self._certain,
-                "slack": self._slack.dump()}  # fmt: skip
+        return {"exposed": exposed, "requests": self._requests, "certain": self._certain, "slack": self._slack.dump()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self._begun, self._requests, self._certain = state["begun"], state["requests"], state["certain"]
+        self._requests, self._certain = state["requests"], state["certain"]
         self._exposed = OrderedDict((name, _Exposed(most, at, slack)) for name, most, at, slack in state["exposed"])
         self.open = math.fsum(e.most for e in self._exposed.values())
-        self._slack = AtLeast(self._risk())
         self._slack.load(state["slack"])
 
 
@@ -180,39 +175,40 @@ class Gain:
     TIGHTEST = 1000
     """Requests after which the margin is tightest for what was seen."""
 
-    def __init__(self) -> None:
-        self.requests, self.mean, self._squares = 0, 0.0, 0.0
+    TOLD = 100
+    """Requests of which the difference is known, before which nothing is said of the margin."""
 
-    def add(self, difference: float, without_probe: float, probe_p: float) -> None:
-        """Learn one settled request: the difference, NaN where it is not known; the same without what a probe tells;
-        and the probability of one. What could not have been known is left out.
+    def __init__(self) -> None:
+        self.requests, self.mean, self._told, self._squares = 0, 0.0, 0, 0.0
+
+    def add(self, difference: float, p: float) -> None:
+        """Learn one settled request: the difference, in [-1, 1], NaN where it is not known, and the probability in
+        (0, 1] with which it would be.
         """
-        if math.isnan(without_probe):
-            if probe_p == 0.0:
-                return
-            value = 0.0 if math.isnan(difference) else difference / probe_p
-        else:
-            value = without_probe
+        known = not math.isnan(difference)
+        value = difference / p if known else 0.0
         self.requests += 1
+        self._told += known
         off = value - self.mean
         self.mean += off / self.requests
         self._squares += off * (value - self.mean)
 
     def margin(self, risk: float) -> float:
-        """What the mean may be off by, but with probability ``risk``; infinite before two requests."""
+        """What the mean may be off by, but with probability ``risk``; infinite while too little is known."""
         n = self.requests
-        if n < 2:
+        if self._told < self.TOLD:
             return math.inf
         rho2 = (-2.0 * math.log(risk) + math.log(-2.0 * math.log(risk)) + 1.0) / self.TIGHTEST
         wide = 2.0 * (n * rho2 + 1.0) / (n * n * rho2) * math.log(math.sqrt(n * rho2 + 1.0) / risk)
-        return math.sqrt(self._squares / n * wide)
+        # As if one difference had been as great as any may be: none that was seen may be for want of luck.
+        return math.sqrt((self._squares + 1.0) / n * wide)
 
     def dump(self) -> list[float]:
-        return [float(self.requests), self.mean, self._squares]
+        return [float(self.requests), self.mean, float(self._told), self._squares]
 
     def load(self, state: list[float]) -> None:
-        requests, self.mean, self._squares = state
-        self.requests = int(requests)
+        requests, self.mean, told, self._squares = state
+        self.requests, self._told = int(requests), int(told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,19 +227,27 @@ class Guarding:
 
 def extremes(contract: Contract, plans: Catalogue, figures: Figures) -> tuple[FloatArray, FloatArray]:
     """What each plan (P,) may earn at worst and at best, its members taking what ``figures`` (M,) foresee: with all
-    its answers wrong or right, after whichever of its stages that is worse or better. What is unknown is worth 0 or 1.
+    its answers wrong or right, after whichever of its stages each metric likes least or most. A metric that is not
+    known may be worth nothing or all.
     """
     runs = np.minimum(np.arange(1, plans.stage_members.shape[1] + 1)[:, None], plans.stages)  # (S, P)
     each = Figures(*(getattr(figures, name)[None] for name in ("latency_s", "energy_j", "cost", "explainability")))
-    spent = spend(plans, runs, each, np.ones(len(plans.ensemble.names)))
-    worst = best = np.zeros(runs.shape)
+    spent = dict(spend(plans, runs, each, np.ones(len(plans.ensemble.names)), counts=lambda m: m != "explainability"))
+    # Explainability is a weighted mean of members', by whatever weights: it lies between those of two of them.
+    asked = plans.stage_members.any(axis=1)  # (P, M)
+    some = np.where(asked, np.arange(asked.shape[1]), asked.argmax(axis=1)[:, None])
+    spent["explainability"] = figures.explainability[some].T
+    worst = best = np.zeros(len(plans))
     for metric in contract.metrics:
-        ends = metric.normalise(np.array([0.0, 1.0]))
-        known = metric.normalise(spent[metric.name]) if metric.name in spent else None
-        low, high = (0.0, 1.0) if metric.use else (ends.min(), ends.max())
-        worst = worst + metric.weight * (low if known is None else np.nan_to_num(known, nan=0.0))
-        best = best + metric.weight * (high if known is None else np.nan_to_num(known, nan=1.0))
-    return np.asarray(worst.min(axis=0)), np.asarray(best.max(axis=0))
+        terms = metric.normalise(spent.get(metric.name, _ENDS))
+        low, high = (np.zeros(1), np.ones(1)) if metric.use else (terms.min(axis=0), terms.max(axis=0))
+        worst = worst + metric.weight * np.nan_to_num(low, nan=0.0)
+        best = best + metric.weight * np.nan_to_num(high, nan=1.0)
+    return worst, best
+
+
+_ENDS = np.array([[0.0], [1.0]])
+"""The least and most of a share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,64 +279,69 @@ class Guard:
         """
         self.guarding, self.baseline = guarding, compiled((guarding.baseline,), ensemble)
         self.ledger, self.gain = Ledger(guarding.allowance), Gain()
-        self.breached, self.counted = False, 0.0
+        self.breached, self.pinned, self.counted = False, False, 0.0
+        self.labelled = False  # whether labels come, or rewards
         self._step = self._settled = 0  # exposed ones that were settled since the last step
         self._contract, self._ensemble, self._declared = contract, ensemble, declared
-        # What plans may earn changes only with what is known of the members.
-        self._members: MemberStatistics | None = None
-        self._bounds: dict[tuple[tuple[str, ...], str, int], tuple[FloatArray, FloatArray]] = {}
+        self._extremes = lru_cache(64)(self._find_extremes)
 
     @property
     def share(self) -> float:
         """Of the requests that there is room for, how many the policy's choice answers, in [0, 1]."""
-        if self.breached or self.guarding.mode in ("off", "shadow"):
+        if self.breached or self.pinned or self.guarding.mode in ("off", "shadow"):
             return 0.0
         return self.STEPS[self._step] if self.guarding.mode == "canary" else 1.0
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether the baseline has every member answer every request."""
+        return bool(self.baseline.stage_members[:, 0].all())
 
     # ---- Answering: reads only -------------------------------------------------------------------------------
 
     def admit(
-        self, plans: tuple[str, ...], p: FloatArray, intended: int, state: State, rows: int, lot: float, room: float
+        self, plans: tuple[str, ...], p: FloatArray, intended: int, profile: str, rows: int, lot: float, room: float
     ) -> Admitted:
         """Let the ``intended`` one of the ``plans`` answer, or the baseline.
 
-        ``p`` (P,) are the probabilities with which the policy chose, ``lot`` in [0, 1) is drawn for this, and ``room``
-        is what it may cost.
+        ``p`` (P,) are the probabilities with which the policy chose, ``profile`` names the weights that the request is
+        judged by, ``lot`` in [0, 1) is drawn for this, and ``room`` is what it may cost.
         """
         name = self.baseline.names[0]
-        most = np.maximum(self.best(state, rows) - self._extremes(plans, state, rows)[0], 0.0)
+        worst = self._extremes(plans, profile, rows)[0] if self.labelled else 0.0  # a reported reward may be any
+        best = self.best(profile, rows) if self.labelled else 1.0
+        most = np.full(len(plans), np.maximum(best - worst, 0.0))
         share = np.where(most <= room, self.share, 0.0)
         names = plans if name in plans else (*plans, name)
         at = names.index(name)
         answers = np.append(p * share, np.zeros(len(names) - len(plans)))
         answers[at] = 0.0
-        answers[at] = 1.0 - answers.sum()
+        answers[at] = max(1.0 - answers.sum(), 0.0)
         exposed = intended != at and lot < share[intended]
-        exposure = Exposure(plans[intended], float(share[intended]), bool(exposed), float(most[intended]))
+        exposure = Exposure(
+            plans[intended], float(p[intended]), float(share[intended]), bool(exposed), float(most[intended])
+        )
         return Admitted(names, answers, intended if exposed else at, exposure)
 
-    def best(self, state: State, rows: int) -> float:
-        """The most that the baseline may earn on a request of so many rows that finds ``state``."""
-        return float(self._extremes(self.baseline.names, state, rows)[1][0])
+    def best(self, profile: str, rows: int) -> float:
+        """The most that the baseline may earn on a request of so many rows, under a profile's weights."""
+        return float(self._extremes(self.baseline.names, profile, rows)[1][0])
 
-    def _extremes(self, plans: tuple[str, ...], state: State, rows: int) -> tuple[FloatArray, FloatArray]:
-        if self._members is not state.members:
-            self._members, self._bounds = state.members, {}
-        key = plans, state.profile, rows
-        if key not in self._bounds:
-            contract, catalogue = self._contract.under(state.profile), compiled(plans, self._ensemble)
-            self._bounds[key] = extremes(contract, catalogue, self._foreseen(state, rows))
-        return self._bounds[key]
+    def _find_extremes(self, plans: tuple[str, ...], profile: str, rows: int) -> tuple[FloatArray, FloatArray]:
+        contract, catalogue = self._contract.under(profile), compiled(plans, self._ensemble)
+        return extremes(contract, catalogue, self._foreseen(rows))
 
-    def _foreseen(self, state: State, rows: int) -> Figures:
-        """What each member (M,) is foreseen to take: as of late where the contract asks for that, else as declared."""
-        declared = self._declared
-        latency, energy = declared.latency_s, declared.energy_j * rows
-        if self._live("latency"):  # 0 is what was never seen
-            latency = np.where(state.members.latency_s > 0.0, state.members.latency_s, np.nan)
-        if self._live("energy"):
-            energy = np.where(state.members.energy_j > 0.0, state.members.energy_j, np.nan)
-        return Figures(latency, energy, declared.cost * rows, declared.explainability)
+    def _foreseen(self, rows: int) -> Figures:
+        """What each member (M,) takes for so many rows, where that is declared; NaN where it is measured, for nobody
+        knows before how long it will be.
+        """
+        declared, unknown = self._declared, np.full(len(self._ensemble.names), np.nan)
+        return Figures(
+            unknown if self._live("latency") else declared.latency_s,
+            unknown if self._live("energy") else declared.energy_j * rows,
+            declared.cost * rows,
+            declared.explainability,
+        )
 
     def _live(self, metric: str) -> bool:
         found = self._contract.metric(metric)
@@ -350,12 +359,17 @@ class Guard:
             self.ledger.expose(decision.id, exposure.most, decision.at)
         half = self.ledger.room >= allowance.burn / 2.0
         self.breached &= not half
-        refused = self.share > 0.0 and exposure.share == 0.0 < exposure.most
-        if not refused or self.ledger.room + self.ledger.open >= allowance.burn / 2.0:
+        refused = self.share > 0.0 == exposure.share and exposure.intended not in self.baseline.names
+        if not refused or self.pinned or self.ledger.room + self.ledger.open >= allowance.burn / 2.0:
             return None  # where only outcomes are awaited there will be room again
         self.breached, self._step, self._settled = True, 0, 0
         cause = f"up to {self.ledger.lost:.1f} was lost against {self.guarding.baseline}, so that it answers alone"
         return DriftEvent("guard", decision.at, cause)
+
+    def take_up(self, decision: Decision) -> None:
+        """Count an exposed decision that may not have been noticed."""
+        if decision.exposure is not None and decision.exposure.exposed:
+            self.ledger.expose(decision.id, decision.exposure.most, decision.at)
 
     def settle(self, decision: Decision, earned: float, best: float, baseline: float, without_probe: float) -> None:
         """An outcome has come: what the answer ``earned``, and the baseline would have at ``best``; and what it would
@@ -370,6 +384,8 @@ class Guard:
         else:
             slack = 0.0 if math.isnan(baseline) else max(best - baseline, 0.0) / decision.probe_p
             self.ledger.settle(decision.id, best - earned, slack)
+        if self.guarding.mode != "canary":
+            return
         self._settled += 1
         if self._settled >= self.EACH and self.ledger.room >= self.guarding.allowance.burn / 2.0:
             self._settled, self._step = 0, min(self._step + 1, len(self.STEPS) - 1)
@@ -377,14 +393,31 @@ class Guard:
     # ---- Keeping ---------------------------------------------------------------------------------------------
 
     def dump(self) -> dict[str, Any]:
-        ramp = [self.breached, self._step, self._settled]
-        return {"ledger": self.ledger.dump(), "gain": self.gain.dump(), "ramp": ramp, "counted": self.counted}
+        return {
+            "judges": self._judges,
+            "mode": self.guarding.mode,
+            "ledger": self.ledger.dump(),
+            "gain": self.gain.dump(),
+            "ramp": [self.breached, self._step, self._settled],
+            "counted": self.counted,
+            "labelled": self.labelled,
+        }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Restore what ``dump`` gave. By another contract or baseline all begins anew; in another mode, climbing."""
+        self.counted = state["counted"]
+        if state["judges"] != self._judges:
+            return
         self.ledger.load(state["ledger"])
         self.gain.load(state["gain"])
-        self.breached, self._step, self._settled = state["ramp"]
-        self.counted = state["counted"]
+        self.labelled = state["labelled"]
+        if state["mode"] == self.guarding.mode:
+            self.breached, self._step, self._settled = state["ramp"]
+
+    @property
+    def _judges(self) -> str:
+        """By what it judges, and whom it compares with."""
+        return f"{self.guarding.baseline} {self._contract.describe()}"
 
 
 class Admission:
@@ -406,32 +439,35 @@ class Admission:
         """
         self._guard, self._workers, self._clock, self._pinned = guard, workers, clock, pinned
         self._unseen: dict[str, tuple[float, float]] = {}  # of decisions: when they were recorded, and their most
+        self._lock = threading.Lock()  # plans of slow members run, and are recorded, in threads
 
     def admit(
-        self, plans: tuple[str, ...], p: FloatArray, intended: int, state: State, rows: int, lot: float
+        self, plans: tuple[str, ...], p: FloatArray, intended: int, profile: str, rows: int, lot: float
     ) -> Admitted:
         """As ``Guard.admit``, with the room that there is here. Reads only."""
         room = -math.inf if self._pinned() else self.room
-        return self._guard.admit(plans, p, intended, state, rows, lot, room)
+        return self._guard.admit(plans, p, intended, profile, rows, lot, room)
 
     @property
     def room(self) -> float:
         """What one more exposed request may cost here."""
-        unseen = math.fsum(most for at, most in self._unseen.values() if at >= self._guard.counted)
+        with self._lock:
+            unseen = math.fsum(most for at, most in self._unseen.values() if at >= self._guard.counted)
         return self._guard.ledger.room / self._workers - unseen
 
     def expose(self, decision: Decision) -> None:
         """A decision was made, and will be recorded."""
         if self._clock is None or decision.exposure is None:
             return
-        counted = self._guard.counted
-        self._unseen = {name: seen for name, seen in self._unseen.items() if seen[0] >= counted}
-        if decision.exposure.exposed:
-            self._unseen[decision.id] = (math.inf, decision.exposure.most)
+        with self._lock:
+            counted = self._guard.counted
+            for name in [name for name, (at, _) in self._unseen.items() if at < counted]:
+                del self._unseen[name]
+            if decision.exposure.exposed:
+                self._unseen[decision.id] = (math.inf, decision.exposure.most)
 
     def recorded(self, decision: Decision) -> None:
-        """It is recorded, or never will be: first with its answer, then, where it is probed, with its probe. The
-        learner counts it once that has come.
-        """
+        """It is recorded whole, with its probe if there is one, or never will be: the learner counts it by itself."""
         if self._clock is not None and decision.exposure is not None and decision.exposure.exposed:
-            self._unseen[decision.id] = (self._clock(), decision.exposure.most)
+            with self._lock:
+                self._unseen[decision.id] = (self._clock(), decision.exposure.most)

@@ -128,20 +128,29 @@ class Learner:
 
     def _guard(self, experience: Experience) -> None:
         """Let the guard know what following the policy has cost here, or would have."""
-        joined = experience.joined
+        joined, guard = experience.joined, self.guard
         decision, answer, outcome = joined.decision, joined.answer, joined.outcome
-        if self.guard is None or decision.exposure is None:
+        if guard is None or decision.exposure is None:
             return
-        both = compiled(tuple(dict.fromkeys((*self.guard.baseline.names, decision.exposure.intended))), self.ensemble)
+        both = compiled(tuple(dict.fromkeys((*guard.baseline.names, decision.exposure.intended))), self.ensemble)
         found = alone = earnings(both, self.contract, experience)
-        if answer.probes:
+        if answer.probes and not outcome.consensus:
             unprobed = self.experience(replace(joined, answer=replace(answer, probes=())))
             alone = earnings(both, self.contract, unprobed)
-        if outcome.reward is None:
-            self.guard.gain.add(float(found[-1] - found[0]), float(alone[-1] - alone[0]), decision.probe_p)
-        # A reward that is reported may be any.
-        best = 1.0 if outcome.reward is not None else self.guard.best(decision.state, len(answer.labels))
-        self.guard.settle(decision, experience.own, best, float(found[0]), float(alone[0]))
+        guard.labelled = outcome.reward is None
+        best = guard.best(decision.profile, len(answer.labels)) if guard.labelled else 1.0
+        guard.settle(decision, experience.own, best, float(found[0]), float(alone[0]))
+        if guard.guarding.mode == "off":
+            return
+        without_probe = float(alone[-1] - alone[0])
+        if outcome.consensus:  # of what was not probed nobody reports
+            guard.gain.add(float(found[-1] - found[0]), 1.0)
+        elif not guard.labelled or not (decision.probe_p or guard.asks_all):
+            pass  # whoever was too busy for probes would tell of requests alone that need none
+        elif not math.isnan(without_probe):
+            guard.gain.add(without_probe, 1.0)
+        elif answer.probes or not decision.probed:
+            guard.gain.add(float(found[-1] - found[0]), decision.probe_p)
 
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its reward, and all that its members' answers tell."""
@@ -195,12 +204,13 @@ class Learner:
         """
         if self._outdated(decision, answer) is not None:
             return None
+        alarm = self.guard.notice(decision) if self.guard else None
         scores, known = self.outputs(answer)
         said = Said.of(scores)
         self.state.notice(said, known, answer.doubt, decision.probed)
         if answer.probes and known.all():
             self.manager.notice(decision, said, self._figures((*answer.ran, *answer.probes)))
-        return self.guard.notice(decision) if self.guard else None
+        return alarm
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""

@@ -6,9 +6,8 @@ Replay and tests call ``answer``; serving calls its two halves, so that a slow p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,7 +98,8 @@ class Orchestrator:
         offer, probabilities, chosen = self.manager.choose(state)
         plans, exposure = offer.names, None
         if self._admission is not None:
-            found = self._admission.admit(plans, probabilities, chosen, state, len(request.rows), self.manager.lot())
+            rows, lot = len(request.rows), self.manager.lot()
+            found = self._admission.admit(plans, probabilities, chosen, state.profile, rows, lot)
             plans, probabilities, chosen, exposure = found.plans, found.probabilities, found.chosen, found.exposure
         probe_p = 0.0 if busy or not self.manager.policy.probes else state.probe_share
         decision = Decision(
@@ -123,18 +123,19 @@ class Orchestrator:
 
     def run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         """Run the chosen plan, settle whether the request is probed, and record the decision with its answer."""
-        with self._recording(decision):
-            decision, answer = self._run(decision, request)
-        return decision, answer
-
-    @contextmanager
-    def _recording(self, decision: Decision) -> Iterator[None]:
-        """Tell the admission once a decision is recorded whole, or never will be."""
         try:
-            yield
-        finally:
-            if self._admission is not None:
-                self._admission.recorded(decision)
+            made, answer = self._run(decision, request)
+        except BaseException:
+            self.abandon(decision)
+            raise
+        if not made.probed:
+            self.abandon(made)
+        return made, answer
+
+    def abandon(self, decision: Decision) -> None:
+        """Nothing more will be recorded of it."""
+        if self._admission is not None:
+            self._admission.recorded(decision)
 
     def _run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         # By its name: the policy may offer other plans by now.
@@ -162,10 +163,12 @@ class Orchestrator:
     def probe(self, decision: Decision, answer: Answer, request: Request) -> Answer:
         """Run, after the reply, every member that the plan left out or stopped before, on all rows; record it."""
         every = np.arange(len(request.rows))
-        with self._recording(decision):
+        try:
             probed = replace(answer, probes=tuple(self._run_stage(self._left_out(answer, request), request, every)))
             self.limiter.correct_probe(decision, request, probed.probes)
             self._recorder.record(decision, probed)
+        finally:
+            self.abandon(decision)
         return probed
 
     def _left_out(self, answer: Answer, request: Request) -> list[str]:

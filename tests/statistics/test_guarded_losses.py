@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from bandmaster.contract import Contract, Metric
 from bandmaster.core import Outcome
 from bandmaster.guard import Allowance, Guarding, Ledger
 from bandmaster.journal.memory import MemoryJournal
@@ -92,6 +93,12 @@ def test_a_policy_that_wins_by_accuracy_is_followed_the_more_the_more_probes_hav
 # ---- The request path --------------------------------------------------------------------------------------------
 
 ALL = "m0+m1+m2+m3"
+CONTRACT = Contract.of(
+    Metric("accuracy", 0.7),
+    Metric("latency", 0.2, goal="min", low=0.001, high=1.0, scale="log", source="profile"),
+    Metric("energy", 0.1, goal="min", low=0.001, high=1.0, scale="log", source="profile"),
+)
+"""By declared figures, so that it is certain what a plan takes."""
 
 
 class Knows(ConstantPolicy):
@@ -115,7 +122,9 @@ def guarded(log, good, delay):
     """What each request earned, where the guard decides, and whether it was exposed."""
     allowance = Allowance(per_request=0.02, burn=20.0, risk=0.01)
     guarding = Guarding("live", ALL, allowance)
-    learner = sample_learner(lambda plans, *_: Knows(plans, log, good), log, probe_share=0.05, guarding=guarding)
+    learner = sample_learner(
+        lambda plans, *_: Knows(plans, log, good), log, probe_share=0.05, contract=CONTRACT, guarding=guarding
+    )
     journal, waiting = MemoryJournal(), deque()
     earned, exposed = np.zeros(len(log)), np.zeros(len(log), dtype=bool)
     for i, (decision, _) in enumerate(sample_decisions(learner, sample_orchestrator(learner, log, journal), log)):
@@ -131,7 +140,7 @@ def guarded(log, good, delay):
 @pytest.mark.parametrize("good", [0, 1000])
 def test_on_the_request_path_no_more_is_lost_than_was_agreed_at_any_moment(good, delay):
     log = sample_log(2000, seed=1)
-    baseline = sample_learner(lambda plans, *_: ConstantPolicy(plans, ALL), log)
+    baseline = sample_learner(lambda plans, *_: ConstantPolicy(plans, ALL), log, contract=CONTRACT)
     alone = np.array([e.own for e in sample_experiences(baseline, log)])
     earned, exposed = guarded(log, good, delay)
     lost = (alone - earned).cumsum()

@@ -224,9 +224,24 @@ class SqliteJournal:
         outcome = None if row[2] is None else decode(row[2], Outcome)
         return decode(row[0], Decision), decode(row[1], Answer), outcome
 
+    def unsettled(self, since: float) -> Iterator[Decision]:
+        """Decisions of ``since`` (Unix s) or later of which no outcome has been reported, in order of their ids."""
+        query = (
+            "SELECT d.id, d.decision FROM decisions d LEFT JOIN outcomes o USING (id)"
+            " WHERE d.at >= ? AND o.id IS NULL AND d.id > ? ORDER BY d.id LIMIT ?"
+        )
+        last = ""
+        while rows := self._all(query, since, last, _BATCH):
+            yield from (decode(raw, Decision) for _, raw in rows)
+            last = rows[-1][0]
+
     def drain(self) -> int:
-        """Take over what the spools hold, and remove those whose worker is gone. Returns the number of rows."""
+        """Take over what the spools hold, and remove those whose worker is gone. Returns the number of rows.
+
+        ``whole`` says then whether that was all: a spool that cannot be read is passed over.
+        """
         moved = 0
+        self.whole = True
         with self._lock:
             paths = spools(self.spools)
             for path in self._readers.keys() - set(paths):  # another owner has removed it
@@ -235,6 +250,7 @@ class SqliteJournal:
                 try:
                     moved += self._take(path)
                 except (SpoolError, OSError) as error:
+                    self.whole = False
                     self._complain(path, error)
         return moved
 

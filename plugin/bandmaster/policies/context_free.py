@@ -47,8 +47,8 @@ class _RiverPolicy(ABC):
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
-        if decision.plan in self.catalogue.names:
-            self._update(decision.plan, experience.own, decision.propensity)
+        if decision.plan in self.catalogue.names and decision.followed:
+            self._update(decision.plan, experience.own, decision.chosen_p, decision.followed)
         self._learned += 1
         self._p = None
 
@@ -73,7 +73,8 @@ class _RiverPolicy(ABC):
         """What ``pull`` draws from, (P,)."""
 
     @abstractmethod
-    def _update(self, plan: str, reward: float, propensity: float) -> None: ...
+    def _update(self, plan: str, reward: float, p: float, counts: float) -> None:
+        """Learn what the plan earned that was chosen with probability ``p``; ``counts`` in (0, 1], for how much."""
 
     @abstractmethod
     def _keep(self, plan: str) -> tuple[float, float]:
@@ -110,7 +111,7 @@ class ThompsonPolicy(_RiverPolicy):
         best = rng.beta(a, b, size=(self.DRAWS, len(a))).argmax(axis=1)
         return np.bincount(best, minlength=len(a)) / self.DRAWS
 
-    def _update(self, plan: str, reward: float, propensity: float) -> None:
+    def _update(self, plan: str, reward: float, p: float, counts: float) -> None:
         rng = np.random.default_rng([self._seed, self._learned, 1])
         self._river.update(plan, bool(rng.random() < reward))
 
@@ -143,7 +144,7 @@ class UcbPolicy(_RiverPolicy):
         best = (bound == bound.max()).astype(np.float64)
         return np.asarray(best / best.sum())
 
-    def _update(self, plan: str, reward: float, propensity: float) -> None:
+    def _update(self, plan: str, reward: float, p: float, counts: float) -> None:
         self._river.update(plan, reward)
 
     def _keep(self, plan: str) -> tuple[float, float]:
@@ -176,10 +177,10 @@ class Exp3Policy(_RiverPolicy):
         weights = np.array([self._river._weights[plan] for plan in self.catalogue.names])
         return np.asarray((1.0 - self._gamma) * weights / weights.sum() + self._gamma / len(weights))
 
-    def _update(self, plan: str, reward: float, propensity: float) -> None:
+    def _update(self, plan: str, reward: float, p: float, counts: float) -> None:
         weights = self._river._weights
-        self._river._probabilities[plan] = max(propensity, self._gamma / len(self.catalogue))
-        self._river.update(plan, reward)
+        self._river._probabilities[plan] = max(p, self._gamma / len(self.catalogue))
+        self._river.update(plan, reward * counts)
         # Only their ratios count, and River lets them grow until they overflow.
         top = max(weights.values())
         for name in weights:

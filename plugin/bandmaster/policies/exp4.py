@@ -67,11 +67,12 @@ class Exp4Policy:
 
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
-        if decision.plan in self.catalogue.names:
+        if decision.plan in self.catalogue.names and decision.followed:
             floor = self._gamma / len(self.catalogue)
             now = decision.state if decision.plans == self.catalogue.names else replace(decision.state, fits=())
             advice = self._advice(now)[:, self.catalogue.index(decision.plan)]
-            self._log_weights += floor * advice * experience.own / max(decision.propensity, floor)
+            earned = experience.own * decision.followed / max(decision.chosen_p, floor)
+            self._log_weights += floor * advice * earned
             self._log_weights -= self._log_weights.max()
         for expert in self._experts:
             expert.learn(experience)

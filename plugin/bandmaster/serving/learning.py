@@ -50,6 +50,7 @@ NOTICED_EVERY_S = 1.0
 ten milliseconds for each snapshot."""
 
 TICK_S = 0.05
+PINNED, UNPINNED = "pinned to the baseline: ", "no longer pinned"
 LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
 
@@ -146,7 +147,7 @@ class LearningLoop:
         self._version = 0
         self._dirty, self._noticed, self._published = False, False, 0.0
         self._pin = Pin(path)
-        self._pinned: str | None = None
+        self._pinned = self._last_pinned()
         self._restore()
 
     def _restore(self) -> None:
@@ -159,6 +160,9 @@ class LearningLoop:
                 cursor, anew = snapshot.cursor, False
             except BandmasterError as problem:
                 _log.warning("%s", problem)
+        if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
+            for decision in self._journal.unsettled(time.time() - self._config.feedback.window_s):
+                self._learner.guard.take_up(decision)
         refused = 0
         for joined in self._journal.since(cursor):
             if (why := self._learner.refuses(joined)) is None:
@@ -234,7 +238,8 @@ class LearningLoop:
         for joined in self._journal.due(now):
             self._learn(joined)
         if (guard := self._learner.guard) is not None:
-            guard.counted = now  # all that was recorded until then has been taken in
+            if self._journal.whole:
+                guard.counted = now  # all that was recorded until then has been taken in
             guard.ledger.expire(now - self._config.feedback.window_s)
             self._tell_of_pin(now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
@@ -244,13 +249,21 @@ class LearningLoop:
             self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
             self._dirty, self._noticed, self._published = False, False, now
 
+    def _last_pinned(self) -> str | None:
+        """Why the baseline answered alone when the alarms last told of it; ``None`` where it did not."""
+        told = [e.cause for e in self._journal.events() if e.name == "guard"]
+        told = [cause for cause in told if cause.startswith(PINNED) or cause == UNPINNED]
+        return told[-1].removeprefix(PINNED) if told and told[-1] != UNPINNED else None
+
     def _tell_of_pin(self, now: float) -> None:
         """Keep that somebody has the baseline answer alone, or has it no longer, among the alarms."""
         why, before = self._pin.why, self._pinned
         if why != before:
-            cause = f"pinned to the baseline: {why}" if why is not None else "no longer pinned"
+            cause = UNPINNED if why is None else f"{PINNED}{why}"
             self._journal.save_event(DriftEvent("guard", now, cause))
             self._pinned = why
+        if self._learner.guard is not None:
+            self._learner.guard.pinned = why is not None
 
     def state(self) -> StatePage:
         state, policy = self._learner.state, self._learner.manager.policy

@@ -64,6 +64,12 @@ class Worker:
             clock=time.time,
             pinned=Pin(path).__bool__,
         )
+        if config.guard and config.guard.mode in ("canary", "live") and config.guard.allowance.burn < workers:
+            _log.warning(
+                "guard.burn: %g, shared by %d workers, leaves each less room than one request may cost, so that the "
+                "policy's choice may never answer; write burn: %d or more",
+                config.guard.allowance.burn, workers, 10 * workers,
+            )  # fmt: skip
         self._answering = 0
         self._probes: set[asyncio.Future[Answer]] = set()
         self._event_loop = asyncio.get_running_loop()
@@ -78,6 +84,9 @@ class Worker:
         self._answering += 1
         try:
             decision, answer = await self._run(decision, request)
+        except BaseException:  # cancelled, perhaps, before a thread took it up
+            self._orchestrator.abandon(decision)
+            raise
         finally:
             self._answering -= 1
         if decision.probed:

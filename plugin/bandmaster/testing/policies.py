@@ -95,12 +95,13 @@ def sample_learner(
     *,
     plans: Catalogue | None = None,
     probe_share: float = 0.1,
+    contract: Contract = CONTRACT,
     guarding: Guarding | None = None,
 ) -> Learner:
     """A learner that has learned nothing, with what ``make`` gives for ``plans``, or for the sample catalogue."""
     state = StateManager(log.ensemble, probing=Probing(probe_share, adapt=False))
-    policy = make(plans or sample_catalogue(log), CONTRACT, state.belief)
-    return Learner(log.ensemble, CONTRACT, state, RLManager(policy, np.random.default_rng(0)), guarding)
+    policy = make(plans or sample_catalogue(log), contract, state.belief)
+    return Learner(log.ensemble, contract, state, RLManager(policy, np.random.default_rng(0)), guarding)
 
 
 def sample_orchestrator(
