@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from bandmaster import build
 from bandmaster.config import Config, load
+from bandmaster.config.records import PolicyConfig
 from bandmaster.core import Decision, Request
 from bandmaster.journal.sqlite import locate
 from bandmaster.pin import Pin
@@ -254,4 +256,31 @@ def test_a_burn_that_leaves_no_worker_room_is_warned_of(tmp_path: Path, caplog: 
 
     asyncio.run(run())
     assert "guard.burn: 2, shared by 4 workers" in caplog.text
+    served.loop.close()
+
+
+def test_a_policy_that_loses_is_stopped_and_the_alarms_tell_of_it(tmp_path: Path) -> None:
+    config = configured(tmp_path, "live", burn=5)
+    served = Served(replace(config, policy=PolicyConfig("constant", plan="fragile")))  # it knows nothing
+
+    async def run() -> list[list[bool]]:
+        worker, exposed = await served.worker(), []
+        for start in (0, 50):
+            decisions = await served.ask(worker, ROWS[start : start + 50])
+            exposed.append([d.exposure is not None and d.exposure.exposed for d in decisions])
+            served.settle(decisions, np.full(50, 2))
+            served.loop._published = 0.0
+            served.loop.tick()
+            worker.poll()
+        await worker.close()
+        return exposed
+
+    first, second = asyncio.run(run())
+    assert any(first)
+    assert sum(second) <= 1
+    (alarm,) = [event for event in served.loop.state().drift if event.name == "guard"]
+    assert alarm.cause.endswith(f"was lost against {BASELINE}, so that it answers alone")
+    page = served.loop.state().guard
+    assert page is not None
+    assert (page.breached, page.share) == (True, 0.0)
     served.loop.close()
