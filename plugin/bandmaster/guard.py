@@ -217,12 +217,13 @@ class Guarding:
 
     ``off``: the baseline answers, whatever the policy chooses. ``shadow``: likewise, and what the policy would have
     earned is estimated. ``canary``: its choice answers a share of requests that climbs. ``live``: it answers all of
-    them. Both only as far as the ``allowance`` goes.
+    them. Both only as far as the ``allowance`` goes, and while outcomes come at least every ``silence_s`` seconds.
     """
 
     mode: Mode = "shadow"
     baseline: str = "all"
     allowance: Allowance = field(default_factory=Allowance)
+    silence_s: float | None = None
 
 
 def extremes(contract: Contract, plans: Catalogue, figures: Figures) -> tuple[FloatArray, FloatArray]:
@@ -279,7 +280,8 @@ class Guard:
         """
         self.guarding, self.baseline = guarding, compiled((guarding.baseline,), ensemble)
         self.ledger, self.gain = Ledger(guarding.allowance), Gain()
-        self.breached, self.pinned, self.counted = False, False, 0.0
+        self.breached, self.pinned, self.silent, self.counted = False, False, False, 0.0
+        self.heard = 0.0  # when an outcome came last
         self.labelled = False  # whether labels come, or rewards
         self._step = self._settled = 0  # exposed ones that were settled since the last step
         self._contract, self._ensemble, self._declared = contract, ensemble, declared
@@ -288,7 +290,7 @@ class Guard:
     @property
     def share(self) -> float:
         """Of the requests that there is room for, how many the policy's choice answers, in [0, 1]."""
-        if self.breached or self.pinned or self.guarding.mode in ("off", "shadow"):
+        if self.breached or self.pinned or self.silent or self.guarding.mode in ("off", "shadow"):
             return 0.0
         return self.STEPS[self._step] if self.guarding.mode == "canary" else 1.0
 
@@ -366,6 +368,19 @@ class Guard:
         cause = f"up to {self.ledger.lost:.1f} was lost against {self.guarding.baseline}, so that it answers alone"
         return DriftEvent("guard", decision.at, cause)
 
+    def listen(self, now: float) -> DriftEvent | None:
+        """Have the baseline answer alone once no outcome has come for too long; the alarm, where that begins now.
+
+        Until the first outcome it is counted from the first time that this was asked.
+        """
+        self.heard = self.heard or now
+        silence_s, before = self.guarding.silence_s, self.silent
+        self.silent = silence_s is not None and now - self.heard > silence_s
+        if not self.silent or before:
+            return None
+        cause = f"no outcome for {now - self.heard:.0f} s, so that {self.guarding.baseline} answers alone"
+        return DriftEvent("guard", now, cause)
+
     def take_up(self, decision: Decision) -> None:
         """Count an exposed decision that may not have been noticed."""
         if decision.exposure is not None and decision.exposure.exposed:
@@ -400,12 +415,14 @@ class Guard:
             "gain": self.gain.dump(),
             "ramp": [self.breached, self._step, self._settled],
             "counted": self.counted,
+            "heard": [self.heard, self.silent],
             "labelled": self.labelled,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore what ``dump`` gave. By another contract or baseline all begins anew; in another mode, climbing."""
         self.counted = state["counted"]
+        self.heard, self.silent = state["heard"]
         if state["judges"] != self._judges:
             return
         self.ledger.load(state["ledger"])

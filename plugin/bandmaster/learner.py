@@ -137,7 +137,7 @@ class Learner:
         if answer.probes and not outcome.consensus:
             unprobed = self.experience(replace(joined, answer=replace(answer, probes=())))
             alone = earnings(both, self.contract, unprobed)
-        guard.labelled = outcome.reward is None
+        guard.labelled, guard.heard = outcome.reward is None, max(guard.heard, outcome.at)
         best = guard.best(decision.profile, len(answer.labels)) if guard.labelled else 1.0
         guard.settle(decision, experience.own, best, float(found[0]), float(alone[0]))
         if guard.guarding.mode == "off":

@@ -63,7 +63,7 @@ args:
     policy: {use: constant, explore: {epsilon: 0.1}, plan: linear+forest}
     probes: {share: 0}
     drift: {detector: adwin, delta: 0.01, reaction: none}
-    guard: {mode: canary, baseline: forest, loss_budget: 0.05, burn: 7}
+    guard: {mode: canary, baseline: forest, loss_budget: 0.05, burn: 7, silence: 5 min}
     feedback: {window: 10 min, missing: skip}
     journal: sqlite:///data/j.db
     seed: 7
@@ -107,7 +107,7 @@ def test_every_key_of_the_block_is_read(full: Path) -> None:
         policy=PolicyConfig("constant", Exploration("epsilon", 0.1), "linear+forest"),
         probes=Probing(0.0),
         drift=DriftConfig("adwin", 0.01, "none"),
-        guard=Guarding("canary", "forest", Allowance(0.05, 7.0)),
+        guard=Guarding("canary", "forest", Allowance(0.05, 7.0), 300.0),
         feedback=FeedbackConfig(600.0),
         journal="sqlite:///data/j.db",
         seed=7,

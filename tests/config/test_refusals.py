@@ -159,6 +159,7 @@ APPENDED = [
     ("guard: {baseline: best}", "guard.baseline: plan 'best': no member 'best'"),
     ("guard: {baseline: [a]}", "guard.baseline: [a] is no plan's name; write one, as in a+b"),
     ("guard: {loss_budget: 2}", "guard.loss_budget: 2 is outside [0, 1]; write a number inside"),
+    ("guard: {silence: 0 s}", "guard.silence: 0 s leaves no time for an outcome; write 10 min"),
     ("guard: {burn: 0}", "guard.burn: 0 is outside (0, 1e+09]; write a number inside"),
     ("feedback: {window: 600}", "feedback.window: 600 has no unit; write 600 s or 10 min"),
     ("feedback: {window: 0 s}", "feedback.window: 0 s leaves no time for feedback; write 10 min"),

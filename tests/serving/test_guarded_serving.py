@@ -284,3 +284,31 @@ def test_a_policy_that_loses_is_stopped_and_the_alarms_tell_of_it(tmp_path: Path
     assert page is not None
     assert (page.breached, page.share) == (True, 0.0)
     served.loop.close()
+
+
+def test_where_no_outcome_comes_for_too_long_the_baseline_answers_alone_until_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(configured(tmp_path, "live", burn=1000, silence="10 min"))
+    now = time.time()
+    monkeypatch.setattr("bandmaster.serving.learning.time.time", lambda: now)
+
+    async def run() -> list[bool]:
+        nonlocal now
+        worker, exposed = await served.worker(), []
+        for wait, settled in ((0.0, False), (601.0, False), (0.0, True), (0.0, False)):
+            now += wait
+            served.loop.tick()
+            worker.poll()
+            decisions = await served.ask(worker, ROWS[:10])
+            exposed.append(any(d.exposure is not None and d.exposure.exposed for d in decisions))
+            if settled:
+                served.settle(decisions, LABELS[:10])
+                served.loop._published = 0.0
+        await worker.close()
+        return exposed
+
+    assert asyncio.run(run()) == [True, False, False, True]
+    (alarm,) = [event for event in served.loop.state().drift if event.name == "guard"]
+    assert alarm.cause == f"no outcome for 601 s, so that {BASELINE} answers alone"
+    served.loop.close()

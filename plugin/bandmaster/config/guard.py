@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bandmaster.config.plans import plan_name
-from bandmaster.config.values import choice_of, fields_of, number_of
+from bandmaster.config.values import choice_of, fields_of, number_of, quantity_of
 from bandmaster.guard import Allowance, Guarding, Mode
 from bandmaster.yaml_reader import At
 
@@ -16,7 +16,7 @@ def read_guard(at: At | None, members: tuple[str, ...], constant: str | None, by
     """The block, if there is one. ``constant`` is the plan of the constant policy, if the user names one."""
     if at is None:
         return None
-    get, default = fields_of(at, ("mode", "baseline", "loss_budget", "burn")).get, Guarding()
+    get, default = fields_of(at, ("mode", "baseline", "loss_budget", "burn", "silence")).get, Guarding()
     baseline, written = get("baseline"), get("mode")
     if written is not None and written.value is False:
         written = replace(written, value="off")  # YAML 1.1 takes off for false
@@ -28,4 +28,8 @@ def read_guard(at: At | None, members: tuple[str, ...], constant: str | None, by
         number_of(get("loss_budget"), default.allowance.per_request, 0, 1),
         number_of(get("burn"), default.allowance.burn, 0, 1e9, above=True),
     )
-    return Guarding(mode, named or constant or default.baseline, allowance)
+    silence = get("silence")
+    seconds = quantity_of(silence, "time", ("s", "min")) if silence else None
+    if silence and seconds == 0.0:
+        silence.refuse("leaves no time for an outcome; write 10 min")
+    return Guarding(mode, named or constant or default.baseline, allowance, seconds)

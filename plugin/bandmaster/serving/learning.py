@@ -241,6 +241,10 @@ class LearningLoop:
             if self._journal.whole:
                 guard.counted = now  # all that was recorded until then has been taken in
             guard.ledger.expire(now - self._config.feedback.window_s)
+            silent = guard.silent
+            if (alarm := guard.listen(now)) is not None:
+                self._journal.save_event(alarm)
+            self._noticed |= guard.silent != silent  # workers are to know
             self._tell_of_pin(now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
