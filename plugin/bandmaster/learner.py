@@ -140,17 +140,9 @@ class Learner:
         guard.labelled, guard.heard = outcome.reward is None, max(guard.heard, outcome.at)
         best = guard.best(decision.profile, len(answer.labels)) if guard.labelled else 1.0
         guard.settle(decision, experience.own, best, float(found[0]), float(alone[0]))
-        if guard.guarding.mode == "off":
-            return
-        without_probe = float(alone[-1] - alone[0])
-        if outcome.consensus:  # of what was not probed nobody reports
-            guard.gain.add(float(found[-1] - found[0]), 1.0)
-        elif not guard.labelled or not (decision.probe_p or guard.asks_all):
-            pass  # whoever was too busy for probes would tell of requests alone that need none
-        elif not math.isnan(without_probe):
-            guard.gain.add(without_probe, 1.0)
-        elif answer.probes or not decision.probed:
-            guard.gain.add(float(found[-1] - found[0]), decision.probe_p)
+        if guard.labelled:
+            gained, without_probe = float(found[-1] - found[0]), float(alone[-1] - alone[0])
+            guard.compare(joined, gained, without_probe)
 
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its reward, and all that its members' answers tell."""

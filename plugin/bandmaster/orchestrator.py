@@ -123,21 +123,6 @@ class Orchestrator:
 
     def run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         """Run the chosen plan, settle whether the request is probed, and record the decision with its answer."""
-        try:
-            made, answer = self._run(decision, request)
-        except BaseException:
-            self.abandon(decision)
-            raise
-        if not made.probed:
-            self.abandon(made)
-        return made, answer
-
-    def abandon(self, decision: Decision) -> None:
-        """Nothing more will be recorded of it."""
-        if self._admission is not None:
-            self._admission.recorded(decision)
-
-    def _run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         # By its name: the policy may offer other plans by now.
         plan = parse_plan(decision.plan, self.ensemble)
         weights = weights_in_force(decision.state.members.accuracy, self.ensemble)
@@ -145,7 +130,14 @@ class Orchestrator:
         self.limiter.correct(decision, answer.ran)
         decision = self._aimed(decision, answer, request)
         self._recorder.record(decision, answer)
+        if not decision.probed:
+            self.abandon(decision)
         return decision, answer
+
+    def abandon(self, decision: Decision) -> None:
+        """Nothing more will be recorded of it. For a caller, too, whose ``run`` failed or never began."""
+        if self._admission is not None:
+            self._admission.recorded(decision)
 
     def _aimed(self, decision: Decision, answer: Answer, request: Request) -> Decision:
         """The decision with the probability of a probe that follows from its answer; 0 where budgets forbid one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from bandmaster.core import BandmasterError
@@ -15,12 +14,11 @@ class Pin:
     def __init__(self, journal: Path) -> None:
         """``journal`` is the journal's database."""
         self.path = journal.with_name(f"{journal.name}.pin")
-        self._path = os.fspath(self.path)
 
     def __bool__(self) -> bool:
         """Whether it is set; asked at every request. What cannot be looked for counts as there."""
         try:
-            os.stat(self._path)
+            self.path.stat()
         except FileNotFoundError:
             return False
         except OSError:

@@ -23,7 +23,8 @@ from bandmaster.config import (
 )
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import BandmasterError, Profile
-from bandmaster.guard import Allowance, Guarding
+from bandmaster.guard import Guarding
+from bandmaster.ledger import Allowance
 from bandmaster.metrics import ImportedFunction
 from bandmaster.policies.exploration import Exploration
 from bandmaster.probes import Probing

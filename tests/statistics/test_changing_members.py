@@ -13,6 +13,7 @@ import pytest
 from bandmaster.plans import compiled
 from bandmaster.policies.traditional import ConstantPolicy
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
+from benchmarks.degraded import shuffled
 
 MEMBERS, CLASSES = 4, 4
 
@@ -37,13 +38,6 @@ def alarms(log):
     return [(i, a.name) for i, e in enumerate(sample_experiences(learner, log)) for a in e.alarms]
 
 
-def shuffled(log, member, requests, seed):
-    """The same log, in which what ``member`` said to these ``requests`` is dealt to others of them."""
-    scores, dealt = log.scores.copy(), np.random.default_rng(seed).permutation(np.arange(len(log))[requests])
-    scores[requests, member] = scores[dealt, member]
-    return replace(log, scores=scores)
-
-
 def steady(n, seed, mix=None):
     return np.random.default_rng([seed, 7]).choice(CLASSES, size=n, p=mix)
 
@@ -51,7 +45,7 @@ def steady(n, seed, mix=None):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("member", [0, 3])
 def test_a_member_whose_answers_are_shuffled_rings_within_two_hundred_outcomes_and_nobody_else_does(seed, member):
-    rung = alarms(shuffled(log_of(steady(1400, seed), seed), member, slice(1000, 1400), seed))
+    rung = alarms(shuffled(log_of(steady(1400, seed), seed), member, 1000, 1400, np.random.default_rng(seed)))
     name = f"accuracy:m{member}"
     at = [i for i, n in rung if n == name]
     assert at, "it rings"
@@ -99,7 +93,7 @@ class LeavesOut(ConstantPolicy):
 def test_a_member_that_nobody_relies_on_is_known_from_probes_to_be_again_what_it_was_and_not_before_it_is():
     back = []
     for seed, member in itertools.product(range(2), range(MEMBERS)):
-        log = shuffled(log_of(steady(3500, seed), seed), member, slice(1000, 2000), seed)
+        log = shuffled(log_of(steady(3500, seed), seed), member, 1000, 2000, np.random.default_rng(seed))
         learner = sample_learner(lambda plans, *_, m=member: LeavesOut(plans, f"m{m}"), log, probe_share=0.05)
         known = learner.state.belief._seen[member]
         for i, experience in enumerate(sample_experiences(learner, log)):

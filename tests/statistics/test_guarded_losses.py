@@ -10,8 +10,9 @@ import pytest
 
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import Outcome
-from bandmaster.guard import Allowance, Guarding, Ledger
+from bandmaster.guard import Guarding
 from bandmaster.journal.memory import MemoryJournal
+from bandmaster.ledger import Allowance, Ledger
 from bandmaster.orchestrator import settle
 from bandmaster.plans import compiled
 from bandmaster.policies.traditional import ConstantPolicy

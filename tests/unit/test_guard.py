@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import Figures, Outcome
 from bandmaster.counterfactual import earnings, revealed
-from bandmaster.guard import Admission, Allowance, AtLeast, Gain, Guard, Guarding, Ledger, extremes
+from bandmaster.guard import Admission, Guard, Guarding, extremes
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
+from bandmaster.ledger import Allowance, AtLeast, Gain, Ledger
 from bandmaster.orchestrator import settle
 from bandmaster.plans import compiled
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy

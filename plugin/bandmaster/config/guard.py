@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from bandmaster.config.plans import plan_name
 from bandmaster.config.values import choice_of, fields_of, number_of, quantity_of
-from bandmaster.guard import Allowance, Guarding, Mode
+from bandmaster.guard import Guarding, Mode
+from bandmaster.ledger import Allowance
 from bandmaster.yaml_reader import At
 
 MODES: tuple[Mode, ...] = ("off", "shadow", "canary", "live")

@@ -237,15 +237,8 @@ class LearningLoop:
         now = time.time()
         for joined in self._journal.due(now):
             self._learn(joined)
-        if (guard := self._learner.guard) is not None:
-            if self._journal.whole:
-                guard.counted = now  # all that was recorded until then has been taken in
-            guard.ledger.expire(now - self._config.feedback.window_s)
-            silent = guard.silent
-            if (alarm := guard.listen(now)) is not None:
-                self._journal.save_event(alarm)
-            self._noticed |= guard.silent != silent  # workers are to know
-            self._tell_of_pin(now)
+        if self._learner.guard is not None:
+            self._watch(self._learner.guard, now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._version += 1
@@ -253,21 +246,27 @@ class LearningLoop:
             self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
             self._dirty, self._noticed, self._published = False, False, now
 
+    def _watch(self, guard: Guard, now: float) -> None:
+        """Let the guard know what time it is, and whether somebody has the baseline answer alone."""
+        if self._journal.whole:
+            guard.counted = now  # all that was recorded until then has been taken in
+        guard.ledger.expire(now - self._config.feedback.window_s)
+        silent = guard.silent
+        if (alarm := guard.listen(now)) is not None:
+            self._journal.save_event(alarm)
+        self._noticed |= guard.silent != silent  # workers are to know
+        why = self._pin.why
+        if why != self._pinned:
+            cause = UNPINNED if why is None else f"{PINNED}{why}"
+            self._journal.save_event(DriftEvent("guard", now, cause))
+            self._pinned = why
+        guard.pinned = why is not None
+
     def _last_pinned(self) -> str | None:
         """Why the baseline answered alone when the alarms last told of it; ``None`` where it did not."""
         told = [e.cause for e in self._journal.events() if e.name == "guard"]
         told = [cause for cause in told if cause.startswith(PINNED) or cause == UNPINNED]
         return told[-1].removeprefix(PINNED) if told and told[-1] != UNPINNED else None
-
-    def _tell_of_pin(self, now: float) -> None:
-        """Keep that somebody has the baseline answer alone, or has it no longer, among the alarms."""
-        why, before = self._pin.why, self._pinned
-        if why != before:
-            cause = UNPINNED if why is None else f"{PINNED}{why}"
-            self._journal.save_event(DriftEvent("guard", now, cause))
-            self._pinned = why
-        if self._learner.guard is not None:
-            self._learner.guard.pinned = why is not None
 
     def state(self) -> StatePage:
         state, policy = self._learner.state, self._learner.manager.policy

@@ -84,7 +84,7 @@ class Worker:
         self._answering += 1
         try:
             decision, answer = await self._run(decision, request)
-        except BaseException:  # cancelled, perhaps, before a thread took it up
+        except BaseException:  # it failed, or was cancelled, perhaps before a thread took it up
             self._orchestrator.abandon(decision)
             raise
         finally:
