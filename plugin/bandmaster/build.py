@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,16 @@ import numpy as np
 
 from bandmaster import lean
 from bandmaster.belief import Belief
+from bandmaster.breaker import Absence, Breaker
+from bandmaster.calling import Caller, Faults
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
-from bandmaster.core import VALUE, BandmasterError, Ensemble, Member, Meter, Plan, Policy, Recorder
+from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
 from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
+from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.metrics import ImportedFunction
@@ -43,6 +45,9 @@ from bandmaster.table import Table
 SLOW_S = 0.002
 """Members slower than this (seconds) run in threads: they would hold up every other request on the event loop."""
 
+PATIENCE_S, PATIENCE = 1.0, 20.0
+"""A call of a member without a deadline may take so many seconds, and so many times what it took at start."""
+
 POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
 
@@ -52,22 +57,32 @@ class Hosted:
     """The ensemble as it can be served: its members loaded and found to fit each other."""
 
     ensemble: Ensemble
-    members: Mapping[str, OnnxMember]
+    members: Mapping[str, OnnxMember | IsolatedMember]
     input_shape: tuple[int | None, ...]
 
     @property
     def slow(self) -> frozenset[str]:
-        return frozenset(name for name, member in self.members.items() if member.latency_s >= SLOW_S)
+        """Who is called in threads: who takes long, and who may take as long as it likes to fail."""
+        return frozenset(
+            name
+            for name, member in self.members.items()
+            if member.latency_s >= SLOW_S or isinstance(member, IsolatedMember)
+        )
+
+    @property
+    def isolated(self) -> tuple[IsolatedMember, ...]:
+        return tuple(member for member in self.members.values() if isinstance(member, IsolatedMember))
 
 
 def host(config: Config) -> Hosted:
     """Load every member. Raises ``ConfigError`` naming the members that cannot be served or do not fit the first."""
     require_functions(config)
     problems: list[str] = []
-    members: dict[str, OnnxMember] = {}
+    members: dict[str, OnnxMember | IsolatedMember] = {}
     for declared in config.members:
         try:
-            members[declared.name] = OnnxMember(declared.name, _model_path(declared), config.task)
+            kind = IsolatedMember if declared.isolated else OnnxMember
+            members[declared.name] = kind(declared.name, _model_path(declared), config.task)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first = next(iter(members.values()), None)
@@ -95,9 +110,15 @@ def host(config: Config) -> Hosted:
     for member in members.values():
         if (why := member.misnamed(classes)) is not None:
             problems.append(f"{_place(config, member.name)}: {why}")
+    ensemble = ensemble_of(config, classes)
+    if config.faults.fallback is not None:
+        try:
+            ensemble.class_index(config.faults.fallback)
+        except BandmasterError as problem:
+            problems.append(f"{config.source.name}: {config.source.path}.faults.fallback: {problem}")
     if problems:
         raise ConfigError(*problems)
-    return Hosted(ensemble_of(config, classes), members, first.input_shape)
+    return Hosted(ensemble, members, first.input_shape)
 
 
 def require_functions(config: Config) -> None:
@@ -257,16 +278,22 @@ def learner(
     return Learner(plans.ensemble, config.contract, state, manager, guarding)
 
 
+def faults(config: Config, hosted: Hosted, told: Callable[[str, Absence | None], None]) -> Faults:
+    """What a worker does about members that fail; ``told`` hears of those that go out of service, and come back."""
+    deadlines = {
+        m.name: PATIENCE_S + PATIENCE * hosted.members[m.name].latency_s if m.deadline_s is None else m.deadline_s
+        for m in config.members
+    }
+    return Faults(Breaker(hosted.ensemble.names, config.faults.breaking, told=told), deadlines)
+
+
 def orchestrator(
     config: Config,
     learning: Learner,
     *,
-    members: Mapping[str, Member],
-    meter: Meter,
+    caller: Caller,
     recorder: Recorder,
     new_id: Callable[[float], str],
-    executor: ThreadPoolExecutor | None = None,
-    slow: frozenset[str] = frozenset(),
     workers: int = 1,
     clock: Callable[[], float] | None = None,
     pinned: Callable[[], bool] = lambda: False,
@@ -279,12 +306,9 @@ def orchestrator(
         ensemble=learning.ensemble,
         state=learning.state,
         manager=learning.manager,
-        members=members,
-        meter=meter,
+        caller=caller,
         recorder=recorder,
         new_id=new_id,
-        executor=executor,
-        slow=slow,
         limits=config.limits.shared(workers),
         admission=Admission(learning.guard, workers, clock, pinned) if learning.guard else None,
     )
@@ -303,11 +327,11 @@ class ReplayFactory:
             learning = lean.LeanLearner(log.ensemble, self.config.contract, tracking(self.config), learning.manager)
         journal = MemoryJournal(log.window_s, keep=False)
         count = itertools.count()
+        members = {n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)}
         answering = orchestrator(
             self.config,
             learning,
-            members={n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)},
-            meter=RecordedMeter(log),
+            caller=Caller(members, RecordedMeter(log)),
             recorder=journal,
             new_id=lambda at: str(next(count)),
         )

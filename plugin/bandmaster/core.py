@@ -7,6 +7,7 @@ classes are addressed by their index in the ensemble's order wherever an array h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -134,9 +135,10 @@ class State:
     """What is known at decision time. ``features`` (d,) are the request's; ``label_mix`` (C,) sums to 1;
     ``probe_share`` in [0, 1] is the probability with which a request is to be probed now, and ``doubt`` in [0, 1] how
     unsure answers are of late, on average; 0 where all requests are probed alike. ``profile`` names the weights that
-    the request is judged by. ``fits`` says which plans of the policy's catalogue keep within the limits, at least
-    one of them; it is empty where all do. ``expected`` (M,) is how often each member is right on requests with such
-    features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that.
+    the request is judged by. ``fits`` says which plans of the policy's catalogue may be chosen, at least one of them,
+    as they keep within the limits and need nobody who is out of service; it is empty where all may. ``expected`` (M,)
+    is how often each member is right on requests with such features, ``usual`` (M,) how often on those of late; both
+    are empty where nothing is known of that.
 
     So many ``requests`` had been answered before, as far as the learner knew. ``newest`` is the class of the last row
     of the latest of them whose label had come, ``NO_ANSWER`` where none had; that one came ``since`` requests ago, and
@@ -279,7 +281,9 @@ class Answer:
     where nobody answered, and so the confidence is 1 or 0.
 
     ``ran`` are the members that ran for the reply in run order, ``probes`` those that ran after it. Stage
-    ``s`` of the plan ran iff ``s < stages_run``. ``weights`` (M,) are the combiner's recent-accuracy weights
+    ``s`` of the plan ran iff ``s < stages_run``, without those of its members that were out of service; members beyond
+    the plan ran one after the other in the place of those that failed. ``down`` is set where they failed too, so that
+    nothing can be learned of the plan. ``weights`` (M,) are the combiner's recent-accuracy weights
     in force, kept so that any plan can be evaluated later as it would have been then.
     """
 
@@ -290,6 +294,7 @@ class Answer:
     stages_run: int
     weights: FloatArray
     probes: tuple[MemberAnswer, ...] = ()
+    down: bool = False
 
     @property
     def doubt(self) -> float:
@@ -517,11 +522,24 @@ class Member(Protocol):
 
 
 @runtime_checkable
+class Interruptible(Member, Protocol):
+    """A member whose calls can be ended."""
+
+    def predict_within(self, rows: Array, seconds: float) -> tuple[FloatArray, float]:
+        """As ``predict``, in at most so many ``seconds`` > 0; with the CPU time (s) that was spent elsewhere than on
+        the calling thread. Raises ``TimeoutError`` when it took longer.
+        """
+        ...
+
+
+@runtime_checkable
 class Meter(Protocol):
     """Runs a member and says what that took."""
 
-    def run(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
-        """Run ``member`` on ``rows[index]``. A member's exception becomes ``MemberAnswer.error``."""
+    def run(self, member: Member, rows: Array, index: IntArray, within_s: float = math.inf) -> MemberAnswer:
+        """Run ``member`` on ``rows[index]``, within so many seconds if it can be interrupted. A member's exception
+        becomes ``MemberAnswer.error``.
+        """
         ...
 
 

@@ -84,6 +84,8 @@ class Learner:
     def refuses(self, joined: Joined) -> str | None:
         """Why this decision cannot be learned from, in a sentence; ``None`` when it can."""
         decision, outcome = joined.decision, joined.outcome
+        if joined.answer.down:
+            return f"decision {decision.id} found no member that could answer, which tells nothing of its plan"
         if (why := self._outdated(decision, joined.answer)) is not None:
             return why
         try:
@@ -194,7 +196,7 @@ class Learner:
 
         Nothing is learned from what another ensemble decided.
         """
-        if self._outdated(decision, answer) is not None:
+        if answer.down or self._outdated(decision, answer) is not None:
             return None
         alarm = self.guard.notice(decision) if self.guard else None
         scores, known = self.outputs(answer)
@@ -265,7 +267,9 @@ class Learner:
         plan = parse_plan(joined.decision.plan, self.ensemble)
         answer = joined.answer
         index = self.ensemble.index
-        stages = [[index(n) for n in stage] for stage in plan.stages[: answer.stages_run]]
+        asked = {said.name: index(said.name) for said in answer.ran}
+        stages = [[asked.pop(n) for n in stage if n in asked] for stage in plan.stages[: answer.stages_run]]
+        stages = [stage for stage in stages if stage] + [[beyond] for beyond in asked.values()]
         ran = [i for stage in stages for i in stage]
         figures = self._figures(answer.ran)
         latency, energies, costs = figures.latency_s.tolist(), figures.energy_j.tolist(), figures.cost.tolist()

@@ -128,14 +128,21 @@ class Limiter:
         self.over = 0
         """How many decisions broke a limit because no plan kept within them."""
 
-    def fitting(self, offer: Offer, request: Request, state: State) -> Fitting | None:
-        """Which plans on offer may be chosen; ``None`` where all may."""
-        deadline_s = min(self._deadline_s, math.inf if request.deadline_s is None else request.deadline_s)
-        if deadline_s == math.inf and not self._energy and not self._cost:
+    def deadline_s(self, request: Request) -> float:
+        """In how many seconds it is to be answered."""
+        return min(self._deadline_s, math.inf if request.deadline_s is None else request.deadline_s)
+
+    def fitting(self, offer: Offer, request: Request, state: State, out: Sequence[bool] = ()) -> Fitting | None:
+        """Which plans on offer may be chosen; ``None`` where all may. None of them needs a member that is ``out`` of
+        service (M,), unless all do.
+        """
+        deadline_s = self.deadline_s(request)
+        if deadline_s == math.inf and not self._energy and not self._cost and not any(out):
             return None
         plans = compiled(offer.names, self._ensemble)
         ran = plans.stage_members.any(axis=1).astype(np.float64)
-        overspent = np.full(len(plans), -np.inf)
+        needs = ran @ np.array(out, dtype=np.float64) > 0.0 if out else np.zeros(len(plans), dtype=np.bool_)
+        overspent = np.where(needs & ~needs.all(), np.inf, -np.inf)
         for spending, each in self._budgets(state, len(request.rows)):
             over = (ran @ each - spending.left(request.at)) / spending.budget.amount
             overspent = np.maximum(overspent, over)

@@ -6,15 +6,16 @@ Replay and tests call ``answer``; serving calls its two halves, so that a slow p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bandmaster.calling import Caller
 from bandmaster.combine import corrected_mean, mean_value, pool, posterior, value_verdict, verdict, weights_in_force
 from bandmaster.core import (
     Answer,
+    BoolArray,
     Decision,
     Ensemble,
     Experience,
@@ -22,9 +23,7 @@ from bandmaster.core import (
     IntArray,
     Joined,
     Journal,
-    Member,
     MemberAnswer,
-    Meter,
     Outcome,
     Plan,
     Recorder,
@@ -57,9 +56,9 @@ class Orchestrator:
     """Decides, runs and records; settles and hands on to the learner.
 
     Where there is an ``admission``, a guard decides whether the policy's choice answers or the baseline. A request that
-    is probed has all its other members run too, after the reply. No plan is chosen that breaks a limit
-    while one is on offer that does not. A stage with two or more ``slow``
-    members runs in the threads of ``executor``, all of it side by side.
+    is probed has all its other members run too, after the reply. No plan is chosen that breaks a limit, or needs a
+    member out of service, while one is on offer that does not. Where the ``caller`` minds faults, a request's deadline
+    ends its walk, and where all of a plan's members fail others answer in their place.
     """
 
     def __init__(
@@ -68,19 +67,15 @@ class Orchestrator:
         ensemble: Ensemble,
         state: StateManager,
         manager: RLManager,
-        members: Mapping[str, Member],
-        meter: Meter,
+        caller: Caller,
         recorder: Recorder,
         new_id: Callable[[float], str],
-        executor: Executor | None = None,
-        slow: frozenset[str] = frozenset(),
         limits: Limits | None = None,
         admission: Admission | None = None,
     ) -> None:
         self.ensemble, self.state, self.manager = ensemble, state, manager
         self._admission = admission
-        self._members, self._meter, self._recorder, self._new_id = members, meter, recorder, new_id
-        self._executor, self._slow = executor, slow
+        self._caller, self._recorder, self._new_id = caller, recorder, new_id
         self.limiter = Limiter(limits or Limits(), ensemble)
 
     def answer(self, request: Request) -> tuple[Decision, Answer]:
@@ -92,7 +87,7 @@ class Orchestrator:
         is one shows once the request is answered.
         """
         state = self.state.get_state(request)
-        fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state)
+        fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state, self._caller.out)
         if fitting is not None:
             state = replace(state, fits=tuple(fitting.plans.tolist()))
         offer, probabilities, chosen = self.manager.choose(state)
@@ -145,6 +140,8 @@ class Orchestrator:
             return decision
         state = decision.state
         probes = self._left_out(answer, request)
+        if not probes and self._caller.out:
+            return replace(decision, probe_p=0.0)  # whom it could ask is out of service
         affords = self.limiter.affords_probe(decision, request, probes)
         p = aimed(state.probe_share, answer.doubt, state.doubt) if self.manager.policy.aims else state.probe_share
         decision = replace(decision, probe_p=p if affords else 0.0)
@@ -156,7 +153,8 @@ class Orchestrator:
         """Run, after the reply, every member that the plan left out or stopped before, on all rows; record it."""
         every = np.arange(len(request.rows))
         try:
-            probed = replace(answer, probes=tuple(self._run_stage(self._left_out(answer, request), request, every)))
+            said = self._caller.call(self._left_out(answer, request), request.rows, every)
+            probed = replace(answer, probes=tuple(said))
             self.limiter.correct_probe(decision, request, probed.probes)
             self._recorder.record(decision, probed)
         finally:
@@ -164,9 +162,13 @@ class Orchestrator:
         return probed
 
     def _left_out(self, answer: Answer, request: Request) -> list[str]:
-        """The members that have not seen every row."""
+        """The members in service that have not seen every row."""
         complete = {said.name for said in answer.ran if len(said.rows) == len(request.rows)}
-        return [name for name in self.ensemble.names if name not in complete]
+        return [name for name in self._in_service(self.ensemble.names) if name not in complete]
+
+    def _in_service(self, names: Sequence[str]) -> list[str]:
+        out = self._caller.out
+        return [name for name in names if not out[self.ensemble.index(name)]] if out else list(names)
 
     def _walk(self, plan: Plan, request: Request, weights: FloatArray, state: State) -> Answer:
         ensemble = self.ensemble
@@ -178,39 +180,63 @@ class Orchestrator:
         pooled_by = pool_weights(plan, ensemble, weights)
         pending: IntArray = np.arange(n)
         ran = np.zeros(len(ensemble.names), dtype=np.bool_)
-        stages_run = 0
+        stages_run, due = 0, self._caller.due(self.limiter.deadline_s(request))
         for stage in plan.stages:
             stages_run += 1
-            for reply in self._run_stage(stage, request, pending):
-                said.append(reply)
+            replies = self._caller.call(self._in_service(stage), request.rows, pending, due)
+            for reply in replies:
                 i = ensemble.index(reply.name)
                 ran[i] = True
                 if reply.scores is not None:
                     heard[pending, i] = reply.scores
-            if plan.weights == "learned" and ensemble.regression:
-                errors = self.state.errors.now
-                combined[pending] = corrected_mean(heard[pending], errors, ran[None])[:, 0]
-            elif plan.weights == "learned":
-                likely = posterior(self.state.evidence(Said.of(heard[pending]), state), ran[None])[:, 0]
-                # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
-                combined[pending] = likely * np.asarray(heard[pending].any(axis=(1, 2)))[:, None]
-            elif ensemble.regression:
-                combined[pending] = mean_value(heard[pending], pooled_by * ran)
-            else:
-                combined[pending] = pool(heard[pending], pooled_by * ran)
+            if replies:
+                said += replies
+                combined[pending] = self._combined(plan, heard[pending], ran, pooled_by, state)
             if stages_run < len(plan.stages):
                 pending = pending[combined[pending].max(axis=1) < plan.stop_at[stages_run - 1]]
-            if not len(pending):
+            if not len(pending) or self._caller.is_over(due):
                 break
+        down = self._caller.faults is not None and all(reply.scores is None for reply in said)
+        if down:
+            said += self._stand_ins(said, request, state, due)
+            if (last := said[-1].scores) is not None:
+                combined, down = last, False
         labels, confidence = value_verdict(combined) if ensemble.regression else verdict(combined)
         combined = np.nan_to_num(combined) if ensemble.regression else combined
-        return Answer(combined, labels, confidence, tuple(said), stages_run, weights)
+        return Answer(combined, labels, confidence, tuple(said), stages_run, weights, down=down)
 
-    def _run_stage(self, stage: Sequence[str], request: Request, pending: IntArray) -> list[MemberAnswer]:
-        members = [self._members[name] for name in stage]
-        if self._executor is None or sum(name in self._slow for name in stage) < 2:
-            return [self._meter.run(m, request.rows, pending) for m in members]
-        return list(self._executor.map(lambda m: self._meter.run(m, request.rows, pending), members))
+    def _combined(
+        self, plan: Plan, heard: FloatArray, ran: BoolArray, pooled_by: FloatArray, state: State
+    ) -> FloatArray:
+        """The answer (n, C) to rows of which (n, M, C) was ``heard`` from the members (M,) that ``ran``."""
+        if plan.weights == "learned" and self.ensemble.regression:
+            return corrected_mean(heard, self.state.errors.now, ran[None])[:, 0]
+        if plan.weights == "learned":
+            likely = posterior(self.state.evidence(Said.of(heard), state), ran[None])[:, 0]
+            # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
+            return np.asarray(likely * np.asarray(heard.any(axis=(1, 2)))[:, None])
+        if self.ensemble.regression:
+            return mean_value(heard, pooled_by * ran)
+        return pool(heard, pooled_by * ran)
+
+    def _stand_ins(
+        self, failed: Sequence[MemberAnswer], request: Request, state: State, due: float
+    ) -> list[MemberAnswer]:
+        """What others say where all that were asked ``failed``: one after the other, the fastest in service first and
+        those out of service last, until one answers or time is up.
+        """
+        names, latency, out = self.ensemble.names, state.members.latency_s, self._caller.out
+        others = [i for i, name in enumerate(names) if all(reply.name != name for reply in failed)]
+        every, said = np.arange(len(request.rows)), list[MemberAnswer]()
+        for i in sorted(others, key=lambda i: (bool(out) and out[i], latency[i])):
+            said += self._caller.call([names[i]], request.rows, every, due)
+            if said[-1].scores is not None or self._caller.is_over(due):
+                break
+        return said
+
+    def trial(self, name: str, request: Request) -> None:
+        """Ask a member that is out of service about an answered request, to find out whether it is back."""
+        self._caller.call([name], request.rows, np.arange(len(request.rows)))
 
 
 def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcome) -> Settled:

@@ -196,7 +196,7 @@ class RecordedMeter:
         self._log = log
         self._index = {name: m for m, name in enumerate(log.ensemble.names)}
 
-    def run(self, member: Member, rows: Array, index: IntArray) -> MemberAnswer:
+    def run(self, member: Member, rows: Array, index: IntArray, within_s: float = math.inf) -> MemberAnswer:
         log, m = self._log, self._index[member.name]
         if len(index) > 1:
             return self._several(member, rows[index], index)

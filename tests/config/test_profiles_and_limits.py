@@ -52,7 +52,7 @@ REFUSED = [
     ("profiles: {default: {latency: 1}}", "profiles.default: default is no profile's name; write a letter"),
     ("profiles: {a b: {latency: 1}}", "profiles.a b: a b is no profile's name; write a letter"),
     ("profiles: {dear: {cost: 1}}", "members.linear: has no profile.cost, which the contract counts"),
-    ("limits: {deadline: 0 ms}", "limits.deadline: 0 ms leaves no time for an answer; write 200 ms"),
+    ("limits: {deadline: 0 ms}", "limits.deadline: 0 ms leaves no time; write 200 ms"),
     ("limits: {deadline: 200}", "limits.deadline: 200 has no unit; write 200 ms or 0.2 s"),
     ("limits: {energy: 5 J}", "limits.energy: 5 J is no budget; write an amount and a period, as in 5 J / 1 min"),
     ("limits: {energy: 5 / 1 min}", "limits.energy: 5 has no unit; write one of"),

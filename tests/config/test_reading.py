@@ -8,10 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bandmaster.breaker import Breaking
 from bandmaster.config import (
     UNITS,
     Config,
     DriftConfig,
+    FaultsConfig,
     FeedbackConfig,
     MemberConfig,
     PlansConfig,
@@ -156,6 +158,7 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     assert config.drift == DriftConfig("adwin", 0.002, "forget")
     assert config.feedback == FeedbackConfig(600.0, "skip")
     assert config.guard is None
+    assert config.faults == FaultsConfig(Breaking(5, 10.0, 0.5), None)
 
 
 def test_empty_sections_mean_their_defaults(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 import bandmaster.members
 import bandmaster.recorded
 from bandmaster.core import Member
+from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.recorded import RecordedMember
 from bandmaster.testing import MEMBER_RULES, check_member, sample_log
@@ -19,12 +20,12 @@ from bandmaster.testing import MEMBER_RULES, check_member, sample_log
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
 
-def onnx(folder):
+def onnx(folder, kind=OnnxMember):
     rng = np.random.default_rng(1)
     model = LogisticRegression().fit(rng.normal(size=(60, 4)), rng.integers(3, size=60))
     path = folder / "model.onnx"
     path.write_bytes(skl2onnx.to_onnx(model, ROWS[:1], options={"zipmap": False}).SerializeToString())
-    return OnnxMember("onnx", path), ROWS
+    return kind("onnx", path), ROWS
 
 
 def recorded(folder):
@@ -32,7 +33,7 @@ def recorded(folder):
     return RecordedMember("m0", log.scores[:, 0]), np.arange(5)[:, None]
 
 
-SUITE = {OnnxMember: onnx, RecordedMember: recorded}
+SUITE = {OnnxMember: onnx, IsolatedMember: lambda folder: onnx(folder, IsolatedMember), RecordedMember: recorded}
 
 
 @pytest.mark.parametrize("kind", SUITE)

@@ -176,11 +176,7 @@ def test_a_member_that_answers_nan_is_left_out_and_the_rest_answer(iris: Server)
     rows = ROWS[:3].copy()
     rows[:, 0] = 2 * POISON  # enough requests that every plan of the catalogue comes up: exploration is 10 %
     answers = [classify(iris.client, rows.tolist()) for _ in range(60)]
-    assert {answer.status_code for answer in answers} <= {200, 503}
-    assert sum(answer.status_code == 200 for answer in answers) > 30
-    for answer in answers:
-        if answer.status_code == 503:  # the plan was the poisoned member alone
-            assert "no member could answer" in answer.json()["error"]
+    assert {answer.status_code for answer in answers} == {200}
     assert classify(iris.client, [ROW]).json() in (["setosa"], ["versicolor"], ["virginica"])
 
 

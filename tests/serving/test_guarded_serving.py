@@ -43,8 +43,8 @@ class Served:
 
     async def ask(self, worker: Worker, rows: np.ndarray) -> list[Decision]:
         made = [await worker.answer(Request(r[None].astype(np.float32), r, time.time())) for r in rows]
-        if worker._probes:
-            await asyncio.wait(worker._probes)
+        if worker._after:
+            await asyncio.wait(worker._after)
         return [decision for decision, _ in made]
 
     def settle(self, decisions: list[Decision], labels: np.ndarray) -> None:

@@ -241,11 +241,11 @@ def test_while_much_is_under_way_nothing_is_probed_and_that_is_what_is_logged(tm
         await asyncio.sleep(0)  # each has been decided, none answered
         gate.set()
         together = [d for d, _ in await asyncio.gather(*asked)]
-        await asyncio.gather(*worker._probes)
+        await asyncio.gather(*worker._after)
         alone = []
         for request in requests:
             alone.append((await worker.answer(request))[0])
-            await asyncio.gather(*worker._probes)
+            await asyncio.gather(*worker._after)
         probing, real_probe, shut = [], worker._orchestrator.probe, threading.Event()
 
         def stuck(decision: Decision, answer: Answer, request: Request) -> Answer:

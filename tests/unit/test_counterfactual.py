@@ -1,5 +1,6 @@
 """Walking all plans at once gives what walking each alone gives, failures, abstentions and several rows included."""
 
+import math
 from dataclasses import replace
 
 import msgspec
@@ -30,7 +31,7 @@ class ProfileMeter:
     def __init__(self, ensemble, broken=frozenset()):
         self._ensemble, self._broken = ensemble, broken
 
-    def run(self, member, rows, index):
+    def run(self, member, rows, index, within_s=math.inf):
         profile = self._ensemble.profiles[member.name]
         scores = None if member.name in self._broken else member.predict(rows[index])
         error = "it broke" if scores is None else None

@@ -16,11 +16,11 @@ ROOMS = [
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "awaited", "probes"),
-        *("errors", "files", "guard", "ledger"),
+        *("errors", "files", "guard", "ledger", "breaker"),
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "pin", "regimes", "state", "value_planner"),
-        *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean"),
+        *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean", "calling"),
     ],
     ["orchestrator"],
     ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy"],
@@ -47,7 +47,19 @@ PACKAGES = {
     ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
     "visualizer": ["units", "page", "frontier", "verdict", "report"],
-    "config": ["records", "values", "contract", "members", "plans", "policy", "guard", "limits", "checks", "block"],
+    "config": [
+        "records",
+        "values",
+        "contract",
+        "members",
+        "plans",
+        "policy",
+        "guard",
+        "faults",
+        "limits",
+        "checks",
+        "block",
+    ],
 }
 FREE = {"__init__"}
 

@@ -10,6 +10,7 @@ from bandmaster.config.records import (
     POLICIES,
     Config,
     DriftConfig,
+    FaultsConfig,
     FeedbackConfig,
     MemberConfig,
     PlansConfig,
@@ -20,6 +21,6 @@ from bandmaster.config.values import UNITS, quantity
 from bandmaster.yaml_reader import ConfigError
 
 __all__ = [
-    "KEYS", "POLICIES", "UNITS", "Config", "ConfigError", "DriftConfig", "FeedbackConfig", "MemberConfig",
-    "PlansConfig", "PolicyConfig", "Source", "load", "parse", "quantity",
+    "KEYS", "POLICIES", "UNITS", "Config", "ConfigError", "DriftConfig", "FaultsConfig", "FeedbackConfig",
+    "MemberConfig", "PlansConfig", "PolicyConfig", "Source", "load", "parse", "quantity",
 ]  # fmt: skip

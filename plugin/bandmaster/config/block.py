@@ -8,13 +8,14 @@ from pathlib import Path
 
 from bandmaster.config.checks import check_consensus, check_declared, check_prices, check_task
 from bandmaster.config.contract import read_metrics, read_profiles
+from bandmaster.config.faults import read_faults
 from bandmaster.config.guard import read_guard
 from bandmaster.config.limits import read_limits
 from bandmaster.config.members import read_classes, read_members
 from bandmaster.config.plans import read_plans
 from bandmaster.config.policy import read_policy
 from bandmaster.config.records import KEYS, Config, DriftConfig, FeedbackConfig, Source
-from bandmaster.config.values import choice_of, fields_of, flag_of, integer_of, number_of, quantity_of, text_of
+from bandmaster.config.values import choice_of, duration_of, fields_of, flag_of, integer_of, number_of, text_of
 from bandmaster.contract import Contract
 from bandmaster.core import Task
 from bandmaster.probes import Probing
@@ -94,6 +95,7 @@ def _config(at: At, source: Source) -> Config:
         probes=probes,
         drift=_drift(get("drift")),
         guard=read_guard(get("guard"), names, policy.plan, by_consensus),
+        faults=read_faults(get("faults"), task),
         feedback=_feedback(get("feedback")),
         journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
         seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,
@@ -118,8 +120,7 @@ def _drift(at: At | None) -> DriftConfig:
 
 def _feedback(at: At | None) -> FeedbackConfig:
     get, default = fields_of(at, ("window", "missing")).get, FeedbackConfig()
-    window = get("window")
-    seconds = quantity_of(window, "time", ("s", "min")) if window else default.window_s
-    if window and seconds == 0.0:
-        window.refuse("leaves no time for feedback; write 10 min")
-    return FeedbackConfig(seconds, choice_of(get("missing"), default.missing, ("skip",)))
+    window_s = duration_of(get("window"), "10 min")
+    return FeedbackConfig(
+        default.window_s if window_s is None else window_s, choice_of(get("missing"), default.missing, ("skip",))
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bandmaster.config.plans import plan_name
-from bandmaster.config.values import choice_of, fields_of, number_of, quantity_of
+from bandmaster.config.values import choice_of, duration_of, fields_of, number_of
 from bandmaster.guard import Guarding, Mode
 from bandmaster.ledger import Allowance
 from bandmaster.yaml_reader import At
@@ -29,8 +29,5 @@ def read_guard(at: At | None, members: tuple[str, ...], constant: str | None, by
         number_of(get("loss_budget"), default.allowance.per_request, 0, 1),
         number_of(get("burn"), default.allowance.burn, 0, 1e9, above=True),
     )
-    silence = get("silence")
-    seconds = quantity_of(silence, "time", ("s", "min")) if silence else None
-    if silence and seconds == 0.0:
-        silence.refuse("leaves no time for an outcome; write 10 min")
-    return Guarding(mode, named or constant or default.baseline, allowance, seconds)
+    silence_s = duration_of(get("silence"), "10 min")
+    return Guarding(mode, named or constant or default.baseline, allowance, silence_s)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bandmaster.config.values import fields_of, figure_of, quantity_of
+from bandmaster.config.values import duration_of, fields_of, figure_of, quantity_of
 from bandmaster.limits import Budget, Limits
 from bandmaster.yaml_reader import At
 
 
 def read_limits(at: At | None) -> Limits:
     get = fields_of(at, ("deadline", "energy", "cost")).get
-    deadline = get("deadline")
-    seconds = quantity_of(deadline, "time", ("ms", "s")) if deadline else None
-    if deadline and seconds == 0.0:
-        deadline.refuse("leaves no time for an answer; write 200 ms")
-    return Limits(seconds, _budget(get("energy"), "energy", "5 J / 1 min"), _budget(get("cost"), "cost", "0.02 / 1 h"))
+    return Limits(
+        duration_of(get("deadline"), "200 ms"),
+        _budget(get("energy"), "energy", "5 J / 1 min"),
+        _budget(get("cost"), "cost", "0.02 / 1 h"),
+    )
 
 
 def _budget(at: At | None, metric: str, example: str) -> Budget | None:

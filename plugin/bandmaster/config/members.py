@@ -6,7 +6,17 @@ import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from bandmaster.config.records import MemberConfig
-from bandmaster.config.values import PROFILE_FIELDS, entries_of, fields_of, figure_of, items_of, number_of, text_of
+from bandmaster.config.values import (
+    PROFILE_FIELDS,
+    duration_of,
+    entries_of,
+    fields_of,
+    figure_of,
+    flag_of,
+    items_of,
+    number_of,
+    text_of,
+)
 from bandmaster.core import Profile
 from bandmaster.plans import ALL
 from bandmaster.yaml_reader import At, show
@@ -27,7 +37,7 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
-    get = fields_of(at, ("onnx", "bento_model", "profile", "weight")).get
+    get = fields_of(at, ("onnx", "bento_model", "profile", "weight", "deadline", "isolated")).get
     onnx, bento_model = get("onnx"), get("bento_model")
     if onnx and bento_model:
         at.book.refuse(at.path, "has both onnx and bento_model; keep one of them")
@@ -38,6 +48,8 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
         bento_model=text_of(bento_model, tag, "name:version, as in digits-linear:latest"),
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
+        deadline_s=duration_of(get("deadline"), "200 ms"),
+        isolated=flag_of(get("isolated"), False),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bandmaster.breaker import Breaking
 from bandmaster.contract import Contract
 from bandmaster.core import Profile, Task
 from bandmaster.guard import Guarding
@@ -15,7 +16,7 @@ from bandmaster.probes import Probing
 
 KEYS = (
     "service", "method", "task", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
-    "probes", "drift", "guard", "feedback", "journal", "seed",
+    "probes", "drift", "guard", "faults", "feedback", "journal", "seed",
 )  # fmt: skip
 """What the block may hold."""
 
@@ -37,13 +38,19 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MemberConfig:
-    """One member: a model file or a model of BentoML's store; with neither it exists only in logs."""
+    """One member: a model file or a model of BentoML's store; with neither it exists only in logs.
+
+    A call of it may take ``deadline_s``; where that is ``None``, what its speed at start allows (``build``). An
+    ``isolated`` one has a process of its own.
+    """
 
     name: str
     onnx: Path | None = None
     bento_model: str | None = None
     profile: Profile = field(default_factory=Profile)
     weight: float = 1.0
+    deadline_s: float | None = None
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,16 @@ class FeedbackConfig:
     missing: Literal["skip"] = "skip"
 
 
+@dataclass(frozen=True, slots=True)
+class FaultsConfig:
+    """When members go out of service, and the class index or the value that is answered where nobody can (``None``: an
+    error).
+    """
+
+    breaking: Breaking = field(default_factory=Breaking)
+    fallback: int | float | str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One validated block. ``root`` is the folder of the file it was read from."""
@@ -105,6 +122,7 @@ class Config:
     probes: Probing = field(default_factory=Probing)
     drift: DriftConfig = field(default_factory=DriftConfig)
     guard: Guarding | None = None
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     journal: str = "sqlite:///orchestration.db"
     seed: int | None = None

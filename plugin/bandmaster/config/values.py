@@ -184,6 +184,16 @@ def quantity_of(at: At, dimension: str, units: tuple[str, str]) -> float:
     return math.nan
 
 
+def duration_of(at: At | None, example: str) -> float | None:
+    """Seconds above 0; ``None`` where there are none. ``example`` serves for the fix."""
+    if at is None:
+        return None
+    seconds = quantity_of(at, "time", ("ms", "s") if example.endswith("ms") else ("s", "min"))
+    if seconds == 0.0:
+        at.refuse(f"leaves no time; write {example}")
+    return seconds
+
+
 def figure_of(at: At | None, metric: str) -> float | None:
     """A metric's figure in the contract's unit: seconds, joules, a price, a share. NaN where refused."""
     if at is None:

@@ -8,12 +8,13 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, cast
 
 import aiohttp
 import bentoml
+import numpy as np
 import pydantic
 from bentoml.exceptions import BentoMLException
 from starlette.requests import Request as HttpRequest
@@ -22,7 +23,16 @@ from starlette.responses import JSONResponse
 from bandmaster import build
 from bandmaster.config import Config
 from bandmaster.contract import Contract
-from bandmaster.core import DEFAULT_PROFILE, Array, BandmasterError, FloatArray, Request
+from bandmaster.core import (
+    DEFAULT_PROFILE,
+    NO_ANSWER,
+    Answer,
+    Array,
+    BandmasterError,
+    Ensemble,
+    FloatArray,
+    Request,
+)
 from bandmaster.features import features_of
 from bandmaster.plans import Catalogue
 from bandmaster.serving.door import feedback_refusal
@@ -33,6 +43,7 @@ from bandmaster.serving.worker import Worker, worker_count, worker_number
 _log = logging.getLogger("bandmaster.front")
 
 DECISION_HEADER = "x-orchestration-decision"
+FALLBACK_HEADER = "x-orchestration-fallback"
 PROFILE_HEADER = "x-orchestration-profile"
 DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
@@ -80,6 +91,17 @@ def asked_by(headers: Mapping[str, str], contract: Contract) -> Asked:
             f"{DEADLINE_HEADER}: {deadline[:64]!r} is no number of milliseconds above 0; send 50",
         )
     return Asked(profile, float(deadline) / 1000.0)
+
+
+def filled(answer: Answer, fallback: int | float | str, ensemble: Ensemble) -> Answer:
+    """The answer with the ``fallback``, a class or in regression a value, for the rows that nobody answered; their
+    confidence stays 0.
+    """
+    lack = answer.labels == NO_ANSWER
+    if ensemble.regression:
+        scores = np.where(lack[:, None], float(fallback), answer.scores)
+        return replace(answer, scores=scores, labels=np.zeros_like(answer.labels))
+    return replace(answer, labels=np.where(lack, ensemble.class_index(fallback), answer.labels))
 
 
 class Feedback(pydantic.BaseModel):
@@ -188,6 +210,11 @@ class Front:
             judged.add_done_callback(self._judged.discard)
         if context is not None:
             context.response.headers[DECISION_HEADER] = decision.id
+        fallback = self._config.faults.fallback
+        if fallback is not None and (answer.labels == NO_ANSWER).any():
+            answer = filled(answer, fallback, self._hosted.ensemble)
+            if context is not None:
+                context.response.headers[FALLBACK_HEADER] = "1"
         if self._reply is None:
             return service.from_answer(answer, self._hosted.ensemble.classes)
         try:
@@ -287,9 +314,5 @@ class Front:
             page: StatePage = await self._ask_learner("state")
         except Refusal as refusal:
             return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
-        worker = {
-            "number": worker_number(),
-            "snapshot_version": self.worker.snapshot,
-            **self.worker.limits(time.time()),
-        }
+        worker = {"number": worker_number(), **self.worker.page(time.time())}
         return JSONResponse({**page.model_dump(), "worker": worker})

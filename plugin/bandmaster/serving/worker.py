@@ -8,11 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
 
 from bandmaster import build
+from bandmaster.breaker import Absence
+from bandmaster.calling import Caller
 from bandmaster.config import Config
 from bandmaster.core import Answer, BandmasterError, Decision, Request
 from bandmaster.journal.ids import DecisionIds, load_key
@@ -51,15 +54,23 @@ class Worker:
         rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
         self._learned = build.learner(config, plans, rng, guarding=config.guard)
         self._slow = hosted.slow
+        self._faults = build.faults(config, hosted, _told)
+        for member in hosted.isolated:
+            member.start()
+        self._isolated = hosted.isolated
+        caller = Caller(
+            hosted.members,
+            CpuTimeMeter(len(hosted.ensemble.classes), task=hosted.ensemble.task),
+            executor=self._stage_threads,
+            slow=hosted.slow,
+            faults=self._faults,
+        )
         self._orchestrator = build.orchestrator(
             config,
             self._learned,
-            members=hosted.members,
-            meter=CpuTimeMeter(len(hosted.ensemble.classes), task=hosted.ensemble.task),
+            caller=caller,
             recorder=self._spool,
             new_id=self.ids.new,
-            executor=self._stage_threads,
-            slow=hosted.slow,
             workers=workers,
             clock=time.time,
             pinned=Pin(path).__bool__,
@@ -71,7 +82,7 @@ class Worker:
                 config.guard.allowance.burn, workers, 10 * workers,
             )  # fmt: skip
         self._answering = 0
-        self._probes: set[asyncio.Future[Answer]] = set()
+        self._after: set[asyncio.Future[Any]] = set()  # what was begun after a reply: probes, trials
         self._event_loop = asyncio.get_running_loop()
 
     async def answer(self, request: Request) -> tuple[Decision, Answer]:
@@ -79,7 +90,7 @@ class Worker:
         if asyncio.get_running_loop() is not self._event_loop:
             # A service's own blocking method that calls this one has BentoML run another loop for it.
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(request), self._event_loop))
-        busy = self._answering + len(self._probes) >= BUSY_AT
+        busy = self._answering + len(self._after) >= BUSY_AT
         decision = self._orchestrator.decide(request, busy=busy)
         self._answering += 1
         try:
@@ -90,29 +101,39 @@ class Worker:
         finally:
             self._answering -= 1
         if decision.probed:
-            probe = self._in_thread(self._orchestrator.probe, decision, answer, request)
-            self._probes.add(probe)  # held, or the loop might drop it half way
-            probe.add_done_callback(self._probed)
+            self._begin_after(self._orchestrator.probe, decision, answer, request)
+        if not busy and (name := self._faults.breaker.due()) is not None:
+            self._begin_after(self._orchestrator.trial, name, request)
         return decision, answer
 
     async def _run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         plan = parse_plan(decision.plan, self._orchestrator.ensemble)
-        if self._slow.isdisjoint(plan.members):
+        # Who failed last time may hang this time, or have slow ones stand in.
+        if (self._slow | self._faults.breaker.failing).isdisjoint(plan.members):
             return self._orchestrator.run(decision, request)
         return await self._in_thread(self._orchestrator.run, decision, request)
 
     def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _probed(self, probe: asyncio.Future[Answer]) -> None:
-        self._probes.discard(probe)
-        if not probe.cancelled() and (problem := probe.exception()) is not None:
-            _log.error("a probe failed, its decision keeps what it had", exc_info=problem)
+    def _begin_after(self, function: Callable[..., Any], *arguments: Any) -> None:
+        begun = self._in_thread(function, *arguments)
+        self._after.add(begun)  # held, or the loop might drop it half way
+        begun.add_done_callback(self._ended_after)
 
-    def limits(self, now: float) -> dict[str, Any]:
-        """For the state page: what this worker has left of its share of each budget, and its decisions over limits."""
+    def _ended_after(self, begun: asyncio.Future[Any]) -> None:
+        self._after.discard(begun)
+        if not begun.cancelled() and (problem := begun.exception()) is not None:
+            _log.error("a probe or trial failed, its decision keeps what it had", exc_info=problem)
+
+    def page(self, now: float) -> dict[str, Any]:
+        """For the state page: the snapshot that this worker follows, what it has left of its share of each budget, its
+        decisions over limits, and the members that are out of its service.
+        """
         limiter = self._orchestrator.limiter
-        return {"over_limits": limiter.over, "left": limiter.left(now)}
+        out = {name: asdict(absence) for name, absence in self._faults.breaker.absent().items()}
+        left = limiter.left(now)
+        return {"snapshot_version": self.snapshot, "over_limits": limiter.over, "left": left, "out_of_service": out}
 
     async def follow(self) -> None:
         """Take over each new snapshot, for as long as the process lives."""
@@ -134,12 +155,24 @@ class Worker:
 
     async def close(self) -> None:
         """Finish the probes under way and let go of the files."""
-        if self._probes:
-            await asyncio.wait(self._probes, timeout=5.0)
+        if self._after:
+            await asyncio.wait(self._after, timeout=5.0)
+        for member in self._isolated:
+            member.stop()
         self._threads.shutdown(wait=False)
         self._stage_threads.shutdown(wait=False)
         self._spool.close()
         self._reader.close()
+
+
+def _told(name: str, absence: Absence | None) -> None:
+    """Let the server's log know who goes out of service, and who comes back."""
+    if absence is None:
+        _log.warning("member %s is back in service", name)
+    else:
+        _log.warning(
+            "member %s is out of service: %s; it is tried again in %.0f s", name, absence.error, absence.trial_in_s
+        )
 
 
 def worker_number() -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from bandmaster.belief import Belief
+from bandmaster.calling import Caller, Faults
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import (
     Answer,
@@ -112,15 +113,16 @@ def sample_orchestrator(
     seed: int = 0,
     meter: Meter | None = None,
     limits: Limits | None = None,
+    faults: Faults | None = None,
 ) -> Orchestrator:
     """Answers requests of ``log`` by what ``learner`` holds, drawing by ``seed``; ``meter`` goes before the log's."""
     count = itertools.count()
+    members = {n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)}
     return Orchestrator(
         ensemble=log.ensemble,
         state=learner.state,
         manager=RLManager(learner.manager.policy, np.random.default_rng(seed)),
-        members={n: RecordedMember(n, log.scores[:, m]) for m, n in enumerate(log.ensemble.names)},
-        meter=meter or RecordedMeter(log),
+        caller=Caller(members, meter or RecordedMeter(log), faults=faults),
         recorder=journal,
         new_id=lambda at: str(next(count)),
         limits=limits,
