@@ -287,6 +287,8 @@ class Admission:
         ``pinned`` the baseline answers.
         """
         self._guard, self._workers, self._clock, self._pinned = guard, workers, clock, pinned
+        self.blind = False
+        """Whether decisions cannot be recorded: nobody would learn what following the policy costs."""
         self._unseen: dict[str, tuple[float, float]] = {}  # of decisions: when they were recorded, and their most
         self._lock = threading.Lock()  # plans of slow members run, and are recorded, in threads
 
@@ -294,7 +296,7 @@ class Admission:
         self, plans: tuple[str, ...], p: FloatArray, intended: int, profile: str, rows: int, lot: float
     ) -> Admitted:
         """As ``Guard.admit``, with the room that there is here. Reads only."""
-        room = -math.inf if self._pinned() else self.room
+        room = -math.inf if self.blind or self._pinned() else self.room
         return self._guard.admit(plans, p, intended, profile, rows, lot, room)
 
     @property

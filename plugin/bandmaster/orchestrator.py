@@ -15,6 +15,7 @@ from bandmaster.calling import Caller
 from bandmaster.combine import corrected_mean, mean_value, pool, posterior, value_verdict, verdict, weights_in_force
 from bandmaster.core import (
     Answer,
+    BandmasterError,
     BoolArray,
     Decision,
     Ensemble,
@@ -39,6 +40,7 @@ from bandmaster.metrics import NoFigureError
 from bandmaster.plans import parse_plan, pool_weights
 from bandmaster.probes import aimed
 from bandmaster.rl_manager import RLManager
+from bandmaster.seldom import Seldom
 from bandmaster.state import StateManager
 
 _log = logging.getLogger("bandmaster.orchestrator")
@@ -77,6 +79,9 @@ class Orchestrator:
         self._admission = admission
         self._caller, self._recorder, self._new_id = caller, recorder, new_id
         self.limiter = Limiter(limits or Limits(), ensemble)
+        self.unrecorded = 0
+        """How many decisions were lost because they could not be recorded."""
+        self._seldom = Seldom(_log)
 
     def answer(self, request: Request) -> tuple[Decision, Answer]:
         """Choose a plan, run it, record both. A probe, if ``decision.probed``, is the caller's to start."""
@@ -124,10 +129,26 @@ class Orchestrator:
         answer = self._walk(plan, request, weights, decision.state)
         self.limiter.correct(decision, answer.ran)
         decision = self._aimed(decision, answer, request)
-        self._recorder.record(decision, answer)
-        if not decision.probed:
+        recorded = self._record(decision, answer)
+        self.unrecorded += not recorded
+        if recorded and not decision.probed:
             self.abandon(decision)
         return decision, answer
+
+    def _record(self, decision: Decision, answer: Answer) -> bool:
+        """Whether it could be recorded. Where it could not, as on a full disk, requests are answered all the same; but
+        by the guard's baseline, if there is one, until one can be.
+        """
+        try:
+            self._recorder.record(decision, answer)
+        except BandmasterError as problem:
+            self._seldom.error("decisions cannot be recorded, and are lost: %s", problem)
+            recorded = False
+        else:
+            recorded = True
+        if self._admission is not None:
+            self._admission.blind = not recorded
+        return recorded
 
     def abandon(self, decision: Decision) -> None:
         """Nothing more will be recorded of it. For a caller, too, whose ``run`` failed or never began."""
@@ -156,7 +177,7 @@ class Orchestrator:
             said = self._caller.call(self._left_out(answer, request), request.rows, every)
             probed = replace(answer, probes=tuple(said))
             self.limiter.correct_probe(decision, request, probed.probes)
-            self._recorder.record(decision, probed)
+            self._record(decision, probed)
         finally:
             self.abandon(decision)
         return probed

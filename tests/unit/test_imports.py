@@ -16,7 +16,7 @@ ROOMS = [
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "awaited", "probes"),
-        *("errors", "files", "guard", "ledger", "breaker"),
+        *("errors", "files", "guard", "ledger", "breaker", "seldom"),
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "pin", "regimes", "state", "value_planner"),

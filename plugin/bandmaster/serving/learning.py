@@ -39,6 +39,7 @@ from bandmaster.journal.sqlite import locate, open_journal
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue
+from bandmaster.seldom import Seldom
 
 _log = logging.getLogger("bandmaster.learning")
 
@@ -367,11 +368,12 @@ def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalo
             self._ticking = asyncio.create_task(self._tick())
 
         async def _tick(self) -> None:
+            seldom = Seldom(_log)
             while True:
                 try:
                     self._loop.tick()
                 except Exception:  # a learner that stopped would be noticed by nobody
-                    _log.exception("the learner goes on after")
+                    seldom.error("the learner goes on after", exc_info=True)
                 await asyncio.sleep(TICK_S)
 
         @bentoml.on_shutdown

@@ -127,13 +127,19 @@ class Worker:
             _log.error("a probe or trial failed, its decision keeps what it had", exc_info=problem)
 
     def page(self, now: float) -> dict[str, Any]:
-        """For the state page: the snapshot that this worker follows, what it has left of its share of each budget, its
-        decisions over limits, and the members that are out of its service.
+        """For the state page: the snapshot that this worker follows, its decisions that could not be recorded, those
+        over limits, what it has left of its share of each budget, and the members that are out of its service.
         """
         limiter = self._orchestrator.limiter
         out = {name: asdict(absence) for name, absence in self._faults.breaker.absent().items()}
         left = limiter.left(now)
-        return {"snapshot_version": self.snapshot, "over_limits": limiter.over, "left": left, "out_of_service": out}
+        return {
+            "snapshot_version": self.snapshot,
+            "unrecorded": self._orchestrator.unrecorded,
+            "over_limits": limiter.over,
+            "left": left,
+            "out_of_service": out,
+        }
 
     async def follow(self) -> None:
         """Take over each new snapshot, for as long as the process lives."""
