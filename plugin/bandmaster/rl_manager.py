@@ -46,15 +46,20 @@ class RLManager:
         self.policy, self._rng = policy, rng
 
     def choose(self, state: State) -> tuple[Offer, FloatArray, int]:
-        """The plans on offer, the distribution over them and the index sampled from it.
+        """The plans on offer, the distribution over them and the index sampled from it."""
+        p = self.distribution(state)
+        return self.policy.catalogue, p, sample(p, self._rng)
 
-        Plans that break a limit have probability 0, whatever the policy says.
+    def distribution(self, state: State) -> FloatArray:
+        """The probabilities of the plans on offer, (P,); 0 for those that may not be chosen, whatever the policy says.
+
+        A pure function of what was learned and the state, so that any decision's can be computed again from its record.
         """
-        offer = self.policy.catalogue
-        p = checked_distribution(self.policy.probabilities(state), len(offer), self.policy.name)
+        size = len(self.policy.catalogue)
+        p = checked_distribution(self.policy.probabilities(state), size, self.policy.name)
         if state.fits:
-            p = checked_distribution(masked(p, np.array(state.fits)), len(offer), self.policy.name)
-        return offer, p, sample(p, self._rng)
+            p = checked_distribution(masked(p, np.array(state.fits)), size, self.policy.name)
+        return p
 
     def lot(self) -> float:
         """A number in [0, 1), for what happens with a probability that is known later: a probe."""

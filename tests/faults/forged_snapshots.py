@@ -1,0 +1,117 @@
+"""Snapshots that were altered, cut, grown, swapped or forged: none may be loaded, and nothing may fail because of one.
+
+    python -m tests.faults.forged_snapshots --snapshots 10000
+
+puts each into the journal of a worker and of a learner, as whoever can write to the file could, and lets both read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from bandmaster import build
+from bandmaster.config import load
+from bandmaster.core import Request, Snapshot
+from bandmaster.journal.snapshots import seal_snapshot
+from bandmaster.journal.sqlite import SqliteJournal, locate
+from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.worker import Worker
+from tests.serving.tiny import LABELS, ROWS, project
+
+GOOD = 7
+"""The version of the only honest snapshot."""
+
+KINDS = ("bit", "byte", "cut", "grown", "random", "empty", "other key", "other version", "payload swapped", "text")
+
+
+def altered(rng: np.random.Generator, kind: str, sealed: bytes, version: int) -> object:
+    """What stands in the place of snapshot ``version`` instead of something honest."""
+    raw = bytearray(sealed)
+    at = int(rng.integers(len(raw)))
+    if kind == "bit":
+        raw[at] ^= 1 << int(rng.integers(8))
+    elif kind == "byte":
+        raw[at] = (raw[at] + int(rng.integers(1, 256))) % 256
+    elif kind == "cut":
+        del raw[at:]
+    elif kind == "grown":
+        raw[at:at] = rng.bytes(int(rng.integers(1, 64)))
+    elif kind == "random":
+        raw[:] = rng.bytes(int(rng.integers(0, 512)))
+    elif kind == "empty":
+        raw.clear()
+    elif kind == "other key":
+        return seal_snapshot(rng.bytes(32), Snapshot(version, 0, 0.0, rng.bytes(64)))
+    elif kind == "payload swapped":  # an honest head before a payload of somebody else's
+        raw[at:] = rng.bytes(len(raw) - at)
+    elif kind == "text":
+        return "a text"
+    return bytes(raw)  # and of "other version", where an honest one is put in another's place
+
+
+async def attack(count: int, folder: Path, seed: int = 0, told: bool = False) -> Counter[str]:
+    """How many were ``loaded``, ``failed`` a poll, and were refused, by kind."""
+    config = load(project(folder, seed=1) / "bentofile.yaml")
+    hosted = build.host(config)
+    plans = build.catalogue(config, hosted.ensemble)
+    path, rng, found = locate(config.journal, config.root), np.random.default_rng(seed), Counter[str]()
+    worker = Worker(config, hosted, plans, worker=1)
+    loop = LearningLoop(config, hosted.ensemble, plans)
+    made = [(await worker.answer(Request(r[None], r, time.time())))[0] for r in ROWS[:60].astype("float32")]
+    loop.settle(
+        [Report(decision_id=d.id, at=time.time(), labels=(int(y),)) for d, y in zip(made, LABELS, strict=False)]
+    )
+    loop._version = GOOD - 1
+    loop.tick()
+    loop.close()
+    worker.poll()
+    assert worker.snapshot == GOOD, worker.snapshot
+    with sqlite3.connect(path) as database:
+        ((honest,),) = database.execute("SELECT sealed FROM snapshots WHERE version = ?", (GOOD,)).fetchall()
+    key = worker._reader._key
+    for i in range(count):
+        kind, version = KINDS[i % len(KINDS)], GOOD + 1 + i
+        with sqlite3.connect(path) as database:
+            database.execute("DELETE FROM snapshots WHERE version > ?", (GOOD,))
+            sealed = altered(rng, kind, honest, version)
+            database.execute("INSERT INTO snapshots VALUES (?, ?)", (version, sealed))
+        before = worker._learned.dump() if i % 50 == 0 else b""
+        worker.poll()
+        found["loaded"] += worker.snapshot != GOOD
+        found["changed"] += bool(before) and worker._learned.dump() != before
+        if i % 100 == 0:  # a learner that starts then takes the honest one up
+            journal = SqliteJournal(path, key)
+            latest = journal.latest_snapshot()
+            found["loaded"] += latest is None or latest.version != GOOD
+            journal.close()
+            decision, answer = await worker.answer(Request(ROWS[:1].astype("float32"), ROWS[0], time.time()))
+            found["unanswered"] += answer.labels[0] < 0 or not decision.id
+        found[kind] += 1
+        if told and i % 1000 == 0:
+            print(f"  {i}: loaded {found['loaded']}", flush=True)
+    await worker.close()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--snapshots", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = asyncio.run(attack(asked.snapshots, Path(folder), asked.seed, told=True))
+    print(dict(found))
+    return 1 if found["loaded"] or found["changed"] or found["unanswered"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
