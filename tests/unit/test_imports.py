@@ -44,6 +44,7 @@ PACKAGES = {
         "converted",
         "exported",
         "pinned",
+        "initiated",
     ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
     "visualizer": ["units", "page", "frontier", "verdict", "report"],

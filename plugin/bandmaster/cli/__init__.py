@@ -17,6 +17,7 @@ from bandmaster.cli.demonstrated import demo_command
 from bandmaster.cli.evaluated import evaluate_command
 from bandmaster.cli.exported import export_command
 from bandmaster.cli.gated import gate_command
+from bandmaster.cli.initiated import init_command
 from bandmaster.cli.pinned import pin, unpin
 from bandmaster.cli.replayed import replay_command
 from bandmaster.cli.swept import sweep_command
@@ -43,6 +44,7 @@ def main() -> None:
 
     \b
     Examples:
+      bandmaster init bentofile.yaml linear.onnx forest.onnx
       bandmaster check bentofile.yaml
       bandmaster plans bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml
@@ -53,6 +55,7 @@ def main() -> None:
 
 
 for _command in (
+    init_command,
     check,
     plans,
     profile_command,
