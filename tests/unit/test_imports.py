@@ -45,6 +45,7 @@ PACKAGES = {
         "exported",
         "pinned",
         "initiated",
+        "doctored",
     ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
     "visualizer": ["units", "page", "frontier", "verdict", "report"],

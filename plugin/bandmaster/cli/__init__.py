@@ -14,6 +14,7 @@ from bandmaster import __version__
 from bandmaster.cli.configured import check, plans, profile_command
 from bandmaster.cli.converted import convert_command
 from bandmaster.cli.demonstrated import demo_command
+from bandmaster.cli.doctored import doctor
 from bandmaster.cli.evaluated import evaluate_command
 from bandmaster.cli.exported import export_command
 from bandmaster.cli.gated import gate_command
@@ -46,6 +47,7 @@ def main() -> None:
     Examples:
       bandmaster init bentofile.yaml linear.onnx forest.onnx
       bandmaster check bentofile.yaml
+      bandmaster doctor bentofile.yaml
       bandmaster plans bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml
       bandmaster sweep traffic.parquet --config bentofile.yaml --report frontier.html
@@ -65,6 +67,7 @@ for _command in (
     evaluate_command,
     convert_command,
     export_command,
+    doctor,
     pin,
     unpin,
     demo_command,

@@ -7,20 +7,15 @@ from pathlib import Path
 import click
 
 from bandmaster import config
-from bandmaster.cli.shown import CONFIG
+from bandmaster.cli.shown import CONFIG, JOURNAL
 from bandmaster.core import BandmasterError
 from bandmaster.journal.sqlite import locate
 from bandmaster.pin import Pin
 
-_JOURNAL = click.option(
-    "--journal", type=click.Path(path_type=Path, dir_okay=False),
-    help="The journal's file, where the service has another than the config's (BANDMASTER_JOURNAL).",
-)  # fmt: skip
-
 
 @click.command()
 @CONFIG
-@_JOURNAL
+@JOURNAL
 @click.option("--why", default="by hand", show_default=True, help="Kept with the alarm that tells of it.")
 def pin(file: Path, journal: Path | None, why: str) -> None:
     """Have the baseline answer every request, from the next one on, in every worker.
@@ -39,7 +34,7 @@ def pin(file: Path, journal: Path | None, why: str) -> None:
 
 @click.command()
 @CONFIG
-@_JOURNAL
+@JOURNAL
 def unpin(file: Path, journal: Path | None) -> None:
     """Have the guard decide again who answers.
 

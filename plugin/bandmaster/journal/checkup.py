@@ -1,0 +1,180 @@
+"""Looks a journal over, beside its owner, and changes nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bandmaster.core import Answer, BandmasterError, Decision, Outcome
+from bandmaster.journal.codec import decode
+from bandmaster.journal.ids import load_key
+from bandmaster.journal.snapshots import unseal_snapshot
+from bandmaster.journal.spool import BUSY_S, SpoolError, SpoolReader, spool_folder, spools
+from bandmaster.journal.sqlite import SCHEMA_VERSION
+
+LEAST_ROOM = 1 << 30
+"""Bytes that should be free where a journal grows."""
+
+Health = Literal["ok", "warning", "problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, and in a sentence why; of a warning or problem, with what to do."""
+
+    what: str
+    health: Health
+    text: str
+
+
+def look_over(path: Path) -> Iterator[Finding]:
+    """What there is to say of the journal at ``path`` and of what lies beside it."""
+    yield _room(path)
+    yield from _key(path)
+    yield _lease(path)
+    if not path.is_file():
+        yield Finding("journal", "warning", f"{path} is not there yet; the learner makes it when it starts")
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as database:
+            yield from _database(path, database)
+    except sqlite3.Error as error:
+        yield Finding("journal", "problem", f"{path}: {error}; put it back from a copy, or move it away for a new one")
+
+
+def _room(path: Path) -> Finding:
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "problem", f"{folder} cannot be written; give its rights to whoever runs the service")
+    found = os.statvfs(folder)
+    free = found.f_bavail * found.f_frsize
+    if free < LEAST_ROOM:
+        return Finding("disk", "warning", f"{free / 1e6:.0f} MB are free where the journal grows; make room")
+    return Finding("disk", "ok", f"{free / 1e9:.1f} GB are free where the journal grows")
+
+
+def _key(path: Path) -> Iterator[Finding]:
+    if "BANDMASTER_KEY" in os.environ:
+        yield Finding("key", "ok", "given by BANDMASTER_KEY")
+        return
+    file = path.parent / "bandmaster.key"
+    if not file.exists():
+        yield Finding("key", "warning", f"{file} is not there yet; the service makes it when it starts")
+    elif (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
+        yield Finding("key", "problem", f"{file} can be read by others (mode {mode:o}); chmod 600, and take a new key")
+    else:
+        try:
+            load_key(path.parent)
+        except BandmasterError as problem:
+            yield Finding("key", "problem", str(problem))
+        else:
+            yield Finding("key", "ok", f"{file}, for nobody else's eyes")
+
+
+def _lease(path: Path) -> Finding:
+    file = path.with_name(f"{path.name}.lease")
+    try:
+        with file.open() as lease:
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Finding("learner", "ok", "is running")
+    except OSError:
+        return Finding("learner", "ok", "has never run here")
+    return Finding("learner", "ok", "is not running")
+
+
+def _database(path: Path, database: sqlite3.Connection) -> Iterator[Finding]:
+    ((version,),) = database.execute("PRAGMA user_version").fetchall()
+    if version != SCHEMA_VERSION:
+        newer = version > SCHEMA_VERSION
+        what = "upgrade bandmaster" if newer else "start the service, which brings it up to date"
+        yield Finding("schema", "problem" if newer else "warning", f"is {version}, not {SCHEMA_VERSION}; {what}")
+        return
+    said = [text for (text,) in database.execute("PRAGMA quick_check(5)")]
+    if said != ["ok"]:
+        yield Finding("pages", "problem", f"{path} is damaged ({said[0]}); `sqlite3 {path} .recover` saves what it can")
+        return
+    yield Finding("pages", "ok", f"{path}, {path.stat().st_size / 1e6:.1f} MB, schema {version}")
+    yield _rows(database)
+    yield _ledger(database)
+    yield _snapshots(path, database)
+    yield from _spools(path, database)
+
+
+def _rows(database: sqlite3.Connection) -> Finding:
+    unreadable, rows = [], 0
+    query = "SELECT d.id, d.decision, d.answer, o.outcome FROM decisions d LEFT JOIN outcomes o USING (id)"
+    for id_, decision, answer, outcome in database.execute(query):
+        rows += 1
+        try:
+            decode(decision, Decision)
+            decode(answer, Answer)
+            if outcome is not None:
+                decode(outcome, Outcome)
+        except (BandmasterError, TypeError):
+            unreadable.append(id_)
+    if unreadable:
+        why = f"{len(unreadable)} of {rows} decisions cannot be read, {unreadable[0]} among them; they teach nothing"
+        return Finding("rows", "problem", f"{why}: put the journal back from a copy if you need them")
+    return Finding("rows", "ok", f"all of {rows} decisions can be read")
+
+
+def _ledger(database: sqlite3.Connection) -> Finding:
+    tally = dict(database.execute("SELECT name, n FROM tally").fetchall())
+    stored = dict(database.execute("SELECT status, count(*) FROM outcomes GROUP BY status").fetchall())
+    stored["decisions"] = database.execute("SELECT count(*) FROM decisions").fetchone()[0]
+    off = {
+        name: (tally.get(name, 0), stored.get(name, 0))
+        for name in ("decisions", "joined", "early", "late")
+        if tally.get(name, 0) != stored.get(name, 0)
+    }
+    if off:
+        name, (counted, there) = next(iter(off.items()))
+        return Finding("ledger", "problem", f"counts {counted} {name}, and holds {there}; report this as a bug")
+    counts = ", ".join(f"{tally[name]} {name}" for name in ("decisions", "joined", "early", "late", "duplicate"))
+    return Finding("ledger", "ok", f"balances: {counts}")
+
+
+def _snapshots(path: Path, database: sqlite3.Connection) -> Finding:
+    try:
+        key = load_key(path.parent)
+    except BandmasterError:
+        return Finding("snapshots", "problem", "cannot be opened without the key")
+    found = database.execute("SELECT version, sealed FROM snapshots ORDER BY version DESC").fetchall()
+    broken, newest = [], None
+    for version, sealed in found:
+        try:
+            snapshot = unseal_snapshot(key, version, sealed)
+        except BandmasterError as problem:
+            broken.append(f"{version} ({problem})")
+        else:
+            newest = newest or snapshot
+    if broken:
+        return Finding("snapshots", "problem", f"{broken[0]}: it is passed over; find out who wrote to {path}")
+    if newest is None:
+        return Finding("snapshots", "ok", "none yet")
+    age = max(time.time() - newest.at, 0.0)
+    return Finding("snapshots", "ok", f"{len(found)}, the newest {newest.version}, {age:.0f} s old")
+
+
+def _spools(path: Path, database: sqlite3.Connection) -> Iterator[Finding]:
+    taken = dict(database.execute("SELECT name, n FROM spools").fetchall())
+    waiting, files = 0, spools(spool_folder(path))
+    for file in files:
+        if not file.exists():
+            continue
+        try:
+            with closing(SpoolReader(file)) as reader:
+                waiting += len(reader.after(taken.get(file.name, 0), 100_000))
+        except SpoolError as problem:
+            yield Finding("spools", "problem", f"{problem}; it is left in place: move it away once you have a copy")
+            return
+    yield Finding("spools", "ok", f"{len(files)}, {waiting} decisions waiting for the learner")
