@@ -164,3 +164,19 @@ def test_one_changed_byte_gives_a_record_or_our_error(place, byte):
     raw[place] = byte
     with suppress(BandmasterError):
         assert isinstance(decode(bytes(raw), Decision), Decision)
+
+
+@given(records, st.data())
+@settings(max_examples=200)
+def test_a_byte_that_was_altered_anywhere_is_noticed(record, data):
+    raw = bytearray(encode(record))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(BandmasterError):
+        decode(bytes(raw), type(record))
+
+
+def test_what_was_written_before_there_was_a_crc_is_read():
+    raw = encode(sample_decision())
+    assert raw[-9:-8] == b"#"
+    assert same(decode(raw[:-9], Decision), sample_decision())

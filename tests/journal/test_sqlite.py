@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bandmaster.core import BandmasterError, Counts, DriftEvent, Outcome, Reward, Snapshot, Status
+from bandmaster.core import BandmasterError, Counts, DriftEvent, Outcome, Reward, Settlement, Snapshot, Status
 from bandmaster.journal import spool as spool_module
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.spool import SqliteSpool
@@ -441,3 +441,54 @@ def test_a_journal_and_a_spool_of_the_same_url_meet(tmp_path):
     assert journal.drain() == 1
     spool.close()
     journal.close()
+
+
+def damage(journal, table, column, decision):
+    """Alter a byte in the middle of what is stored, as a disk may."""
+    ((raw,),) = journal._all(f"SELECT {column} FROM {table} WHERE id = ?", decision.id)
+    altered = bytearray(raw)
+    altered[len(raw) // 2] ^= 1
+    with journal._transaction():
+        journal._connection.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (bytes(altered), decision.id))
+
+
+@pytest.mark.parametrize("column", ["decision", "answer"])
+def test_a_decision_that_is_damaged_before_its_outcome_comes_teaches_nothing_and_stops_nobody(journal, column):
+    damaged, whole = (record(journal, n)[0] for n in (1, 2))
+    damage(journal, "decisions", column, damaged)
+    assert journal.settle(damaged.id, outcome(1)) == Settlement(Status.LATE)
+    assert journal.settle(whole.id, outcome(2)).status is Status.JOINED
+    assert journal.settle(damaged.id, outcome(3)).status is Status.DUPLICATE
+    counts = journal.counts()
+    assert (counts.joined, counts.late, counts.duplicate, counts.early) == (1, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("decisions", "decision"), ("decisions", "answer"), ("outcomes", "outcome")]
+)
+def test_of_what_was_settled_the_rest_is_read_where_one_row_is_damaged(journal, table, column, caplog):
+    decisions = [record(journal, n)[0] for n in (1, 2, 3)]
+    for decision in decisions:
+        journal.settle(decision.id, outcome(1))
+    damage(journal, table, column, decisions[1])
+    assert [joined.seq for joined in journal.since(0)] == [1, 3]
+    assert "settlement 2 is damaged and passed over" in caplog.text
+
+
+def test_an_early_outcome_that_is_damaged_holds_up_no_other(journal):
+    early, other = sample_decision(1), sample_decision(2)
+    for decision in (early, other):
+        assert journal.settle(decision.id, outcome(1)).status is Status.EARLY
+    damage(journal, "outcomes", "outcome", early)
+    for n in (1, 2):
+        record(journal, n)
+    assert [joined.decision.id for joined in journal.due()] == [other.id]
+    assert journal.due() == ()
+    counts = journal.counts()
+    assert (counts.joined, counts.late, counts.early) == (1, 1, 0)
+
+
+def test_of_decisions_without_an_outcome_a_damaged_one_is_passed_over(journal):
+    first, second = (record(journal, n)[0] for n in (1, 2))
+    damage(journal, "decisions", "decision", first)
+    assert [decision.id for decision in journal.unsettled(0.0)] == [second.id]

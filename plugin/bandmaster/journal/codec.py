@@ -1,7 +1,11 @@
-"""Records to JSON bytes and back. Floats keep every bit; arrays keep their shape and their declared dtype."""
+"""Records to JSON bytes and back. Floats keep every bit; arrays keep their shape and their declared dtype.
+
+After the JSON stand ``#`` and its CRC-32 in hex, so that a disk's or a hand's mistake is not taken for what was recorded.
+"""
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,7 +30,7 @@ _DTYPES: dict[Any, tuple[type[np.generic], str]] = {FloatArray: (np.float64, "fi
 
 
 def encode(record: Record) -> bytes:
-    """Return the record as JSON. Raises ``BandmasterError`` for NaN, infinities and what JSON cannot hold."""
+    """Return the record's bytes. Raises ``BandmasterError`` for NaN, infinities and what JSON cannot hold."""
     try:
         raw = _ENCODER.encode(record)
     except (TypeError, ValueError, OverflowError) as error:
@@ -36,16 +40,30 @@ def encode(record: Record) -> bytes:
     nones = _nones(record)
     if raw.count(b"null") > nones and _nones(decode(raw, type(record))) > nones:
         raise BandmasterError(f"a {type(record).__name__} cannot be stored: a member's cost or explainability is NaN")
-    return raw
+    return raw + _mark(raw)
 
 
 def decode(raw: bytes, kind: type[R]) -> R:
-    """Restore what ``encode`` gave. Raises ``BandmasterError`` on anything else."""
+    """Restore what ``encode`` gave. Raises ``BandmasterError`` on anything else.
+
+    Bytes without a CRC, as versions before 0.1.0 wrote them, are taken as they are.
+    """
     try:
+        if raw[-_MARK : 1 - _MARK] == b"#":
+            raw, mark = raw[:-_MARK], raw[-_MARK:]
+            if mark != _mark(raw):
+                raise ValueError("their CRC is another, so that they were altered")
         record: R = _DECODERS[kind].decode(raw)
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BandmasterError(f"these bytes are no {kind.__name__}: {error}") from error
     return record
+
+
+def _mark(raw: bytes) -> bytes:
+    return b"#%08x" % zlib.crc32(raw)
+
+
+_MARK = 9
 
 
 class _Empty(msgspec.Struct, forbid_unknown_fields=True):

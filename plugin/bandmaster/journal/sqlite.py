@@ -136,14 +136,14 @@ class SqliteJournal:
                 " WHERE o.status = 'early' ORDER BY o.arrival"
             )
             ready = [
-                (id_, decode(raw, Outcome))
+                (id_, raw)
                 for id_, raw, at, decided_at, waits in waiting
                 if verdict(decided_at, waits, at, now=clock, window_s=self._window_s) is not Status.EARLY
             ]
             if not ready:
                 return ()
             with self._transaction():
-                placed = [self._place(id_, outcome, clock) for id_, outcome in ready]
+                placed = [self._place_stored(id_, raw, clock) for id_, raw in ready]
             return [settlement.joined for settlement in placed if settlement.joined is not None]
 
     def save_reward(self, joined: Joined, reward: Reward) -> None:
@@ -232,7 +232,11 @@ class SqliteJournal:
         )
         last = ""
         while rows := self._all(query, since, last, _BATCH):
-            yield from (decode(raw, Decision) for _, raw in rows)
+            for id_, raw in rows:
+                try:
+                    yield decode(raw, Decision)
+                except BandmasterError as error:
+                    _log.error("decision %s is passed over: %s", id_, error)
             last = rows[-1][0]
 
     def drain(self) -> int:
@@ -308,6 +312,16 @@ class SqliteJournal:
         if stored and not waits and (before is None or before[0]):
             self._completed.append((decision, answer))
 
+    def _place_stored(self, id_: str, raw: bytes, now: float) -> Settlement:
+        """Likewise, of one that has been stored; a damaged one teaches nothing."""
+        try:
+            return self._place(id_, decode(raw, Outcome), now)
+        except BandmasterError as error:
+            _log.error("the outcome of decision %s is damaged: %s", id_, error)
+        self._connection.execute("UPDATE outcomes SET status = ? WHERE id = ?", (Status.LATE, id_))
+        self._count(early=-1, late=1)
+        return Settlement(Status.LATE)
+
     def _place(self, id_: str, outcome: Outcome, now: float) -> Settlement:
         """Give an outcome that waits the status it has at ``now``."""
         stored = self._one("SELECT at, waits, decision, answer FROM decisions WHERE id = ?", id_)
@@ -318,7 +332,11 @@ class SqliteJournal:
         joined = None
         if status is Status.JOINED:
             ((last,),) = self._all("SELECT coalesce(max(seq), 0) FROM outcomes")
-            joined = Joined(last + 1, decode(decision, Decision), decode(answer, Answer), outcome)
+            try:
+                joined = Joined(last + 1, decode(decision, Decision), decode(answer, Answer), outcome)
+            except BandmasterError as error:
+                _log.error("decision %s is damaged, so that its outcome teaches nothing: %s", id_, error)
+                status = Status.LATE
         self._connection.execute(
             "UPDATE outcomes SET status = ?, seq = ? WHERE id = ?", (status, joined and joined.seq, id_)
         )
@@ -435,7 +453,12 @@ def _paged(query: str, last: tuple[Any, ...], fetch: Callable[..., list[tuple[An
     while page := fetch(query, *last, _BATCH):
         last = page[-1][: len(last)]
         for *_, seq, decision, answer, outcome in page:
-            yield Joined(seq, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
+            try:
+                joined = Joined(seq, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
+            except BandmasterError as error:
+                _log.error("settlement %s is damaged and passed over: %s", seq, error)
+                continue
+            yield joined
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -211,10 +211,13 @@ class LearningLoop:
     def _misfit(self, report: Report) -> str | None:
         if report.labels is None:
             return None
-        found = self._journal.find(report.decision_id)
-        if found is None:  # a fresh decision may still lie in its worker's spool
-            self._journal.drain()
+        try:
             found = self._journal.find(report.decision_id)
+            if found is None:  # a fresh decision may still lie in its worker's spool
+                self._journal.drain()
+                found = self._journal.find(report.decision_id)
+        except BandmasterError:  # it is damaged: settling it says so
+            return None
         if found is None or len(found[1].labels) == len(report.labels):
             return None
         return (
