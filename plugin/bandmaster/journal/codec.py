@@ -1,6 +1,6 @@
 """Records to JSON bytes and back. Floats keep every bit; arrays keep their shape and their declared dtype.
 
-After the JSON stand ``#`` and its CRC-32 in hex, so that a disk's or a hand's mistake is not taken for what was recorded.
+After the JSON stand ``#`` and its CRC-32 in hex, so that a disk's mistake is not taken for what was recorded.
 """
 
 from __future__ import annotations
