@@ -11,8 +11,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Breaking:
     """A member is taken out of service when its last ``after`` ≥ 1 calls failed, and tried again ``cooldown_s`` > 0
-    seconds later; twice as long after each trial that fails, but never more than ``LONGEST_S``. At most the share
-    ``at_most`` in [0, 1] of the members is out at a time, and never the last one.
+    seconds later; twice as long after each trial that fails, up to ``LONGEST_S`` where it was not longer at once. At
+    most the share ``at_most`` in [0, 1] of the members is out at a time, and never the last one.
     """
 
     LONGEST_S = 600.0
@@ -53,6 +53,9 @@ class Breaker:
     (False, True)
     """
 
+    WARY_S = 60.0
+    """For how long after a failure a member is called in threads."""
+
     def __init__(
         self,
         names: Sequence[str],
@@ -67,8 +70,7 @@ class Breaker:
         self._lock = threading.Lock()
         self.out: tuple[bool, ...] = (False,) * len(self._circuits)
         """Whether each member is out of service, in the ensemble's order."""
-        self.failing: frozenset[str] = frozenset()
-        """Those whose last call failed."""
+        self._wary: dict[str, float] = {}
 
     def saw(self, name: str, error: str | None) -> None:
         """Note how a call of a member went: well, or with this ``error``."""
@@ -82,16 +84,28 @@ class Breaker:
                 circuit.failures, circuit.cooldown_s = 0, 0.0
             else:
                 circuit.failures, circuit.error = circuit.failures + 1, error
-                if was_out:
-                    self._open(circuit, min(2.0 * circuit.cooldown_s, self.breaking.LONGEST_S))
-                elif circuit.failures >= self.breaking.after and sum(self.out) < self._most:
+                if was_out and self._clock() >= circuit.until:  # of others that were under way nothing follows
+                    longest_s = max(self.breaking.LONGEST_S, self.breaking.cooldown_s)
+                    self._open(circuit, min(2.0 * circuit.cooldown_s, longest_s))
+                elif not was_out and circuit.failures >= self.breaking.after and sum(self.out) < self._most:
                     self._open(circuit, self.breaking.cooldown_s)
-            self.failing = frozenset(name for name, c in self._circuits.items() if c.failures)
             is_out = circuit.cooldown_s > 0.0
             if is_out != was_out:
                 self.out = tuple(c.cooldown_s > 0.0 for c in self._circuits.values())
         if is_out != was_out:
             self._told(name, self.absent().get(name))
+
+    def beware(self, name: str) -> None:
+        """A call of it failed, whoever's fault that was: for a while it is not called where others would wait."""
+        self._wary[name] = self._clock() + self.WARY_S
+
+    @property
+    def wary(self) -> frozenset[str]:
+        """Those of whom a call failed of late: they may hang next time, or have slow ones stand in."""
+        if not self._wary:
+            return frozenset()
+        now = self._clock()
+        return frozenset(name for name, until in self._wary.copy().items() if until > now)
 
     def _open(self, circuit: _Circuit, cooldown_s: float) -> None:
         circuit.cooldown_s, circuit.until = cooldown_s, self._clock() + cooldown_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +23,7 @@ from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
+from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.meter import CpuTimeMeter
@@ -44,9 +46,6 @@ from bandmaster.table import Table
 
 SLOW_S = 0.002
 """Members slower than this (seconds) run in threads: they would hold up every other request on the event loop."""
-
-PATIENCE_S, PATIENCE = 1.0, 20.0
-"""A call of a member without a deadline may take so many seconds, and so many times what it took at start."""
 
 POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
@@ -81,8 +80,7 @@ def host(config: Config) -> Hosted:
     members: dict[str, OnnxMember | IsolatedMember] = {}
     for declared in config.members:
         try:
-            kind = IsolatedMember if declared.isolated else OnnxMember
-            members[declared.name] = kind(declared.name, _model_path(declared), config.task)
+            members[declared.name] = _member(declared, config)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first = next(iter(members.values()), None)
@@ -119,6 +117,14 @@ def host(config: Config) -> Hosted:
     if problems:
         raise ConfigError(*problems)
     return Hosted(ensemble, members, first.input_shape)
+
+
+def _member(declared: MemberConfig, config: Config) -> OnnxMember | IsolatedMember:
+    path = _model_path(declared)
+    if not declared.isolated:
+        return OnnxMember(declared.name, path, config.task)
+    deadline = None if declared.deadline_s is None else Deadline(declared.deadline_s)
+    return IsolatedMember(declared.name, path, config.task, deadline)
 
 
 def require_functions(config: Config) -> None:
@@ -280,10 +286,8 @@ def learner(
 
 def faults(config: Config, hosted: Hosted, told: Callable[[str, Absence | None], None]) -> Faults:
     """What a worker does about members that fail; ``told`` hears of those that go out of service, and come back."""
-    deadlines = {
-        m.name: PATIENCE_S + PATIENCE * hosted.members[m.name].latency_s if m.deadline_s is None else m.deadline_s
-        for m in config.members
-    }
+    most_s = math.inf if config.limits.deadline_s is None else config.limits.deadline_s
+    deadlines = {m.name: Deadline.of(m.deadline_s, hosted.members[m.name].latency_s, most_s) for m in config.members}
     return Faults(Breaker(hosted.ensemble.names, config.faults.breaking, told=told), deadlines)
 
 

@@ -39,6 +39,17 @@ class BandmasterError(Exception):
     """Base of every error a user can cause. Its text names the place, the value and the fix."""
 
 
+class MemberFailure(Exception):  # noqa: N818 - it says what it is
+    """A call of a member failed, as the text says, after so much CPU time (s) elsewhere than on the calling thread.
+
+    Where it had ``no_turn``, others were being answered: nobody knows what it would have said.
+    """
+
+    def __init__(self, text: str, busy_s: float = 0.0, *, no_turn: bool = False) -> None:
+        super().__init__(text)
+        self.busy_s, self.no_turn = busy_s, no_turn
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """What is declared of one member; ``None`` means unknown. What one request costs, when nobody measures it.
@@ -136,9 +147,9 @@ class State:
     ``probe_share`` in [0, 1] is the probability with which a request is to be probed now, and ``doubt`` in [0, 1] how
     unsure answers are of late, on average; 0 where all requests are probed alike. ``profile`` names the weights that
     the request is judged by. ``fits`` says which plans of the policy's catalogue may be chosen, at least one of them,
-    as they keep within the limits and need nobody who is out of service; it is empty where all may. ``expected`` (M,)
-    is how often each member is right on requests with such features, ``usual`` (M,) how often on those of late; both
-    are empty where nothing is known of that.
+    as they keep within the limits and need nobody who is out of service; it is empty where all may. ``out`` (M,) says
+    who is that, and is empty where nobody is. ``expected`` (M,) is how often each member is right on requests with such
+    features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that.
 
     So many ``requests`` had been answered before, as far as the learner knew. ``newest`` is the class of the last row
     of the latest of them whose label had come, ``NO_ANSWER`` where none had; that one came ``since`` requests ago, and
@@ -155,6 +166,7 @@ class State:
     doubt: float = 0.0
     profile: str = DEFAULT_PROFILE
     fits: tuple[bool, ...] = ()
+    out: tuple[bool, ...] = ()
     expected: FloatArray = field(default_factory=lambda: np.zeros(0))
     usual: FloatArray = field(default_factory=lambda: np.zeros(0))
     requests: int = 0
@@ -258,8 +270,9 @@ class MemberAnswer:
 
     ``rows`` (k,) are the indices of the rows it saw, ``scores`` (k, C) its distributions over classes; a row
     of zeros is an abstention. In regression they are values (k, 1), and nobody abstains. ``scores`` is ``None`` when
-    the member failed, and ``error`` says how. ``cost`` and ``explainability`` are ``None`` unless this very call
-    reported them; the profile holds then.
+    the member failed, and ``error`` says how. It ``teaches`` nothing of the member where that was cut short for want of
+    the request's time, or stood in for others that failed: what such requests are like is not what others are. ``cost``
+    and ``explainability`` are ``None`` unless this very call reported them; the profile holds then.
     """
 
     name: str
@@ -271,6 +284,7 @@ class MemberAnswer:
     error: str | None = None
     cost: float | None = None
     explainability: float | None = None
+    teaches: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +295,11 @@ class Answer:
     where nobody answered, and so the confidence is 1 or 0.
 
     ``ran`` are the members that ran for the reply in run order, ``probes`` those that ran after it. Stage
-    ``s`` of the plan ran iff ``s < stages_run``, without those of its members that were out of service; members beyond
-    the plan ran one after the other in the place of those that failed. ``down`` is set where they failed too, so that
-    nothing can be learned of the plan. ``weights`` (M,) are the combiner's recent-accuracy weights
-    in force, kept so that any plan can be evaluated later as it would have been then.
+    ``s`` of the plan ran iff ``s < stages_run``, without those of its members that were out of service. Where others
+    stand in for a plan whose members all fail, ``stand_ins`` is set, and members beyond the plan ran so, one after the
+    other; ``down`` is set where every member failed, so that nothing can be learned of the plan. ``weights`` (M,) are
+    the combiner's recent-accuracy weights in force, kept so that any plan can be evaluated later as it would have been
+    then.
     """
 
     scores: FloatArray
@@ -294,6 +309,7 @@ class Answer:
     stages_run: int
     weights: FloatArray
     probes: tuple[MemberAnswer, ...] = ()
+    stand_ins: bool = False
     down: bool = False
 
     @property
@@ -527,7 +543,7 @@ class Interruptible(Member, Protocol):
 
     def predict_within(self, rows: Array, seconds: float) -> tuple[FloatArray, float]:
         """As ``predict``, in at most so many ``seconds`` > 0; with the CPU time (s) that was spent elsewhere than on
-        the calling thread. Raises ``TimeoutError`` when it took longer.
+        the calling thread. Raises ``MemberFailure`` when it took longer.
         """
         ...
 

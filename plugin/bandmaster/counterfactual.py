@@ -248,4 +248,9 @@ def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _
     own = plan_figures(contract, catalogue, joined, seen, experience.scores)
     figures = _on_all_rows(experience.figures, experience.known)
     rewards = plan_rewards(catalogue, contract, seen, accuracy, figures, weights, own)
+    if joined.answer.stand_ins:
+        # Others would have stood in for a plan whose members all fail, and which would, and how well, nobody knows.
+        failed = {said.name for said in (*joined.answer.ran, *joined.answer.probes) if said.error is not None}
+        stands = np.array([name not in failed for name in catalogue.ensemble.names])
+        rewards = np.where((needs & stands).any(axis=2).all(axis=0), rewards, np.nan)
     return _Walked(rewards, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))

@@ -34,6 +34,15 @@ def write_text(path: Path, text: str) -> None:
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names that were made in a folder. Raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def require_writable(path: Path) -> None:
     """Find out before hours of work, not after, that ``write_text`` would fail."""
     if path.is_dir():

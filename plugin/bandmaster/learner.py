@@ -33,7 +33,7 @@ from bandmaster.core import (
 from bandmaster.counterfactual import earnings
 from bandmaster.guard import Guard, Guarding
 from bandmaster.metrics import NoFigureError, own_figures
-from bandmaster.plans import compiled, parse_plan, pool_weights
+from bandmaster.plans import compiled, parse_plan, pool_weights, without
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
@@ -95,11 +95,16 @@ class Learner:
         if self.contract.by_consensus != outcome.consensus:
             source = "consensus" if self.contract.by_consensus else "labels"
             return f"decision {decision.id}: the contract takes accuracy from {source}, and never from both"
-        if outcome.consensus and not self.outputs(joined.answer)[1].all():
+        if outcome.consensus and not self._complete(joined):
             return f"decision {decision.id} was not probed, so that there are no others' answers to agree with"
         if outcome.labels is not None and len(outcome.labels) != len(joined.answer.labels):
             return f"decision {decision.id} has {len(joined.answer.labels)} rows, but {len(outcome.labels)} labels came"
         return None
+
+    def _complete(self, joined: Joined) -> bool:
+        """Whether every member that was in service saw every row."""
+        known, out = self.outputs(joined.answer)[1], joined.decision.state.out
+        return bool((known | np.array(out, dtype=np.bool_)).all() if out else known.all())
 
     def _outdated(self, decision: Decision, answer: Answer) -> str | None:
         """Why this ensemble cannot have made the decision."""
@@ -134,7 +139,8 @@ class Learner:
         decision, answer, outcome = joined.decision, joined.answer, joined.outcome
         if guard is None or decision.exposure is None:
             return
-        both = compiled(tuple(dict.fromkeys((*guard.baseline.names, decision.exposure.intended))), self.ensemble)
+        plans = [self._in_service(name, decision) for name in (*guard.baseline.names, decision.exposure.intended)]
+        both = compiled(tuple(dict.fromkeys(plans)), self.ensemble)
         found = alone = earnings(both, self.contract, experience)
         if answer.probes and not outcome.consensus:
             unprobed = self.experience(replace(joined, answer=replace(answer, probes=())))
@@ -145,6 +151,12 @@ class Learner:
         if guard.labelled:
             gained, without_probe = float(found[-1] - found[0]), float(alone[-1] - alone[0])
             guard.compare(joined, gained, without_probe)
+
+    def _in_service(self, plan: str, decision: Decision) -> str:
+        """What is left of a plan without the members that were out of service; itself where nothing is."""
+        out = {name for name, gone in zip(self.ensemble.names, decision.state.out, strict=False) if gone}
+        rest = without(parse_plan(plan, self.ensemble), out)
+        return plan if rest is None else rest.name
 
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its reward, and all that its members' answers tell."""
@@ -196,9 +208,11 @@ class Learner:
 
         Nothing is learned from what another ensemble decided.
         """
-        if answer.down or self._outdated(decision, answer) is not None:
+        if self._outdated(decision, answer) is not None:
             return None
         alarm = self.guard.notice(decision) if self.guard else None
+        if answer.down:
+            return alarm
         scores, known = self.outputs(answer)
         said = Said.of(scores)
         self.state.notice(said, known, answer.doubt, decision.probed)
@@ -298,6 +312,8 @@ class Learner:
         scores = np.full((n, size, len(ensemble.classes)), np.nan if ensemble.regression else 0.0)
         known = np.zeros((n, size), dtype=np.bool_)
         for said in (*answer.ran, *answer.probes):
+            if not said.teaches:
+                continue
             i = ensemble.index(said.name)
             known[said.rows, i] = True
             if said.scores is not None:

@@ -132,12 +132,12 @@ class Limiter:
         """In how many seconds it is to be answered."""
         return min(self._deadline_s, math.inf if request.deadline_s is None else request.deadline_s)
 
-    def fitting(self, offer: Offer, request: Request, state: State, out: Sequence[bool] = ()) -> Fitting | None:
-        """Which plans on offer may be chosen; ``None`` where all may. None of them needs a member that is ``out`` of
-        service (M,), unless all do.
+    def fitting(self, offer: Offer, request: Request, state: State) -> Fitting | None:
+        """Which plans on offer may be chosen; ``None`` where all may. None of them needs a member that is out of
+        service, unless all do.
         """
-        deadline_s = self.deadline_s(request)
-        if deadline_s == math.inf and not self._energy and not self._cost and not any(out):
+        deadline_s, out = self.deadline_s(request), state.out
+        if deadline_s == math.inf and not self._energy and not self._cost and not out:
             return None
         plans = compiled(offer.names, self._ensemble)
         ran = plans.stage_members.any(axis=1).astype(np.float64)
@@ -149,10 +149,10 @@ class Limiter:
         found = fitting(overspent, _latency(plans, state.members), deadline_s)
         return None if found.plans.all() and not found.over else found
 
-    def affords_probe(self, decision: Decision, request: Request, probes: Sequence[str]) -> bool:
-        """Whether a probe of the answered request by these members fits the budgets, drawn or not."""
-        budgets = self._budgets(decision.state, len(request.rows))
-        return all(self._sum(each, probes) <= spending.left(request.at) for spending, each in budgets)
+    def affords(self, state: State, request: Request, names: Sequence[str]) -> bool:
+        """Whether further calls of these members, on all of the request's rows, fit the budgets."""
+        budgets = self._budgets(state, len(request.rows))
+        return all(self._sum(each, names) <= spending.left(request.at) for spending, each in budgets)
 
     def expect(self, decision: Decision, request: Request) -> None:
         """Count what a decision is expected to spend, without a probe."""

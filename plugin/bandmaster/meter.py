@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from bandmaster.core import Array, FloatArray, IntArray, Member, MemberAnswer, Task
+from bandmaster.core import Array, FloatArray, IntArray, Member, MemberAnswer, MemberFailure, Task
 
 WATTS_PER_CORE = 10.0
 """The power one busy core is taken to draw. A desktop or server core draws 5 to 15 W under load."""
@@ -26,7 +26,7 @@ class CpuTimeMeter:
     def run(self, member: Member, rows: Array, index: IntArray, within_s: float = math.inf) -> MemberAnswer:
         """Run ``member`` on ``rows[index]``. Whatever it raises or answers wrongly becomes the answer's error."""
         wall, cpu = time.perf_counter(), time.thread_time()
-        scores, error, elsewhere = None, None, 0.0
+        scores, error, elsewhere, no_turn = None, None, 0.0, False
         asked = rows if len(index) == len(rows) else rows[index]
         try:
             ask = getattr(
@@ -34,10 +34,13 @@ class CpuTimeMeter:
             )  # of Interruptible, which isinstance takes microseconds to see
             said, elsewhere = (member.predict(asked), 0.0) if ask is None else ask(asked, within_s)
             scores = checked(said, len(index), self._classes, self._task)
+        except MemberFailure as failure:
+            error, elsewhere, no_turn = str(failure), failure.busy_s, failure.no_turn
         except Exception as problem:  # any failure of a member is an outcome, never a crash
             error = f"{type(problem).__name__}: {problem}"
         latency, busy = time.perf_counter() - wall, time.thread_time() - cpu + elsewhere
-        return MemberAnswer(member.name, index, scores, latency, busy * self._watts, "estimated", error)
+        joules = busy * self._watts
+        return MemberAnswer(member.name, index, scores, latency, joules, "estimated", error, teaches=not no_turn)
 
 
 def checked(scores: FloatArray, rows: int, classes: int, task: Task = "classification") -> FloatArray:

@@ -92,7 +92,9 @@ class Orchestrator:
         is one shows once the request is answered.
         """
         state = self.state.get_state(request)
-        fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state, self._caller.out)
+        if out := self._caller.out:
+            state = replace(state, out=out)
+        fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state)
         if fitting is not None:
             state = replace(state, fits=tuple(fitting.plans.tolist()))
         offer, probabilities, chosen = self.manager.choose(state)
@@ -121,14 +123,21 @@ class Orchestrator:
             self._admission.expose(decision)
         return decision
 
-    def run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
-        """Run the chosen plan, settle whether the request is probed, and record the decision with its answer."""
-        # By its name: the policy may offer other plans by now.
-        plan = parse_plan(decision.plan, self.ensemble)
-        weights = weights_in_force(decision.state.members.accuracy, self.ensemble)
-        answer = self._walk(plan, request, weights, decision.state)
+    def due(self, request: Request) -> float:
+        """When the request must have been answered if it has come just now, by the caller's clock."""
+        return self._caller.due(self.limiter.deadline_s(request))
+
+    def run(self, decision: Decision, request: Request, due: float | None = None) -> tuple[Decision, Answer]:
+        """Run the chosen plan, settle whether the request is probed, and record the decision with its answer.
+
+        A caller that lets requests wait in between says when it is ``due``.
+        """
+        answer = self._walk(decision, request, self.due(request) if due is None else due)
         self.limiter.correct(decision, answer.ran)
         decision = self._aimed(decision, answer, request)
+        if decision.probed and answer.stand_ins:  # what stood in would be known without that, too
+            ran = (replace(said, teaches=said.teaches or said.error is None) for said in answer.ran)
+            answer = replace(answer, ran=tuple(ran))
         recorded = self._record(decision, answer)
         self.unrecorded += not recorded
         if recorded and not decision.probed:
@@ -160,10 +169,10 @@ class Orchestrator:
         if not decision.probe_p:
             return decision
         state = decision.state
-        probes = self._left_out(answer, request)
-        if not probes and self._caller.out:
+        probes = self._left_out(decision, answer)
+        if not probes and state.out:
             return replace(decision, probe_p=0.0)  # whom it could ask is out of service
-        affords = self.limiter.affords_probe(decision, request, probes)
+        affords = self.limiter.affords(state, request, probes)
         p = aimed(state.probe_share, answer.doubt, state.doubt) if self.manager.policy.aims else state.probe_share
         decision = replace(decision, probe_p=p if affords else 0.0)
         if decision.probed:
@@ -174,7 +183,8 @@ class Orchestrator:
         """Run, after the reply, every member that the plan left out or stopped before, on all rows; record it."""
         every = np.arange(len(request.rows))
         try:
-            said = self._caller.call(self._left_out(answer, request), request.rows, every)
+            said = self._caller.call(self._left_out(decision, answer), request.rows, every)
+            self._caller.report(said)
             probed = replace(answer, probes=tuple(said))
             self.limiter.correct_probe(decision, request, probed.probes)
             self._record(decision, probed)
@@ -182,17 +192,19 @@ class Orchestrator:
             self.abandon(decision)
         return probed
 
-    def _left_out(self, answer: Answer, request: Request) -> list[str]:
+    def _left_out(self, decision: Decision, answer: Answer) -> list[str]:
         """The members in service that have not seen every row."""
-        complete = {said.name for said in answer.ran if len(said.rows) == len(request.rows)}
-        return [name for name in self._in_service(self.ensemble.names) if name not in complete]
+        complete = {said.name for said in answer.ran if len(said.rows) == len(answer.labels)}
+        return [name for name in self._in_service(self.ensemble.names, decision.state) if name not in complete]
 
-    def _in_service(self, names: Sequence[str]) -> list[str]:
-        out = self._caller.out
-        return [name for name in names if not out[self.ensemble.index(name)]] if out else list(names)
+    def _in_service(self, names: Sequence[str], state: State) -> list[str]:
+        """Those that were in service when the request was decided."""
+        return [n for n in names if not state.out[self.ensemble.index(n)]] if state.out else list(names)
 
-    def _walk(self, plan: Plan, request: Request, weights: FloatArray, state: State) -> Answer:
-        ensemble = self.ensemble
+    def _walk(self, decision: Decision, request: Request, due: float) -> Answer:
+        ensemble, state = self.ensemble, decision.state
+        plan = parse_plan(decision.plan, ensemble)  # by its name: the policy may offer other plans by now
+        weights = weights_in_force(state.members.accuracy, ensemble)
         n, classes = len(request.rows), len(ensemble.classes)
         said: list[MemberAnswer] = []
         silent = np.nan if ensemble.regression else 0.0
@@ -201,10 +213,10 @@ class Orchestrator:
         pooled_by = pool_weights(plan, ensemble, weights)
         pending: IntArray = np.arange(n)
         ran = np.zeros(len(ensemble.names), dtype=np.bool_)
-        stages_run, due = 0, self._caller.due(self.limiter.deadline_s(request))
+        stages_run = 0
         for stage in plan.stages:
             stages_run += 1
-            replies = self._caller.call(self._in_service(stage), request.rows, pending, due)
+            replies = self._caller.call(self._in_service(stage, state), request.rows, pending, due)
             for reply in replies:
                 i = ensemble.index(reply.name)
                 ran[i] = True
@@ -217,14 +229,17 @@ class Orchestrator:
                 pending = pending[combined[pending].max(axis=1) < plan.stop_at[stages_run - 1]]
             if not len(pending) or self._caller.is_over(due):
                 break
-        down = self._caller.faults is not None and all(reply.scores is None for reply in said)
-        if down:
-            said += self._stand_ins(said, request, state, due)
-            if (last := said[-1].scores) is not None:
-                combined, down = last, False
+        stand_ins = self._caller.faults is not None
+        if stand_ins and all(reply.scores is None for reply in said):
+            said += self._stand_ins(said, decision, request, due)
+            combined = combined if (last := said[-1].scores) is None else last
+        # Where every member fails it is the request's fault, or nobody is there to take another's place.
+        down = stand_ins and len(said) == len(ensemble.names) and all(reply.error is not None for reply in said)
+        if not down:
+            self._caller.report(said)
         labels, confidence = value_verdict(combined) if ensemble.regression else verdict(combined)
         combined = np.nan_to_num(combined) if ensemble.regression else combined
-        return Answer(combined, labels, confidence, tuple(said), stages_run, weights, down=down)
+        return Answer(combined, labels, confidence, tuple(said), stages_run, weights, stand_ins=stand_ins, down=down)
 
     def _combined(
         self, plan: Plan, heard: FloatArray, ran: BoolArray, pooled_by: FloatArray, state: State
@@ -241,23 +256,31 @@ class Orchestrator:
         return pool(heard, pooled_by * ran)
 
     def _stand_ins(
-        self, failed: Sequence[MemberAnswer], request: Request, state: State, due: float
+        self, failed: Sequence[MemberAnswer], decision: Decision, request: Request, due: float
     ) -> list[MemberAnswer]:
         """What others say where all that were asked ``failed``: one after the other, the fastest in service first and
-        those out of service last, until one answers or time is up.
+        those out of service last, until one answers or time is up. The first has twice its usual time whatever is left,
+        and is asked though it breaks a budget.
         """
-        names, latency, out = self.ensemble.names, state.members.latency_s, self._caller.out
-        others = [i for i, name in enumerate(names) if all(reply.name != name for reply in failed)]
+        names, state = self.ensemble.names, decision.state
+        latency, asked = state.members.latency_s, {reply.name for reply in failed}
+        others = [i for i, name in enumerate(names) if name not in asked]
         every, said = np.arange(len(request.rows)), list[MemberAnswer]()
-        for i in sorted(others, key=lambda i: (bool(out) and out[i], latency[i])):
-            said += self._caller.call([names[i]], request.rows, every, due)
-            if said[-1].scores is not None or self._caller.is_over(due):
+        for i in sorted(others, key=lambda i: (bool(state.out) and state.out[i], latency[i])):
+            if said and not self.limiter.affords(state, request, [names[i]]):
+                continue
+            until = due if said else self._caller.later(due, 2.0 * float(latency[i]) * len(every))
+            (reply,) = self._caller.call([names[i]], request.rows, every, until)
+            said.append(replace(reply, teaches=reply.teaches and reply.error is not None))
+            if reply.scores is not None or self._caller.is_over(due):
                 break
         return said
 
     def trial(self, name: str, request: Request) -> None:
         """Ask a member that is out of service about an answered request, to find out whether it is back."""
-        self._caller.call([name], request.rows, np.arange(len(request.rows)))
+        (reply,) = self._caller.call([name], request.rows, np.arange(len(request.rows)))
+        if self._caller.faults is not None:
+            self._caller.faults.breaker.saw(name, reply.error)
 
 
 def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcome) -> Settled:
@@ -271,8 +294,9 @@ def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcom
 def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience | None:
     """Learn from one joined decision, and keep its reward and the alarms it raised; ``None`` if it cannot teach."""
     if (why := learner.refuses(joined)) is not None:
-        # Where consensus judges, every label that is reported comes here.
-        _log.log(logging.DEBUG if learner.contract.by_consensus else logging.WARNING, "not learned: %s", why)
+        # Where consensus judges, every label that is reported comes here; where all members are down, every request.
+        usual = learner.contract.by_consensus or joined.answer.down
+        _log.log(logging.DEBUG if usual else logging.WARNING, "not learned: %s", why)
         return None
     try:
         experience = learner.learn(joined)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -47,6 +47,20 @@ def parse_plan(text: str, ensemble: Ensemble) -> Plan:
     if (len(stages) > 1) != bool(at):
         raise BandmasterError(f"plan {text!r}: a cascade needs a threshold and only a cascade has one, as a>b@0.9")
     return plan
+
+
+def without(plan: Plan, out: Set[str]) -> Plan | None:
+    """How a plan runs where these members are out of service: without them, and without stages that are left empty. The
+    walk goes on past such a one only below its threshold, too. ``None`` where nothing is left.
+    """
+    stages, stop_at = list[tuple[str, ...]](), list[float]()
+    for stage, threshold in zip(plan.stages, (*plan.stop_at, 1.0), strict=True):
+        if rest := tuple(name for name in stage if name not in out):
+            stages.append(rest)
+            stop_at.append(threshold)
+        elif stages:
+            stop_at[-1] = min(stop_at[-1], threshold)
+    return Plan(tuple(stages), plan.weights, tuple(stop_at[:-1])) if stages else None
 
 
 _WEIGHTINGS: dict[str, Weighting] = {

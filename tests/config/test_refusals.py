@@ -171,6 +171,7 @@ APPENDED = [
     ("feedback: {missing: zero}", "feedback.missing: zero is no choice here; write skip"),
     ("journal: postgresql://x/y", "journal: postgresql://x/y cannot be used; write sqlite:///orchestration.db"),
     ("journal: sqlite:///", "journal: sqlite:/// cannot be used; write sqlite:///orchestration.db"),
+    ("durability: none", "durability: none is no choice here; write group or full"),
     ("journal: [a]", "journal: [a] cannot be used; write sqlite:///orchestration.db"),
     ("seed: -1", "seed: -1 is outside [0, 9223372036854775807]"),
     ("seed: no", "seed: false is not a whole number"),

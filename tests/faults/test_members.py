@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from bandmaster import build
 from bandmaster.config import Config, ConfigError, load
-from bandmaster.core import NO_ANSWER, Answer, BandmasterError, Decision, FloatArray, Request
+from bandmaster.core import NO_ANSWER, Answer, BandmasterError, Decision, FloatArray, MemberFailure, Request
+from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.meter import CpuTimeMeter
@@ -25,6 +29,7 @@ from bandmaster.serving.worker import Worker
 from tests.end_to_end.servers import eventually
 from tests.faults.chaotic import CLASSES, FEATURES, MEMBERS, Fault, models, project, requests
 
+ROOT = Path(__file__).parents[2]
 WITHIN_S = 0.5
 PATIENT_S = 60.0
 HEALTHY, TRUTH = requests(50)
@@ -52,7 +57,7 @@ def member(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     [
         (Fault.NAN, "no distribution over classes"),
         (Fault.RAISE, "indices element out of data bounds"),
-        (Fault.HANG, "TimeoutError: did not answer within 0.5 s"),
+        (Fault.HANG, "did not answer within 0.5 s"),
         (Fault.SHAPE, "shape (1, 2)"),
     ],
 )
@@ -72,7 +77,7 @@ def test_a_call_that_is_ended_ends_no_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         hanging = [threads.submit(meter.run, member, row(ash=Fault.HANG), np.arange(1), 0.3) for _ in range(2)]
         answers = [threads.submit(meter.run, member, row(), np.arange(1), PATIENT_S) for _ in range(200)]
-    assert all("TimeoutError" in str(h.result().error) for h in hanging)
+    assert all("did not answer" in str(h.result().error) for h in hanging)
     assert all(a.result().error is None for a in answers)
 
 
@@ -83,9 +88,76 @@ def test_an_isolated_member_that_dies_says_of_what_and_is_started_again(tmp_path
     for _ in range(3):
         assert member._child is not None
         os.kill(member._child.process.pid, signal.SIGSEGV)
-        with pytest.raises(BandmasterError, match="its process died of SIGSEGV"):
+        with pytest.raises(MemberFailure, match="its process died of SIGSEGV"):
             member.predict(row())
         np.testing.assert_array_equal(member.predict(row()), wanted)
+    member.stop()
+
+
+def test_a_caller_in_a_hurry_costs_an_isolated_member_neither_its_process_nor_the_next_answer(tmp_path: Path) -> None:
+    (tmp_path / "ash.onnx").write_bytes(models()["ash"])
+    member = IsolatedMember("ash", tmp_path / "ash.onnx", deadline=Deadline(PATIENT_S))
+    wanted = member.predict(row())
+    before = member._child
+    with pytest.raises(MemberFailure, match=r"did not answer within 0\.001 s"):
+        member.predict_within(row(ash=Fault.SLOW), 0.001)
+    np.testing.assert_array_equal(member.predict(row()), wanted)  # not the answer that was owed
+    assert member._child is before
+    member.stop()
+
+
+def test_who_waits_for_his_turn_in_vain_says_nothing_of_the_member(tmp_path: Path) -> None:
+    (tmp_path / "ash.onnx").write_bytes(models()["ash"])
+    member, meter = IsolatedMember("ash", tmp_path / "ash.onnx", deadline=Deadline(2.0)), CpuTimeMeter(len(CLASSES))
+    member.predict(row())
+    with ThreadPoolExecutor(1) as threads:
+        hanging = threads.submit(meter.run, member, row(ash=Fault.HANG), np.arange(1), 2.0)
+        eventually(member._lock.locked, "the member is at it")
+        waiting = meter.run(member, row(), np.arange(1), 0.05)
+    assert "answered others" in str(waiting.error)
+    assert not waiting.teaches
+    assert "did not answer within 2 s" in str(hanging.result().error)
+    assert hanging.result().energy_j > 5.0  # two seconds at ten watts
+    member.stop()
+
+
+def test_a_process_that_stands_still_is_killed_though_its_link_is_full(tmp_path: Path) -> None:
+    (tmp_path / "ash.onnx").write_bytes(models()["ash"])
+    member = IsolatedMember("ash", tmp_path / "ash.onnx", deadline=Deadline(1.0))
+    wanted = member.predict(row())
+    assert member._child is not None
+    os.kill(member._child.process.pid, signal.SIGSTOP)
+    with pytest.raises(MemberFailure, match="did not answer within 1 s"):
+        member.predict(np.repeat(row(), 100_000, axis=0))
+    np.testing.assert_array_equal(member.predict(row()), wanted)
+    member.stop()
+
+
+def test_a_process_whose_worker_is_killed_does_not_outlive_it(tmp_path: Path) -> None:
+    (tmp_path / "ash.onnx").write_bytes(models()["ash"])
+    code = (
+        "import sys, threading, pathlib; from bandmaster.members.isolated import IsolatedMember;"
+        "from tests.faults.test_members import row, Fault;"
+        "m = IsolatedMember('ash', pathlib.Path(sys.argv[1])); m.predict(row());"
+        "print(m._child.process.pid, flush=True); m.predict(row(ash=Fault.HANG))"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", code, str(tmp_path / "ash.onnx")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True, cwd=ROOT) as worker:
+        assert worker.stdout is not None
+        child = psutil.Process(int(worker.stdout.readline()))
+        worker.kill()
+    eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child is gone")
+
+
+def test_a_stopped_one_begins_nothing_until_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "ash.onnx").write_bytes(models()["ash"])
+    member = IsolatedMember("ash", tmp_path / "ash.onnx")
+    member.stop()
+    with pytest.raises(MemberFailure, match="is stopped"):
+        member.predict(row())
+    member.start()
+    assert len(member.predict(row())) == 1
     member.stop()
 
 
@@ -227,6 +299,29 @@ def test_a_request_s_deadline_ends_its_walk_with_what_was_said_until_then(tmp_pa
     assert cut.labels[0] == cut.ran[0].scores.argmax()
     assert [late.ran[0].name, named(late)["ash"], len(late.ran)] == ["ash", False, 2]  # one more was asked
     assert out == {}  # callers in a hurry put nobody out of service
+
+
+def test_a_member_that_hangs_goes_out_of_service_though_the_limit_is_tighter_than_its_own_time(tmp_path: Path) -> None:
+    members = {name: {"onnx": f"{name}.onnx"} for name in MEMBERS}
+    config = configured(tmp_path, **alone("ash+birch", members=members, limits={"deadline": "300 ms"}))
+
+    async def script(worker: Worker) -> dict[str, Any]:
+        for _ in range(6):
+            await ask(worker, row(ash=Fault.HANG))
+        return worker.page(0.0)["out_of_service"]
+
+    assert set(worked(config, script)) == {"ash"}
+
+
+def test_rows_that_every_member_fails_at_put_nobody_out_of_service(tmp_path: Path) -> None:
+    config = configured(tmp_path, faults={"eject_after": 1})
+
+    async def script(worker: Worker) -> dict[str, Any]:
+        for _ in range(10):
+            await ask(worker, row(**dict.fromkeys(MEMBERS, Fault.NAN)))
+        return worker.page(0.0)["out_of_service"]
+
+    assert worked(config, script) == {}
 
 
 def test_a_worker_whose_isolated_members_die_keeps_answering(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_member_is_out_after_failures_in_a_row_and_not_before():
     fail(breaker, "b", 2)
     breaker.saw("b", None)
     fail(breaker, "b", 2)
-    assert (breaker.out, breaker.failing) == ((False,) * 4, {"b"})
+    assert breaker.out == (False,) * 4
     fail(breaker, "b", 1)
     assert breaker.out == (False, True, False, False)
     assert [name for name, _ in told] == ["b"]
@@ -45,7 +45,7 @@ def test_it_is_given_to_one_caller_to_try_once_its_time_is_over_and_back_if_that
     clock.now = 10.0
     assert [breaker.due(), breaker.due()] == ["b", None]
     breaker.saw("b", None)
-    assert (any(breaker.out), breaker.failing, breaker.absent()) == (False, frozenset(), {})
+    assert (any(breaker.out), breaker.absent()) == (False, {})
     assert told[-1] == ("b", None)
 
 
@@ -62,6 +62,33 @@ def test_each_failed_trial_doubles_the_time_up_to_the_longest_and_a_success_forg
     breaker.saw("b", None)
     fail(breaker, "b", 1)
     assert breaker.absent()["b"].trial_in_s == 10.0
+
+
+def test_failures_of_calls_that_were_under_way_when_it_went_out_make_its_absence_no_longer():
+    breaker, clock, _ = made(after=2, cooldown_s=10.0)
+    fail(breaker, "b", 8)
+    assert breaker.absent()["b"].trial_in_s == 10.0
+    clock.now = 9.0
+    fail(breaker, "b", 1)
+    assert breaker.absent()["b"].trial_in_s == 1.0
+
+
+def test_a_cooldown_longer_than_the_longest_stays_what_it_is():
+    breaker, clock, _ = made(after=1, cooldown_s=1200.0)
+    fail(breaker, "b", 1)
+    clock.now = 1200.0
+    fail(breaker, "b", 1)
+    assert breaker.absent()["b"].trial_in_s == 1200.0
+
+
+def test_after_a_failure_one_is_wary_of_a_member_for_a_while():
+    breaker, clock, _ = made()
+    assert breaker.wary == frozenset()
+    breaker.beware("b")
+    breaker.saw("b", None)
+    assert breaker.wary == {"b"}
+    clock.now = Breaker.WARY_S
+    assert breaker.wary == frozenset()
 
 
 def test_one_that_answers_out_of_turn_is_back():
@@ -103,4 +130,3 @@ def test_whatever_happens_no_more_are_out_than_may_be_and_a_success_brings_back(
         assert sum(breaker.out) <= at_most * 7
         assert sum(breaker.out) < 7
         assert not (well and breaker.out["abcdefg".index(name)])
-        assert breaker.failing >= {n for n, out in zip("abcdefg", breaker.out, strict=True) if out}

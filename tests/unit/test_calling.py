@@ -8,9 +8,13 @@ import pytest
 from bandmaster.breaker import Breaker, Breaking
 from bandmaster.calling import Caller, Faults
 from bandmaster.core import NO_ANSWER, MemberAnswer, Outcome, Request
+from bandmaster.counterfactual import earnings
+from bandmaster.guard import Guarding
 from bandmaster.journal.memory import MemoryJournal
+from bandmaster.ledger import Allowance
+from bandmaster.members.deadline import Deadline
 from bandmaster.orchestrator import settle
-from bandmaster.plans import Catalogue, parse_plan
+from bandmaster.plans import Catalogue, compiled, parse_plan, without
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
 from bandmaster.recorded import RecordedMember
 from bandmaster.testing import sample_learner, sample_log, sample_orchestrator
@@ -76,7 +80,7 @@ def test_without_faults_nobody_stands_in_as_in_replay():
 
 
 def test_each_call_is_given_the_lesser_of_its_member_s_time_and_what_the_request_has_left():
-    orchestrator, meter, _, _ = parts(f"{M0}>{M1}>{M2}@1", deadlines={M1: 0.005})
+    orchestrator, meter, _, _ = parts(f"{M0}>{M1}>{M2}@1", deadlines={M1: Deadline(0.005)})
     orchestrator.answer(request(deadline_s=0.05))
     assert meter.asked == [(M0, pytest.approx(0.05)), (M1, 0.005), (M2, pytest.approx(0.047))]
 
@@ -89,8 +93,8 @@ def test_once_its_time_is_up_a_request_asks_nobody_further_but_one_where_nobody_
     meter.broken, meter.asked = set(LOG.ensemble.names), []
     _, answer = orchestrator.answer(request(1, deadline_s=0.002))
     assert [said.name for said in answer.ran] == [M0, M1]
-    assert answer.down
-    assert meter.asked[1] == (M1, 0.005)
+    assert (answer.labels[0], answer.down) == (NO_ANSWER, False)  # nobody knows of the others: it is learned from
+    assert meter.asked[1][1] == pytest.approx(0.012)  # twice what it takes by its profile
 
 
 def test_of_members_that_take_turns_those_for_whom_no_time_is_left_are_not_asked():
@@ -103,10 +107,12 @@ def test_a_failure_for_want_of_the_request_s_time_is_not_the_member_s():
     member = {M0: RecordedMember(M0, LOG.scores[:, 0])}
     breaker, meter = Breaker(LOG.ensemble.names, Breaking(after=1), clock=lambda: 0.0), Meter()
     meter.broken = {M0}
-    caller = Caller(member, meter, faults=Faults(breaker, {M0: 1.0}, meter))
-    caller.call([M0], np.array([[0]]), np.arange(1), meter.now + 0.01)  # it took 20 ms
+    caller = Caller(member, meter, faults=Faults(breaker, {M0: Deadline(1.0)}, meter))
+    hurried = caller.call([M0], np.array([[0]]), np.arange(1), meter.now + 0.01)  # it took 20 ms
+    caller.report(hurried)
+    assert not hurried[0].teaches
     assert not any(breaker.out)
-    caller.call([M0], np.array([[0]]), np.arange(1), meter.now + 0.5)
+    caller.report(caller.call([M0], np.array([[0]]), np.arange(1), meter.now + 0.5))
     assert any(breaker.out)
 
 
@@ -138,3 +144,69 @@ def test_where_every_plan_needs_somebody_who_is_out_all_remain_and_the_rest_of_t
     decision, answer = orchestrator.answer(request(1))
     assert decision.probabilities.tolist() == [0.5, 0.5]
     assert [said.name for said in answer.ran] == [decision.plan.removeprefix(f"{M0}+")]
+
+
+def test_what_is_left_of_a_baseline_in_service_is_what_it_is_judged_by():
+    catalogue = Catalogue.of(LOG.ensemble, [parse_plan(name, LOG.ensemble) for name in (M0, f"{M0}+{M1}")])
+    policy, guarding = ConstantPolicy(catalogue, M0), Guarding("live", f"{M0}+{M1}", Allowance(burn=1000.0))
+    policy.probes = True
+    learner = sample_learner(lambda *_: policy, LOG, probe_share=1.0, guarding=guarding)
+    meter, journal = Meter(), MemoryJournal()
+    meter.broken = {M1}
+    faults = Faults(Breaker(LOG.ensemble.names, Breaking(after=1), clock=lambda: 0.0), clock=meter)
+    orchestrator = sample_orchestrator(learner, LOG, journal, meter=meter, faults=faults)
+    for i in range(100):
+        decision, answer = orchestrator.answer(request(i))
+        answer = orchestrator.probe(decision, answer, request(i))
+        learner.notice(decision, answer)
+        if i == 10:
+            before = learner.guard.ledger.lost
+        settle(journal, learner, decision.id, Outcome(float(i), (int(LOG.truth[i]),)))
+    assert any(faults.breaker.out)
+    assert learner.guard.ledger.lost == pytest.approx(before, abs=1.0)  # the policy and what is left are the same
+    assert learner.guard.gain.mean == pytest.approx(0.0, abs=0.02)
+
+
+def test_a_plan_whose_members_all_failed_is_not_taken_to_have_earned_nothing():
+    orchestrator, meter, learner, journal = parts(M0, probe_share=1.0)
+    meter.broken = {M1}
+    decision, answer = orchestrator.answer(request())
+    orchestrator.probe(decision, answer, request())
+    experience = settle(journal, learner, decision.id, Outcome(0.0, (0,))).experience
+    found = earnings(compiled((M0, M1, f"{M0}+{M1}"), LOG.ensemble), learner.contract, experience)
+    assert np.isnan(found).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(("probe_share", "known"), [(0.0, False), (1.0, True)])
+def test_what_a_stand_in_said_tells_of_others_only_where_a_probe_would_have(probe_share, known):
+    orchestrator, meter, learner, journal = parts(M0, probe_share=probe_share)
+    meter.broken = {M0}
+    decision, answer = orchestrator.answer(request())
+    assert [said.name for said in answer.ran] == [M0, M1]
+    if decision.probed:
+        orchestrator.probe(decision, answer, request())
+    experience = settle(journal, learner, decision.id, Outcome(0.0, (0,))).experience
+    assert experience.known[0].tolist() == [True, known, known, known]
+
+
+def test_deadlines_grow_with_the_rows_unless_they_are_declared_and_never_beyond_the_limit():
+    assert Deadline.of(None, 0.01).seconds(100) == pytest.approx(21.0)
+    assert Deadline.of(0.05, 0.01).seconds(100) == 0.05
+    assert Deadline.of(None, 0.01, 0.2).seconds(100) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("plan", "out", "left"),
+    [
+        ("m0+m1", "m0", "m1"),
+        ("m0>m1@0.9", "m0", "m1"),
+        ("m0>m1@0.9", "m1", "m0"),
+        ("m0>m1>m2@0.9,0.6", "m1", "m0>m2@0.6"),
+        ("m0>m1>m2@0.6,0.9", "m1", "m0>m2@0.6"),
+        ("m0>m1+m2>m3@0.9,0.6~learned", "m2", "m0>m1>m3@0.9,0.6~learned"),
+        ("m0", "m0", None),
+    ],
+)
+def test_a_plan_without_a_member_runs_the_rest_of_its_stages(plan, out, left):
+    found = without(parse_plan(plan, LOG.ensemble), {out})
+    assert (found and found.name) == left

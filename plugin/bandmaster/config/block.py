@@ -98,6 +98,7 @@ def _config(at: At, source: Source) -> Config:
         faults=read_faults(get("faults"), task),
         feedback=_feedback(get("feedback")),
         journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
+        durability=choice_of(get("durability"), default.durability, ("group", "full")),
         seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,
     )
     at.book.settle()

@@ -16,7 +16,7 @@ from bandmaster.probes import Probing
 
 KEYS = (
     "service", "method", "task", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
-    "probes", "drift", "guard", "faults", "feedback", "journal", "seed",
+    "probes", "drift", "guard", "faults", "feedback", "journal", "durability", "seed",
 )  # fmt: skip
 """What the block may hold."""
 
@@ -125,4 +125,5 @@ class Config:
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     journal: str = "sqlite:///orchestration.db"
+    durability: Literal["group", "full"] = "group"
     seed: int | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bandmaster.core import BandmasterError
+from bandmaster.files import sync
 from bandmaster.journal.seal import mac
 
 KEY_BYTES = 32
@@ -104,10 +105,6 @@ def _create(path: Path) -> None:
             os.link(draft, path)
         except FileExistsError:
             return
-        parent = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        sync(path.parent)
     finally:
         draft.unlink()

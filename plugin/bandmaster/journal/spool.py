@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bandmaster.core import Answer, BandmasterError, Decision
+from bandmaster.files import sync
 from bandmaster.journal.codec import encode
 from bandmaster.journal.rules import awaits_probes
 
@@ -50,16 +51,19 @@ def spool_folder(database: Path) -> Path:
 
 
 class SqliteSpool:
-    """Implements ``Recorder``: one durable transaction a record, safe against ``kill -9``; for any thread."""
+    """Implements ``Recorder``: one durable transaction a record, safe against ``kill -9``; for any thread.
 
-    def __init__(self, folder: Path, worker: str) -> None:
+    With ``synced`` a record survives a power cut at once; otherwise as soon as the journal's owner has taken it over.
+    """
+
+    def __init__(self, folder: Path, worker: str, *, synced: bool = False) -> None:
         """Raises ``BandmasterError`` when ``folder`` cannot be written or ``worker`` is no plain name."""
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", worker):
             raise BandmasterError(f"{worker!r} is no worker's name; use up to 64 letters, digits, _ and -")
         self._folder = folder
-        self._worker = worker
+        self._worker, self._synced = worker, synced
         self._guard = threading.Lock()
-        self._segment = _Segment(folder, worker)
+        self._segment = _Segment(folder, worker, synced)
 
     @property
     def path(self) -> Path:
@@ -71,7 +75,7 @@ class SqliteSpool:
         row = (decision.id, decision.at, awaits_probes(decision, answer), encode(decision), encode(answer))
         with self._guard:
             if self._segment.written > SEGMENT_BYTES:
-                full, self._segment = self._segment, _Segment(self._folder, self._worker)
+                full, self._segment = self._segment, _Segment(self._folder, self._worker, self._synced)
                 full.close()
             self._segment.append(row)
 
@@ -84,7 +88,7 @@ class SqliteSpool:
 class _Segment:
     """One file of a spool, under a name that no other process or segment ever has."""
 
-    def __init__(self, folder: Path, worker: str) -> None:
+    def __init__(self, folder: Path, worker: str, synced: bool) -> None:
         self.path = folder / f"spool-{worker}-{os.getpid()}-{secrets.token_hex(6)}.db"
         self.written = 0
         self._lock: int | None = None
@@ -92,7 +96,7 @@ class _Segment:
             folder.mkdir(parents=True, exist_ok=True)
             # Locked before the database appears, so that nobody takes it for one whose worker is gone.
             self._lock = _lock(self.path.with_suffix(".lock"))
-            self._connection = _create(self.path)
+            self._connection = _create(self.path, synced)
         except (OSError, sqlite3.Error) as error:
             if self._lock is not None:
                 os.close(self._lock)
@@ -122,7 +126,7 @@ def _lock(path: Path) -> int:
         os.close(descriptor)  # the owner took the file for a dead worker's before we had locked it
 
 
-def _create(path: Path) -> sqlite3.Connection:
+def _create(path: Path, synced: bool) -> sqlite3.Connection:
     """Make the database under another name first: half of one could not be opened read-only."""
     draft = path.with_suffix(".new")
     connection = sqlite3.connect(draft, isolation_level=None)
@@ -130,9 +134,13 @@ def _create(path: Path) -> sqlite3.Connection:
         connection.executescript(_CREATE)
     finally:
         connection.close()
+    # After a power cut the file is empty or not there, but never half of a database that nobody can read.
+    sync(draft)
     draft.rename(path)
+    for folder in (path.parent, path.parent.parent):  # the spools' folder may be new, too
+        sync(folder)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
     return connection
 
 

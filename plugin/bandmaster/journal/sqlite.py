@@ -411,9 +411,9 @@ def open_journal(
     return SqliteJournal(locate(url, root), key, window_s, complete)
 
 
-def open_spool(url: str, root: Path, worker: str) -> SqliteSpool:
+def open_spool(url: str, root: Path, worker: str, *, synced: bool = False) -> SqliteSpool:
     """Open a spool of the journal that ``url`` names (see ``locate``), as one of its workers."""
-    return SqliteSpool(spool_folder(locate(url, root)), worker)
+    return SqliteSpool(spool_folder(locate(url, root)), worker, synced=synced)
 
 
 def read_joined(path: Path) -> Iterator[Joined]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -19,11 +20,22 @@ from typing import cast, get_args
 import msgspec
 import numpy as np
 
-from bandmaster.core import Array, BandmasterError, FloatArray, Task
+from bandmaster.core import Array, BandmasterError, FloatArray, MemberFailure, Task
+from bandmaster.members.deadline import Deadline
 from bandmaster.members.onnx import OnnxMember
+from bandmaster.members.watchdog import WATCHDOG
 
 START_S = 60.0
 """How long a model may take to be loaded."""
+
+RESTART_S = 5.0
+"""How long a process that died before it was ready is not started again."""
+
+LONGEST_S = 1e6
+"""What never ends is waited for so long; a poll takes no more."""
+
+MOST_BYTES = 1 << 28
+"""The longest message that is taken from a process."""
 
 
 class Rows(msgspec.Struct, frozen=True, tag=True):
@@ -62,6 +74,7 @@ class Misnamed(msgspec.Struct, frozen=True, tag=True):
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
     error: str
+    busy_s: float = 0.0
 
 
 Asked = Rows | Named
@@ -71,15 +84,25 @@ _asked, _told = msgspec.msgpack.Decoder(Asked), msgspec.msgpack.Decoder(Told)
 
 @dataclass(slots=True)
 class _Child:
-    """The process, our end of the link to it, and whether its model is loaded."""
+    """The process, our end of the link to it, when it was begun (monotonic s), whether its model is loaded, and until
+    when it may still give the answer that nobody waits for any more; whether it was killed for taking too long.
+    """
 
     process: subprocess.Popen[bytes]
     link: Connection
+    begun: float
     ready: bool = False
+    owed_until: float | None = None
+    overdue: bool = False
+
+    def end(self) -> None:
+        self.overdue = True
+        self.process.kill()
 
 
 class IsolatedMember:
-    """As ``OnnxMember``, in a process that is killed when it does not answer in time, and started again when it died.
+    """As ``OnnxMember``, in a process that is killed when a call takes longer than its ``deadline``, and started again
+    when it has died.
 
     It answers one call after the other. The process has no secret of ours in its environment, which is all but empty.
     That is no sandbox: it runs as the same user.
@@ -87,116 +110,178 @@ class IsolatedMember:
     Raises ``BandmasterError`` naming the file when the model cannot be used, or its process dies of it.
     """
 
-    def __init__(self, name: str, path: Path, task: Task = "classification") -> None:
+    def __init__(self, name: str, path: Path, task: Task = "classification", deadline: Deadline | None = None) -> None:
         """Finds out what the model is. Nothing keeps running; ``start``, or the first call, begins anew."""
         self.name, self._path, self._task = name, path, task
         self._lock = threading.Lock()
         self._child: _Child | None = None
+        self._stopped, self._not_before = False, 0.0
         try:
-            facts = self._facts(self._begun(), time.monotonic() + START_S)
-        except TimeoutError:
-            raise BandmasterError(f"{path}: member {name!r} took longer than {START_S:g} s to load") from None
-        except EOFError:
-            raise BandmasterError(f"{path}: member {name!r}: its process {self._died()}") from None
+            told = self._ask(None, START_S)
+        except MemberFailure as failure:
+            raise BandmasterError(f"{path}: member {name!r}: {failure}") from None
         finally:
-            self.stop()
-        self.input_shape, self.classes = facts.input_shape, facts.classes
-        self.width, self.latency_s = facts.width, facts.latency_s
+            self._end()
+        if not isinstance(told, Facts):
+            raise BandmasterError(told.error if isinstance(told, Failed) else f"{path}: tells nothing of itself")
+        self.input_shape, self.classes = told.input_shape, told.classes
+        self.width, self.latency_s = told.width, told.latency_s
+        self._deadline = deadline or Deadline.of(None, told.latency_s)
 
     def start(self) -> None:
         """Have the model loaded, without waiting for it."""
         with self._lock:
-            self._begun()
+            self._stopped = False
+            self._running()
 
     def stop(self) -> None:
-        """End the process."""
-        if self._child is not None:
-            self._child.process.kill()
-            self._child.process.wait()
-            self._child.link.close()
-            self._child = None
+        """End the process, and a call under way with it. Until ``start`` no other is begun."""
+        self._stopped = True
+        self._end()
+
+    def _end(self) -> None:
+        if (child := self._child) is not None:
+            child.process.kill()  # whoever waits for it lets go of the lock
+        with self._lock:
+            self._drop()
 
     def predict(self, rows: Array) -> FloatArray:
-        """Return (n, C) distributions, or (n, 1) values, for rows (n, …)."""
+        """Return (n, C) distributions, or (n, 1) values, for rows (n, …). Raises ``MemberFailure``."""
         return self.predict_within(rows, math.inf)[0]
 
     def predict_within(self, rows: Array, seconds: float) -> tuple[FloatArray, float]:
         """The same, with the CPU time that the process spent. Waiting for other callers counts."""
         asked = np.ascontiguousarray(rows, dtype=np.float32)
-        told = self._ask(Rows(asked.shape, asked.tobytes()), seconds)
+        start = time.monotonic()
+        told = self._ask(Rows(asked.shape, asked.tobytes()), seconds, self._deadline.seconds(len(asked)))
+        took = time.monotonic() - start
         if not isinstance(told, Scores):
-            raise BandmasterError(told.error if isinstance(told, Failed) else "gave no scores")
-        return np.frombuffer(told.data, dtype=np.float64).reshape(told.shape), told.busy_s
+            failed = told if isinstance(told, Failed) else Failed("gave no scores", took)
+            raise MemberFailure(failed.error, _within(failed.busy_s, took))
+        scores = np.frombuffer(told.data, dtype=np.float64).reshape(told.shape)
+        return scores, _within(told.busy_s, took)
 
     def misnamed(self, classes: Sequence[int | str]) -> str | None:
         """As ``OnnxMember.misnamed``."""
         try:
             told = self._ask(Named(tuple(classes)), START_S)
+        except MemberFailure as failure:
+            return f"cannot be asked for its classes: {failure}"
         finally:
-            self.stop()
+            self._end()
         return told.why if isinstance(told, Misnamed) else f"cannot be asked for its classes: {told}"
 
-    def _ask(self, asked: Asked, seconds: float) -> Told:
-        due = time.monotonic() + seconds
-        if not self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
-            raise TimeoutError(f"answered others for {seconds:.3g} s")
+    def _ask(self, asked: Asked | None, seconds: float, own_s: float = START_S) -> Told:
+        """What the process says to that, or (``None``) of itself, in at most so many ``seconds``. It is killed when it
+        takes longer than ``own_s``.
+        """
+        due = time.monotonic() + min(seconds, LONGEST_S)
+        if not self._lock.acquire(timeout=min(seconds, LONGEST_S)):
+            raise MemberFailure(f"answered others for {seconds:.3g} s", no_turn=True)
+        sent = time.monotonic()
         try:
-            child = self._begun()
+            child = self._settled(self._running(), due)
             if not child.ready:
-                self._facts(child, due)
-            child.link.send_bytes(msgspec.msgpack.encode(asked))
-            return self._heard(child, due)
+                facts = self._exchange(child, None, due, child.begun + START_S)
+                child.ready = isinstance(facts, Facts)
+                if asked is None or not child.ready:
+                    return facts
+            sent = time.monotonic()
+            return self._exchange(child, asked, due, sent + own_s)
         except TimeoutError:
-            if self._child is not None and self._child.ready:
-                self.stop()  # whatever it is at, nobody waits for it any more
-                self._begun()
-            raise TimeoutError(f"did not answer within {seconds:.3g} s") from None
-        except (EOFError, OSError) as problem:
-            died = self._died() or str(problem)
-            self.stop()
-            self._begun()
-            raise BandmasterError(f"its process {died}") from None
+            raise MemberFailure(f"did not answer within {seconds:.3g} s", time.monotonic() - sent) from None
+        except (EOFError, OSError, ValueError, msgspec.DecodeError) as problem:
+            late = self._child is not None and self._child.overdue
+            died = self._drop()
+            why = f"did not answer within {own_s:.3g} s" if late else f"its process {died or problem}"
+            raise MemberFailure(why, time.monotonic() - sent) from None
         finally:
             self._lock.release()
 
-    def _begun(self) -> _Child:
-        """The process, started if there is none."""
+    def _exchange(self, child: _Child, asked: Asked | None, due: float, killed_at: float) -> Told:
+        """Send, where there is something to, and receive. Raises ``TimeoutError`` when it is due, and the answer owed
+        then; ``EOFError`` or ``OSError`` when the process died or was killed.
+        """
+        now = time.monotonic()
+        watching = WATCHDOG.watch(max(killed_at - now, 0.0), child.end)  # a link that is full knows no time limit
+        try:
+            if asked is not None:
+                child.link.send_bytes(msgspec.msgpack.encode(asked))
+            if not child.link.poll(max(min(due, killed_at + 1.0) - time.monotonic(), 0.0)):
+                child.owed_until = killed_at
+                raise TimeoutError
+            return cast(Told, _told.decode(child.link.recv_bytes(MOST_BYTES)))
+        finally:
+            WATCHDOG.release(watching)
+
+    def _settled(self, child: _Child, due: float) -> _Child:
+        """The process once it has given the answer that an earlier caller had no time to wait for; or, where it died of
+        that or was killed, another one. Raises ``TimeoutError`` where it is owed still.
+        """
+        if child.owed_until is not None:
+            try:
+                told = self._exchange(child, None, due, child.owed_until)
+                child.owed_until, child.ready = None, child.ready or isinstance(told, Facts)
+            except TimeoutError:
+                raise
+            except (EOFError, OSError):
+                self._drop()
+                child = self._running()
+        return child
+
+    def _running(self) -> _Child:
+        """The process, started if there is none; but not at once where the last one died before it was ready."""
         if self._child is None:
+            if self._stopped or time.monotonic() < self._not_before:
+                raise MemberFailure("is stopped" if self._stopped else "died when it was started, a moment ago")
             ours, theirs = socket.socketpair()
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), self.name, str(self._path), self._task]
             kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
             environment = kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            process = subprocess.Popen(
-                command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
-            )
-            theirs.close()
-            self._child = _Child(process, Connection(ours.detach()))
+            try:
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            finally:
+                theirs.close()
+            self._child = _Child(process, Connection(ours.detach()), time.monotonic())
         return self._child
 
-    def _facts(self, child: _Child, due: float) -> Facts:
-        """What the model is, once it is loaded."""
-        told = self._heard(child, due)
-        if not isinstance(told, Facts):
-            raise BandmasterError(told.error if isinstance(told, Failed) else f"{self._path}: tells nothing of itself")
-        child.ready = True
-        return told
+    def _drop(self) -> str | None:
+        """Let go of the process, and say how it ended, if it had; another is begun by the next call."""
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        code = child.process.poll()
+        if code is not None and not child.ready:
+            self._not_before = time.monotonic() + RESTART_S
+        child.process.kill()
+        child.process.wait()
+        child.link.close()
+        if code is None:  # it lived, or had closed the link and was about to go
+            code = child.process.returncode
+        return f"ended with status {code}" if code >= 0 else f"died of {_signal(-code)}"
 
-    def _heard(self, child: _Child, due: float) -> Told:
-        left_s = due - time.monotonic()
-        if not child.link.poll(None if left_s == math.inf else max(left_s, 0.0)):
-            raise TimeoutError
-        return cast(Told, _told.decode(child.link.recv_bytes()))
 
-    def _died(self) -> str:
-        """How the process ended, waiting for it to; it has closed its end of the link."""
-        if self._child is None:
-            return "is gone"
-        code = self._child.process.wait()
-        return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+def _within(busy_s: float, took_s: float) -> float:
+    """What a process says it spent, as far as that can be."""
+    return busy_s if 0.0 <= busy_s <= took_s else took_s
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def serve(link: Connection, name: str, path: Path, task: Task) -> None:
     """The process's side: load the model, then answer until the other side is gone."""
+    threading.Thread(target=_leave_with, args=(link.fileno(),), daemon=True).start()
     try:
         member = OnnxMember(name, path, task)
     except BandmasterError as problem:
@@ -212,6 +297,14 @@ def serve(link: Connection, name: str, path: Path, task: Task) -> None:
         told = _answered(member, asked)
 
 
+def _leave_with(handle: int) -> None:
+    """End this process when the other side is gone, whatever the model is at."""
+    waiting = select.poll()
+    waiting.register(handle, select.POLLRDHUP)
+    waiting.poll()
+    os._exit(0)
+
+
 def _answered(member: OnnxMember, asked: Asked) -> Told:
     if isinstance(asked, Named):
         return Misnamed(member.misnamed(asked.classes))
@@ -219,7 +312,7 @@ def _answered(member: OnnxMember, asked: Asked) -> Told:
     try:
         scores = member.predict(np.frombuffer(asked.data, dtype=np.float32).reshape(asked.shape))
     except Exception as problem:  # whatever it is, the other side is to hear of it
-        return Failed(f"{type(problem).__name__}: {problem}")
+        return Failed(f"{type(problem).__name__}: {problem}", time.thread_time() - busy)
     return Scores(scores.shape, scores.tobytes(), time.thread_time() - busy)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from bandmaster.core import Array, BandmasterError, FloatArray, Task
-from bandmaster.members.watchdog import watchdog
+from bandmaster.core import Array, BandmasterError, FloatArray, MemberFailure, Task
+from bandmaster.members.watchdog import WATCHDOG
 
 WARM_UP_RUNS = 5
 FATAL = 4
@@ -64,16 +64,16 @@ class OnnxMember:
         options, watching = onnxruntime.RunOptions(), None
         options.log_severity_level = FATAL
         if seconds < math.inf:
-            watching = watchdog().watch(seconds, lambda: setattr(options, "terminate", True))
+            watching = WATCHDOG.watch(seconds, lambda: setattr(options, "terminate", True))
         try:
             given = {self._input: np.ascontiguousarray(rows, dtype=self._dtype)}
             outputs = self._session.run([self._output], given, options)
         except Exception:
-            if watching is not None and not watchdog().release(watching):
-                raise TimeoutError(f"did not answer within {seconds:.3g} s") from None
+            if watching is not None and not WATCHDOG.release(watching):
+                raise MemberFailure(f"did not answer within {seconds:.3g} s") from None
             raise
         if watching is not None:
-            watchdog().release(watching)
+            WATCHDOG.release(watching)
         scores = np.asarray(outputs[0], dtype=np.float64)
         return scores.reshape(len(scores), -1) if self._task == "regression" else scores, 0.0
 

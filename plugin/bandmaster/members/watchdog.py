@@ -6,7 +6,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 
 
 class Watchdog:
@@ -16,16 +15,19 @@ class Watchdog:
     """It looks that often by itself, so that only calls with less time than that need to wake it."""
 
     def __init__(self) -> None:
+        """Nothing runs until the first call is watched."""
         self._calls: dict[int, tuple[float, Callable[[], None]]] = {}
         self._numbers = itertools.count()
         self._looks_at = 0.0
         self._bell = threading.Condition()
-        threading.Thread(target=self._watch, name="bandmaster-watchdog", daemon=True).start()
+        self._thread: threading.Thread | None = None
 
     def watch(self, seconds: float, end: Callable[[], None]) -> int:
         """Have ``end`` called in so many seconds, unless the number that is returned is released before."""
         due, number = time.monotonic() + seconds, next(self._numbers)
         self._calls[number] = due, end
+        if self._thread is None:
+            self._begin()
         if due < self._looks_at:
             with self._bell:
                 self._bell.notify()
@@ -35,7 +37,13 @@ class Watchdog:
         """The call is over; whether that was in time."""
         return self._calls.pop(number, None) is not None
 
-    def _watch(self) -> None:
+    def _begin(self) -> None:
+        with self._bell:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="bandmaster-watchdog", daemon=True)
+                self._thread.start()
+
+    def _look(self) -> None:
         with self._bell:
             while True:
                 self._looks_at = float("inf")  # from here on a new call rings, and is heard once this one waits
@@ -50,7 +58,5 @@ class Watchdog:
                 self._bell.wait(max(waiting - time.monotonic(), 0.0))
 
 
-@cache
-def watchdog() -> Watchdog:
-    """This process's."""
-    return Watchdog()
+WATCHDOG = Watchdog()
+"""This process's."""

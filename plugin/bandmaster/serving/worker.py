@@ -48,7 +48,7 @@ class Worker:
         self.ids = DecisionIds(key)
         self.snapshot = 0
         self._reader = SnapshotReader(path, key)
-        self._spool = open_spool(config.journal, config.root, f"w{worker}")
+        self._spool = open_spool(config.journal, config.root, f"w{worker}", synced=config.durability == "full")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
         self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
         rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
@@ -102,16 +102,16 @@ class Worker:
             self._answering -= 1
         if decision.probed:
             self._begin_after(self._orchestrator.probe, decision, answer, request)
-        if not busy and (name := self._faults.breaker.due()) is not None:
+        well = all(said.error is None for said in answer.ran)  # else its rows may be what members fail at
+        if well and (name := self._faults.breaker.due()) is not None:
             self._begin_after(self._orchestrator.trial, name, request)
         return decision, answer
 
     async def _run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         plan = parse_plan(decision.plan, self._orchestrator.ensemble)
-        # Who failed last time may hang this time, or have slow ones stand in.
-        if (self._slow | self._faults.breaker.failing).isdisjoint(plan.members):
+        if (self._slow | self._faults.breaker.wary).isdisjoint(plan.members):
             return self._orchestrator.run(decision, request)
-        return await self._in_thread(self._orchestrator.run, decision, request)
+        return await self._in_thread(self._orchestrator.run, decision, request, self._orchestrator.due(request))
 
     def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
