@@ -231,9 +231,9 @@ def test_while_much_is_under_way_nothing_is_probed_and_that_is_what_is_logged(tm
         worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
         gate, real = threading.Event(), worker._orchestrator.run
 
-        def held(decision: Decision, request: Request) -> Answer:
+        def held(decision: Decision, request: Request, due: float | None = None) -> Answer:
             assert gate.wait(30.0)
-            return real(decision, request)
+            return real(decision, request, due)
 
         worker._orchestrator.run = held  # type: ignore[method-assign]
         requests = [Request(r[None].astype(np.float32), r, time.time()) for r in ROWS[: THREADS + 2]]
