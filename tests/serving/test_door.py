@@ -1,14 +1,15 @@
-"""Who may send feedback, decided from the request and from what this process listens on."""
+"""Who may do what, decided from the request and from what this process listens on."""
 
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 from starlette.requests import Request
 
 from bandmaster.serving import door
-from bandmaster.serving.door import TOKEN_VARIABLE, feedback_refusal, is_loopback, only_loopback
+from bandmaster.serving.door import Scope, denial, is_loopback, only_loopback
 
 
 def request(peer: str | None = "127.0.0.1", **headers: str) -> Request:
@@ -17,10 +18,18 @@ def request(peer: str | None = "127.0.0.1", **headers: str) -> Request:
     return Request({"type": "http", "headers": raw, "client": peer and (peer, 50000)})
 
 
+VARIABLE = Scope.FEEDBACK.variable
+
+
+def feedback_refusal(asked: Request) -> str | None:
+    return denial(asked, Scope.FEEDBACK)
+
+
 @pytest.fixture
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """No token, and a server on loopback alone."""
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    for scope in Scope:
+        monkeypatch.delenv(scope.variable, raising=False)
     monkeypatch.setattr(door, "only_loopback", lambda: True)
 
 
@@ -33,7 +42,7 @@ def test_a_peer_on_loopback_needs_no_token(host: str) -> None:
 @pytest.mark.usefixtures("near")
 @pytest.mark.parametrize("host", ["10.0.0.7", "192.168.1.1", "::", "0.0.0.0", "localhost.evil.example", None])
 def test_any_other_peer_needs_one(host: str | None) -> None:
-    assert TOKEN_VARIABLE in str(feedback_refusal(request(host)))
+    assert VARIABLE in str(feedback_refusal(request(host)))
 
 
 @pytest.mark.usefixtures("near")
@@ -45,13 +54,13 @@ def test_any_other_peer_needs_one(host: str | None) -> None:
     ],
 )
 def test_a_peer_for_whom_a_proxy_speaks_needs_one(header: str) -> None:
-    assert TOKEN_VARIABLE in str(feedback_refusal(request(**{header: "127.0.0.1"})))
+    assert VARIABLE in str(feedback_refusal(request(**{header: "127.0.0.1"})))
 
 
 @pytest.mark.usefixtures("near")
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"host": "[oops"}, {"origin": "http://evil.example"}])
 def test_a_web_page_that_was_lured_here_needs_one(headers: dict[str, str]) -> None:
-    assert TOKEN_VARIABLE in str(feedback_refusal(request(**headers)))
+    assert VARIABLE in str(feedback_refusal(request(**headers)))
 
 
 @pytest.mark.usefixtures("near")
@@ -61,7 +70,7 @@ def test_the_names_of_this_machine_are_known(host: str) -> None:
 
 
 def test_a_token_may_hold_any_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, "sésame")
+    monkeypatch.setenv(VARIABLE, "sésame")
     assert feedback_refusal(request(authorization="Bearer sésame")) is None
     assert feedback_refusal(request(authorization="Bearer sesame")) is not None
 
@@ -69,7 +78,7 @@ def test_a_token_may_hold_any_letter(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("near")
 def test_a_server_that_others_can_reach_wants_a_token_even_from_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "only_loopback", lambda: False)
-    assert TOKEN_VARIABLE in str(feedback_refusal(request()))
+    assert VARIABLE in str(feedback_refusal(request()))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +88,7 @@ def test_a_server_that_others_can_reach_wants_a_token_even_from_loopback(monkeyp
 def test_where_a_token_is_set_it_alone_decides(
     monkeypatch: pytest.MonkeyPatch, authorization: str, passes: bool
 ) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
+    monkeypatch.setenv(VARIABLE, "sesame")
     for host in ("127.0.0.1", "10.0.0.7"):
         assert (feedback_refusal(request(host, authorization=authorization)) is None) == passes
 
@@ -98,3 +107,27 @@ def test_a_process_that_listens_on_loopback_alone_knows_it() -> None:
     only_loopback.cache_clear()
     assert not only_loopback()  # nobody listens: nothing is known
     only_loopback.cache_clear()
+
+
+def test_each_scope_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(Scope.FEEDBACK.variable, "sesame")
+    monkeypatch.setenv(Scope.DASHBOARD.variable, "poppy")
+    for scope, token in ((Scope.FEEDBACK, "sesame"), (Scope.DASHBOARD, "poppy")):
+        assert denial(request(authorization=f"Bearer {token}"), scope) is None
+        other = "sesame" if token == "poppy" else "poppy"
+        assert scope.variable in str(denial(request(authorization=f"Bearer {other}"), scope))
+
+
+def test_a_token_may_lie_in_a_file_which_is_read_anew_each_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    file = tmp_path / "token"
+    monkeypatch.setenv(f"{VARIABLE}_FILE", str(file))
+    assert "its log says why" in str(feedback_refusal(request()))
+    for token in ("sesame", "poppy"):
+        file.write_text(f"{token}\n")
+        assert feedback_refusal(request(authorization=f"Bearer {token}")) is None
+    assert feedback_refusal(request(authorization="Bearer sesame")) is not None
+    file.write_text("\n")
+    assert "its log says why" in str(feedback_refusal(request(authorization="Bearer ")))

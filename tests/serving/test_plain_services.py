@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from bandmaster.config import load
 from bandmaster.core import BandmasterError
+from bandmaster.serving.door import Scope
 from bandmaster.serving.front import DECISION_HEADER
 from bandmaster.serving.service import wrap
 from tests.serving.tiny import IRIS, LABELS, ROWS, project
@@ -57,7 +58,8 @@ _numbers = itertools.count()
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Orchestrates a service given as text and starts it in this process, as ``--development`` would."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # without it, /metrics would hang
-    monkeypatch.setenv("BANDMASTER_FEEDBACK_TOKEN", "sesame")
+    for scope in Scope:
+        monkeypatch.setenv(scope.variable, "sesame")
     running: list[TestClient] = []
 
     def run(text: str, **changes: Any) -> TestClient:

@@ -1,12 +1,15 @@
-"""What stands in front of the service: a cap on bodies, and the token that feedback needs from afar."""
+"""What stands in front of the service: a cap on bodies, and the tokens that are needed from afar."""
 
 from __future__ import annotations
 
 import functools
 import hmac
 import ipaddress
+import logging
 import os
+from enum import StrEnum
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -17,10 +20,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
+from bandmaster.core import BandmasterError
+from bandmaster.seldom import Seldom
+
+_seldom = Seldom(logging.getLogger("bandmaster.door"))
+
 MAX_BODY = 1 << 20
 """Bytes. A JSON body costs twenty times its size in memory while it is parsed."""
 
-TOKEN_VARIABLE = "BANDMASTER_FEEDBACK_TOKEN"
 FORWARDING = {"forwarded", "via", "origin", "x-real-ip", "x-client-ip", "true-client-ip", "x-original-forwarded-for"}
 FORWARDING_PREFIXES = ("x-forwarded-", "cf-")
 
@@ -66,24 +73,55 @@ async def _read(request: Request) -> Request:
     return Request(request.scope, replay)
 
 
-def feedback_refusal(request: Request) -> str | None:
-    """Why feedback is refused, in a sentence; ``None`` when it may pass.
+class Scope(StrEnum):
+    """What a token is for."""
+
+    FEEDBACK = "feedback"
+    DASHBOARD = "dashboard"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that holds its token; with ``_FILE`` behind it, that which names a file with it."""
+        return f"BANDMASTER_{self.name}_TOKEN"
+
+    @property
+    def token(self) -> bytes | None:
+        """Raises ``BandmasterError`` where the file that is named cannot be read, or is empty."""
+        if given := os.environ.get(self.variable):
+            return os.fsencode(given)
+        if not (file := os.environ.get(f"{self.variable}_FILE")):
+            return None
+        try:
+            found = Path(file).read_bytes().strip()
+        except OSError as problem:
+            raise BandmasterError(f"{self.variable}_FILE: {file} cannot be read ({problem.strerror})") from None
+        if not found:
+            raise BandmasterError(f"{self.variable}_FILE: {file} is empty; write the token into it")
+        return found
+
+
+def denial(request: Request, scope: Scope) -> str | None:
+    """Why a request is refused, in a sentence; ``None`` when it may pass.
 
     Open without a token only when this server listens on loopback alone, the peer is on loopback, and no proxy
     speaks for somebody else.
     """
-    token = os.environ.get(TOKEN_VARIABLE)
+    try:
+        token = scope.token
+    except BandmasterError as problem:
+        _seldom.error("%s", problem)
+        return f"{scope} needs a token, and this service cannot read its own; its log says why"
     if not token:
         if _is_near(request) and only_loopback():
             return None
         return (
-            "feedback needs a token unless the service is bound to loopback (bentoml serve --host 127.0.0.1) and asked "
-            f"from there without a proxy: start it with {TOKEN_VARIABLE} set and send Authorization: Bearer <token>"
+            f"{scope} needs a token unless the service is bound to loopback (bentoml serve --host 127.0.0.1) and asked "
+            f"from there without a proxy: start it with {scope.variable} set and send Authorization: Bearer <token>"
         )
     given = request.headers.get("authorization", "").encode("latin-1")  # as the bytes came
-    if hmac.compare_digest(given, b"Bearer " + os.fsencode(token)):
+    if hmac.compare_digest(given, b"Bearer " + token):
         return None
-    return f"feedback needs the header Authorization: Bearer <the service's {TOKEN_VARIABLE}>; it is missing or wrong"
+    return f"{scope} needs the header Authorization: Bearer <the service's {scope.variable}>; it is missing or wrong"
 
 
 def _is_near(request: Request) -> bool:

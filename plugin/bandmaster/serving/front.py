@@ -35,7 +35,7 @@ from bandmaster.core import (
 )
 from bandmaster.features import features_of
 from bandmaster.plans import Catalogue
-from bandmaster.serving.door import feedback_refusal
+from bandmaster.serving.door import Scope, denial
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S, Receipt, Report, StatePage
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_count, worker_number
@@ -248,7 +248,7 @@ class Front:
             All of a list is recorded, or, when one of it cannot be, none.
             """
             try:
-                if (why := feedback_refusal(ctx.request)) is not None:
+                if (why := denial(ctx.request, Scope.FEEDBACK)) is not None:
                     raise Refusal(HTTPStatus.UNAUTHORIZED, why)
                 if isinstance(report, list):
                     return await self._settle(report)
@@ -310,6 +310,8 @@ class Front:
 
     async def state_page(self, request: HttpRequest) -> JSONResponse:
         """``GET /orchestration/state``."""
+        if (why := denial(request, Scope.DASHBOARD)) is not None:
+            return JSONResponse({"error": why}, status_code=HTTPStatus.UNAUTHORIZED)
         try:
             page: StatePage = await self._ask_learner("state")
         except Refusal as refusal:

@@ -1,0 +1,50 @@
+"""The table of who may do what is what real servers do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.end_to_end.servers import environment, served
+from tests.serving.tiny import ROWS, project
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "http.md"
+HEADER = "x-orchestration-decision"
+TOKENS = {"BANDMASTER_FEEDBACK_TOKEN": "sesame", "BANDMASTER_DASHBOARD_TOKEN": "poppy"}
+RIGHT = {"POST /feedback": "sesame", "GET /orchestration/state": "poppy"}
+
+
+def documented(bound: str, tokens: str) -> dict[str, tuple[str, ...]]:
+    """What the table says of each route: the statuses without a token, with a wrong and with the right one."""
+    section = DOCUMENT.read_text().split("## Who may do what")[1].split("\n## ")[0]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
+    return {row[0].replace("`", ""): tuple(row[3:]) for row in rows if row[1] == bound and row[2] in (tokens, "–")}
+
+
+def ask(client: httpx.Client, route: str, token: str | None) -> int:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    body = {"input_series": [ROWS[0].tolist()]}
+    if route == "POST your method":
+        return client.post("/classify", json=body, headers=headers).status_code
+    if route == "GET /orchestration/state":
+        return client.get("/orchestration/state", headers=headers).status_code
+    decision = client.post("/classify", json=body).headers[HEADER]
+    status = client.post("/feedback", json={"decision_id": decision, "label": "setosa"}, headers=headers).status_code
+    return 200 if status == 202 else status  # its decision is on its way
+
+
+@pytest.mark.parametrize("tokens", ["not set", "set"])
+@pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
+def test_the_table_is_what_a_server_does(tmp_path: Path, bound: str, tokens: str) -> None:
+    folder = project(tmp_path)
+    env = environment(folder / "home", **(TOKENS if tokens == "set" else {}))
+    table = documented(bound, tokens)
+    assert len(table) == 3
+    with served(".", "--host", bound, folder=folder, env=env) as server:
+        for route, said in table.items():
+            right = RIGHT.get(route, "sesame")
+            wrong = next(token for token in RIGHT.values() if token != right)  # the other's, of all
+            given = [str(ask(server.client, route, token)) for token in (None, wrong, right)]
+            assert [s for s in said if s != "–"] == given[: len([s for s in said if s != "–"])], route
