@@ -154,7 +154,9 @@ class Learner:
 
     def _in_service(self, plan: str, decision: Decision) -> str:
         """What is left of a plan without the members that were out of service; itself where nothing is."""
-        out = {name for name, gone in zip(self.ensemble.names, decision.state.out, strict=False) if gone}
+        if not decision.state.out:
+            return plan
+        out = {name for name, gone in zip(self.ensemble.names, decision.state.out, strict=True) if gone}
         rest = without(parse_plan(plan, self.ensemble), out)
         return plan if rest is None else rest.name
 

@@ -7,7 +7,6 @@ puts each into the journal of a worker and of a learner, as whoever can write to
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sqlite3
 import sys
@@ -25,6 +24,7 @@ from bandmaster.journal.snapshots import seal_snapshot
 from bandmaster.journal.sqlite import SqliteJournal, locate
 from bandmaster.serving.learning import LearningLoop, Report
 from bandmaster.serving.worker import Worker
+from tests.faults.command import parser
 from tests.serving.tiny import LABELS, ROWS, project
 
 GOOD = 7
@@ -103,10 +103,7 @@ async def attack(count: int, folder: Path, seed: int = 0, told: bool = False) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--snapshots", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = parser(__doc__, "snapshots", 10_000).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(attack(asked.snapshots, Path(folder), asked.seed, told=True))
     print(dict(found))

@@ -8,7 +8,6 @@ is read: every decision that was answered, every outcome that was taken, nothing
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import sys
@@ -26,6 +25,7 @@ from bandmaster.config import load
 from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import open_journal
 from tests.end_to_end.servers import Server, environment, served
+from tests.faults.command import parser
 from tests.serving.tiny import CLASSES, LABELS, ROWS, project
 
 HEADER = "x-orchestration-decision"
@@ -152,10 +152,7 @@ def killed(kills: int, folder: Path, seed: int = 0, shown: bool = False) -> Foun
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = parser(__doc__, "kills", 200).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = killed(asked.kills, Path(folder), asked.seed, shown=True)
     print(found)

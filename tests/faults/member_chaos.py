@@ -9,7 +9,6 @@ prints the answers that were no 200 (wanted: none), the 99th percentile of the t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -31,6 +30,7 @@ from bandmaster.ledger import Allowance
 from tests.end_to_end.servers import Server, environment, served
 from tests.faults.chaotic import CLASSES, FEATURES, MEMBERS, Fault, requests
 from tests.faults.chaotic import project as written
+from tests.faults.command import parser
 
 DEADLINE_MS, MEMBER_MS = 100, 50
 CLIENTS = 4
@@ -135,10 +135,7 @@ def chaos(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = parser(__doc__, "requests", 100_000).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = {}
         for name, block in {"baseline": BASELINE, "guarded": GUARDED}.items():

@@ -28,6 +28,7 @@ from bandmaster.journal.ids import load_key
 from bandmaster.journal.sqlite import open_journal
 from bandmaster.serving.learning import LearningLoop, Report
 from bandmaster.serving.worker import Worker
+from tests.faults.command import parser
 from tests.serving.tiny import LABELS, ROWS, project
 
 MEGABYTES = 1024
@@ -134,10 +135,9 @@ def cuts(count: int, durability: str, seed: int = 0, told: bool = False) -> Held
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cuts", type=int, default=20)
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    made = parser(__doc__, "cuts", 20)
+    made.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    asked = made.parse_args()
     if asked.serve is not None:
         with suppress(KeyboardInterrupt):
             asyncio.run(serve(asked.serve))
@@ -145,7 +145,7 @@ def main() -> int:
     lost = 0
     for durability in ("group", "full"):
         print(f"durability: {durability}", flush=True)
-        held = cuts(asked.cuts, durability, told=True)
+        held = cuts(asked.cuts, durability, asked.seed, told=True)
         lost += held.feedback_lost + held.due_lost
     print(f"lost of what was promised: {lost}")
     return 1 if lost else 0

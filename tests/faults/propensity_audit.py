@@ -9,7 +9,6 @@ has seen nothing but the snapshots, computes its probabilities again.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 import time
@@ -28,6 +27,7 @@ from bandmaster.orchestrator import settle
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.recorded import RecordedLog, RecordedMeter
 from bandmaster.testing import sample_learner, sample_log, sample_orchestrator
+from tests.faults.command import parser
 
 EVERY = 500
 """A snapshot is taken after so many decisions."""
@@ -123,10 +123,7 @@ def _compare(auditor: Learner, decision: Decision, answer: Answer, found: Audit)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--decisions", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    asked = parser(__doc__, "decisions", 1_000_000).parse_args()
     start = time.monotonic()
     found = audit(asked.decisions, asked.seed, told=True)
     print(f"{found}, {time.monotonic() - start:.0f} s")

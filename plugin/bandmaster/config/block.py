@@ -121,7 +121,5 @@ def _drift(at: At | None) -> DriftConfig:
 
 def _feedback(at: At | None) -> FeedbackConfig:
     get, default = fields_of(at, ("window", "missing")).get, FeedbackConfig()
-    window_s = duration_of(get("window"), "10 min")
-    return FeedbackConfig(
-        default.window_s if window_s is None else window_s, choice_of(get("missing"), default.missing, ("skip",))
-    )
+    window_s = duration_of(get("window"), default.window_s, "10 min")
+    return FeedbackConfig(window_s, choice_of(get("missing"), default.missing, ("skip",)))

@@ -11,10 +11,9 @@ from bandmaster.yaml_reader import At
 
 def read_faults(at: At | None, task: Task) -> FaultsConfig:
     get, default = fields_of(at, ("eject_after", "cooldown", "out_at_most", "fallback")).get, Breaking()
-    cooldown_s = duration_of(get("cooldown"), "10 s")
     breaking = Breaking(
         integer_of(get("eject_after"), default.after, 1, 10**6),
-        default.cooldown_s if cooldown_s is None else cooldown_s,
+        duration_of(get("cooldown"), default.cooldown_s, "10 s"),
         number_of(get("out_at_most"), default.at_most, 0, 1),
     )
     return FaultsConfig(breaking, _fallback(get("fallback"), task))

@@ -29,5 +29,5 @@ def read_guard(at: At | None, members: tuple[str, ...], constant: str | None, by
         number_of(get("loss_budget"), default.allowance.per_request, 0, 1),
         number_of(get("burn"), default.allowance.burn, 0, 1e9, above=True),
     )
-    silence_s = duration_of(get("silence"), "10 min")
+    silence_s = duration_of(get("silence"), None, "10 min")
     return Guarding(mode, named or constant or default.baseline, allowance, silence_s)

@@ -12,7 +12,7 @@ from bandmaster.yaml_reader import At
 def read_limits(at: At | None) -> Limits:
     get = fields_of(at, ("deadline", "energy", "cost")).get
     return Limits(
-        duration_of(get("deadline"), "200 ms"),
+        duration_of(get("deadline"), None, "200 ms"),
         _budget(get("energy"), "energy", "5 J / 1 min"),
         _budget(get("cost"), "cost", "0.02 / 1 h"),
     )

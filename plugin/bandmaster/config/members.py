@@ -48,7 +48,7 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
         bento_model=text_of(bento_model, tag, "name:version, as in digits-linear:latest"),
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
-        deadline_s=duration_of(get("deadline"), "200 ms"),
+        deadline_s=duration_of(get("deadline"), None, "200 ms"),
         isolated=flag_of(get("isolated"), False),
     )
 

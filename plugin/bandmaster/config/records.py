@@ -95,7 +95,7 @@ class FeedbackConfig:
 
 @dataclass(frozen=True, slots=True)
 class FaultsConfig:
-    """When members go out of service, and the class index or the value that is answered where nobody can (``None``: an
+    """When members go out of service, and the class or the value that is answered where nobody can (``None``: an
     error).
     """
 

@@ -31,6 +31,7 @@ PROFILE_FIELDS = {
 """What a member's profile may declare, and the field of ``Profile`` that keeps it."""
 
 T = TypeVar("T", bound=str)
+D = TypeVar("D", float, None)
 
 
 def quantity(text: str, dimension: str) -> float:
@@ -184,10 +185,10 @@ def quantity_of(at: At, dimension: str, units: tuple[str, str]) -> float:
     return math.nan
 
 
-def duration_of(at: At | None, example: str) -> float | None:
-    """Seconds above 0; ``None`` where there are none. ``example`` serves for the fix."""
+def duration_of(at: At | None, default: D, example: str) -> float | D:
+    """Seconds above 0; the default where there are none. ``example`` serves for the fix."""
     if at is None:
-        return None
+        return default
     seconds = quantity_of(at, "time", ("ms", "s") if example.endswith("ms") else ("s", "min"))
     if seconds == 0.0:
         at.refuse(f"leaves no time; write {example}")

@@ -15,10 +15,10 @@ from typing import Literal
 
 from bandmaster.core import Answer, BandmasterError, Decision, Outcome
 from bandmaster.journal.codec import decode
-from bandmaster.journal.ids import load_key
+from bandmaster.journal.ids import KEY_FILE, KEY_VARIABLE, load_key
 from bandmaster.journal.snapshots import unseal_snapshot
 from bandmaster.journal.spool import BUSY_S, SpoolError, SpoolReader, spool_folder, spools
-from bandmaster.journal.sqlite import SCHEMA_VERSION
+from bandmaster.journal.sqlite import SCHEMA_VERSION, lease_file
 
 LEAST_ROOM = 1 << 30
 """Bytes that should be free where a journal grows."""
@@ -62,10 +62,10 @@ def _room(path: Path) -> Finding:
 
 
 def _key(path: Path) -> Iterator[Finding]:
-    if "BANDMASTER_KEY" in os.environ:
-        yield Finding("key", "ok", "given by BANDMASTER_KEY")
+    if KEY_VARIABLE in os.environ:
+        yield Finding("key", "ok", f"given by {KEY_VARIABLE}")
         return
-    file = path.parent / "bandmaster.key"
+    file = path.parent / KEY_FILE
     if not file.exists():
         yield Finding("key", "warning", f"{file} is not there yet; the service makes it when it starts")
     elif (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
@@ -80,9 +80,8 @@ def _key(path: Path) -> Iterator[Finding]:
 
 
 def _lease(path: Path) -> Finding:
-    file = path.with_name(f"{path.name}.lease")
     try:
-        with file.open() as lease:
+        with lease_file(path).open() as lease:
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return Finding("learner", "ok", "is running")
@@ -119,7 +118,7 @@ def _rows(database: sqlite3.Connection) -> Finding:
             decode(answer, Answer)
             if outcome is not None:
                 decode(outcome, Outcome)
-        except (BandmasterError, TypeError):
+        except BandmasterError:
             unreadable.append(id_)
     if unreadable:
         why = f"{len(unreadable)} of {rows} decisions cannot be read, {unreadable[0]} among them; they teach nothing"

@@ -15,6 +15,7 @@ from bandmaster.files import sync
 from bandmaster.journal.seal import mac
 
 KEY_BYTES = 32
+KEY_VARIABLE, KEY_FILE = "BANDMASTER_KEY", "bandmaster.key"
 _TIME, _RANDOM, _MAC = 6, 9, 9
 _CHARS = (_TIME + _RANDOM + _MAC) * 4 // 3
 
@@ -67,10 +68,10 @@ def load_key(folder: Path) -> bytes:
 
     Raises ``BandmasterError`` when it is no hex of at least 32 bytes, or cannot be read or made.
     """
-    given = os.environ.get("BANDMASTER_KEY")
+    given = os.environ.get(KEY_VARIABLE)
     if given is not None:
-        return _parse(given, "BANDMASTER_KEY", "set it to the output of `openssl rand -hex 32`, or unset it")
-    path = folder / "bandmaster.key"
+        return _parse(given, KEY_VARIABLE, "set it to the output of `openssl rand -hex 32`, or unset it")
+    path = folder / KEY_FILE
     try:
         if not path.exists():
             _create(path)

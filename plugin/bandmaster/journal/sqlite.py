@@ -44,6 +44,9 @@ from bandmaster.journal.spool import (
 
 SCHEMA_VERSION = 1
 
+JOURNAL_VARIABLE = "BANDMASTER_JOURNAL"
+"""An environment variable whose URL stands for the block's ``journal``."""
+
 _BATCH = 500
 _SCHEME = "sqlite:///"
 _log = logging.getLogger(__name__)
@@ -388,6 +391,16 @@ class SqliteJournal:
             yield
         except sqlite3.Error as error:
             raise BandmasterError(f"{self.path}: {error}; check the disk and the file's rights") from error
+
+
+def journal_url(declared: str) -> str:
+    """The journal's URL: what the environment says goes before what the block declares."""
+    return os.environ.get(JOURNAL_VARIABLE) or declared
+
+
+def lease_file(journal: Path) -> Path:
+    """The file that the one learner of a journal holds a lock on."""
+    return journal.with_name(f"{journal.name}.lease")
 
 
 def locate(url: str, root: Path) -> Path:

@@ -15,10 +15,7 @@ from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bandmaster.config import Config, ConfigError, Source, load, parse
-from bandmaster.journal.sqlite import locate
-
-JOURNAL_VARIABLE = "BANDMASTER_JOURNAL"
-"""An environment variable whose URL stands for the block's ``journal``."""
+from bandmaster.journal.sqlite import journal_url, locate
 
 
 def find_config() -> Config:
@@ -110,7 +107,7 @@ def placed(config: Config) -> Config:
     """
     bento = _built_bento()
     root = config.root if bento is None else Path(BentoMLContainer.bentoml_home.get()) / "bandmaster" / bento["name"]
-    journal = f"sqlite:///{locate(os.environ.get(JOURNAL_VARIABLE) or config.journal, root).absolute()}"
+    journal = f"sqlite:///{locate(journal_url(config.journal), root).absolute()}"
     built_in = [model for part in (bento or {}, *(bento or {}).get("services", ())) for model in part.get("models", ())]
     pinned = {model["tag"].partition(":")[0]: model["tag"] for model in built_in}
     members = tuple(

@@ -35,7 +35,7 @@ from bandmaster.core import (
 )
 from bandmaster.guard import Guard
 from bandmaster.journal.ids import load_key
-from bandmaster.journal.sqlite import locate, open_journal
+from bandmaster.journal.sqlite import lease_file, locate, open_journal
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue
@@ -332,7 +332,7 @@ def _members(ensemble: Ensemble, statistics: MemberStatistics) -> list[MemberPag
 
 
 def _take_lease(journal: Path) -> TextIO:
-    lease = journal.with_name(f"{journal.name}.lease").open("w")
+    lease = lease_file(journal).open("w")
     deadline = time.monotonic() + LEASE_PATIENCE_S
     while True:
         try:
