@@ -33,7 +33,7 @@ from bandmaster.config import Config, load
 from bandmaster.core import BandmasterError, DriftEvent, Ensemble, FloatArray, Joined
 from bandmaster.counterfactual import evaluate
 from bandmaster.files import write_text
-from bandmaster.journal.ids import load_key
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.learner import Learner
 from bandmaster.plans import compiled
@@ -261,7 +261,7 @@ def review(demo: Demo, config: Config, ensemble: Ensemble, seconds: float) -> Li
     copy.unlink(missing_ok=True)
     with closing(sqlite3.connect(demo.journal)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
-    with closing(SqliteJournal(copy, load_key(demo.journal.parent), config.feedback.window_s)) as journal:
+    with closing(SqliteJournal(copy, Keys.of(demo.journal.parent), config.feedback.window_s)) as journal:
         learner = build.learner(config, build.catalogue(config, ensemble), np.random.default_rng(0))
         recorded, replayed, accuracy, energy, times = [], [], [], [], []
         for joined in journal.since(0):

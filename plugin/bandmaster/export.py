@@ -37,7 +37,7 @@ def export(
     ``probe_p``, ``policy`` and ``policy_version``. Delays count what was written of what came between a request and its
     outcome: requests the ``label_delay``, rows the ``reward_delay``. Rewards are by the learner's contract, computed
     anew from what was recorded: with another contract, they are what it would have said. ``complete`` keeps the
-    requests that every member answered.
+    requests that every member answered. Those that every member failed at are left out.
     ``told`` hears how many decisions have been read.
 
     Raises ``BandmasterError`` for a decision of another ensemble, or when the file cannot be written.
@@ -109,6 +109,8 @@ FIGURES = ("latency_s", "energy_j", "cost", "explainability")
 
 def _rows(joined: Joined, learner: Learner, complete: bool) -> Iterator[dict[str, Any]]:
     decision, answer = joined.decision, joined.answer
+    if answer.down:  # it says nothing of its plan
+        return
     if (why := learner.refuses(joined)) is not None:
         raise BandmasterError(f"{why}; export with the configuration that it was made under")
     _, known = learner.outputs(answer)

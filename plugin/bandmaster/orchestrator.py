@@ -259,8 +259,8 @@ class Orchestrator:
         self, failed: Sequence[MemberAnswer], decision: Decision, request: Request, due: float
     ) -> list[MemberAnswer]:
         """What others say where all that were asked ``failed``: one after the other, the fastest in service first and
-        those out of service last, until one answers or time is up. The first has twice its usual time whatever is left,
-        and is asked though it breaks a budget.
+        those out of service last, until one answers. Each has twice its usual time whatever is left of the request's;
+        the first is asked though it breaks a budget.
         """
         names, state = self.ensemble.names, decision.state
         latency, asked = state.members.latency_s, {reply.name for reply in failed}
@@ -269,10 +269,10 @@ class Orchestrator:
         for i in sorted(others, key=lambda i: (bool(state.out) and state.out[i], latency[i])):
             if said and not self.limiter.affords(state, request, [names[i]]):
                 continue
-            until = due if said else self._caller.later(due, 2.0 * float(latency[i]) * len(every))
+            until = self._caller.later(due, 2.0 * float(latency[i]) * len(every))
             (reply,) = self._caller.call([names[i]], request.rows, every, until)
             said.append(replace(reply, teaches=reply.teaches and reply.error is not None))
-            if reply.scores is not None or self._caller.is_over(due):
+            if reply.scores is not None:
                 break
         return said
 

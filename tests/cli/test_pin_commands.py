@@ -34,11 +34,11 @@ def test_the_journal_may_be_elsewhere(tmp_path):
     assert (tmp_path / "var" / "j.db.pin").read_text() == "by hand"
 
 
-def test_without_a_guard_or_a_folder_it_says_what_to_do(tmp_path):
-    unguarded = run("pin", config(tmp_path, ""))
+def test_where_there_is_no_guard_or_no_folder_it_says_what_to_do(tmp_path):
+    unguarded = run("pin", config(tmp_path, "  guard: none\n"))
     assert unguarded.exit_code == 2
-    assert "orchestration.guard is missing" in unguarded.output
-    assert "add guard: {mode: live, baseline: constant}" in unguarded.output
+    assert "orchestration.guard is none" in unguarded.output
+    assert "write guard: {mode: live, baseline: constant}" in unguarded.output
     nowhere = run("pin", config(tmp_path), "--journal", str(tmp_path / "nowhere" / "j.db"))
     assert nowhere.exit_code == 2
     assert "nowhere: is no folder" in nowhere.output

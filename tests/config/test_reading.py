@@ -158,6 +158,7 @@ def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     assert config.drift == DriftConfig("adwin", 0.002, "forget")
     assert config.feedback == FeedbackConfig(600.0, "skip")
     assert config.guard is None
+    assert config.guarding == Guarding("shadow", "all")  # a new block costs nobody anything
     assert config.faults == FaultsConfig(Breaking(5, 10.0, 0.5), None)
 
 
@@ -195,6 +196,17 @@ def test_every_mode_of_a_guard_is_written_as_it_is_called(tmp_path: Path, mode: 
     guard = load(path).guard
     assert guard is not None
     assert guard.mode == mode
+
+
+def test_without_a_guard_a_service_is_in_the_shadow_and_only_none_lets_the_policy_answer_everything(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "small.yaml"
+    start = "orchestration: {contract: {accuracy: {weight: 1}}, members: {a: {}, b: {}}, "
+    path.write_text(start + "policy: {use: constant, plan: a+b}}")
+    assert load(path).guarding == Guarding("shadow", "a+b")
+    path.write_text(start + "guard: none}")
+    assert (load(path).guard, load(path).guarding) == (None, None)
 
 
 def test_a_block_that_bentoml_has_parsed_reads_as_the_file_does(full: Path) -> None:

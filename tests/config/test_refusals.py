@@ -160,6 +160,7 @@ APPENDED = [
     ("guard: {baseline: [a]}", "guard.baseline: [a] is no plan's name; write one, as in a+b"),
     ("guard: {loss_budget: 2}", "guard.loss_budget: 2 is outside [0, 1]; write a number inside"),
     ("guard: {silence: 0 s}", "guard.silence: 0 s leaves no time; write 10 min"),
+    ("guard: all", "guard: all is no guard; write {mode: shadow}, or none to have the policy answer every request"),
     ("guard: {burn: 0}", "guard.burn: 0 is outside (0, 1e+09]; write a number inside"),
     ("faults: {eject_after: 0}", "faults.eject_after: 0 is outside [1, 1000000]; write a whole number inside"),
     ("faults: {cooldown: 10}", "faults.cooldown: 10 has no unit; write 10 s or 0.166667 min"),

@@ -11,6 +11,7 @@ import pytest
 
 import bandmaster.journal
 from bandmaster.core import Journal
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.testing import CHECKED_WINDOW_S, JOURNAL_RULES, check_journal
@@ -18,7 +19,7 @@ from bandmaster.testing import CHECKED_WINDOW_S, JOURNAL_RULES, check_journal
 
 def fresh_sqlite(folder: Path) -> Callable[[], Journal]:
     number = itertools.count()
-    return lambda: SqliteJournal(folder / f"{next(number)}.db", b"k" * 32, CHECKED_WINDOW_S)
+    return lambda: SqliteJournal(folder / f"{next(number)}.db", Keys(b"k" * 32), CHECKED_WINDOW_S)
 
 
 SUITE: dict[type, Callable[[Path], Callable[[], Journal]]] = {

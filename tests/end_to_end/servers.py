@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -65,9 +65,13 @@ class Server:
         return counts
 
     def processes(self, marker: str) -> list[psutil.Process]:
-        """This server's own child processes whose command line holds ``marker``."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [p for p in children if any(marker in part for part in p.cmdline())]
+        """This server's own child processes whose command line holds ``marker``; dead ones have none."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # zombies too
+                if any(marker in part for part in child.cmdline()):
+                    found.append(child)
+        return found
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from bandmaster.journal.ids import DecisionIds
+from bandmaster.journal.keys import Keys
 from tests.end_to_end.servers import Server, environment, served
 from tests.serving.tiny import LABELS, POISON, ROWS, project
 
@@ -102,7 +103,7 @@ def test_feedback_for_a_malformed_or_forged_id_is_not_found_and_counted(unharmed
 
 
 def test_an_id_signed_with_another_key_is_not_found(unharmed: Server) -> None:
-    forged = DecisionIds(b"another key, as long as it must be").new(1_700_000_000.0)
+    forged = DecisionIds(Keys(b"another key, as long as it must be")).new(1_700_000_000.0)
     refused(unharmed.client.post("/feedback", json={"decision_id": forged, "reward": 1.0}), 404)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from bandmaster.core import Answer, Decision
 from bandmaster.journal.codec import decode
-from bandmaster.journal.ids import DecisionIds, load_key
+from bandmaster.journal.ids import DecisionIds
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import open_journal, open_spool
 from tests.end_to_end.servers import Server, environment, eventually, served
 from tests.serving.tiny import CLASSES, LABELS, ROWS, project
@@ -55,9 +56,7 @@ def deliver_late_decisions(folder: Path, ids: list[str]) -> None:
     decision, answer = decode(raw_decision, Decision), decode(raw_answer, Answer)
     spool = open_spool(JOURNAL, folder, "late")
     for id_ in ids:
-        spool.record(
-            replace(decision, id=id_, at=DecisionIds(load_key(folder)).verify(id_) or 0.0, probe_p=0.0), answer
-        )
+        spool.record(replace(decision, id=id_, at=DecisionIds(Keys.of(folder)).verify(id_) or 0.0, probe_p=0.0), answer)
     spool.close()
 
 
@@ -73,7 +72,7 @@ def test_a_thousand_requests_with_labels_early_late_twice_and_never_reconcile(tm
 def send_everything(server: Server, folder: Path) -> tuple[dict[str, int], Counter[str]]:
     """Send it all; return the counts that the journal must come to, and what the caller did."""
     rng, caller = np.random.default_rng(5), Caller(server.client)
-    ids = DecisionIds(load_key(folder))
+    ids = DecisionIds(Keys.of(folder))
     pending: list[tuple[int, str, int]] = []  # due at request number, id, row
     kept_back: list[tuple[str, int]] = []
     did: Counter[str] = Counter()
@@ -123,7 +122,7 @@ def age(ids: DecisionIds, decision_id: str) -> float:
 
 def check_database(folder: Path, expected: dict[str, int]) -> None:
     """The stopped service's database, read by itself, says the same, and every join has its reward."""
-    journal = open_journal(JOURNAL, folder, load_key(folder))
+    journal = open_journal(JOURNAL, folder, Keys.of(folder))
     try:
         journal.drain()  # what a worker recorded as the learner was already stopping
         counts = journal.counts()

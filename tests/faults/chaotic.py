@@ -147,6 +147,7 @@ def project(folder: Path, **changes: Any) -> Path:
         "members": {name: {"onnx": f"{name}.onnx", "deadline": "500 ms"} for name in MEMBERS},
         "plans": {"subsets": 2, "cascades": 2, "stop_at": [0.8], "limit": 24},
         "probes": {"share": 0.05},
+        "guard": "none",
         "faults": {"cooldown": "200 ms"},
     } | changes
     (folder / "service.py").write_text(SERVICE)

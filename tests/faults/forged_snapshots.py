@@ -20,6 +20,7 @@ import numpy as np
 from bandmaster import build
 from bandmaster.config import load
 from bandmaster.core import Request, Snapshot
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.snapshots import seal_snapshot
 from bandmaster.journal.sqlite import SqliteJournal, locate
 from bandmaster.serving.learning import LearningLoop, Report
@@ -50,7 +51,7 @@ def altered(rng: np.random.Generator, kind: str, sealed: bytes, version: int) ->
     elif kind == "empty":
         raw.clear()
     elif kind == "other key":
-        return seal_snapshot(rng.bytes(32), Snapshot(version, 0, 0.0, rng.bytes(64)))
+        return seal_snapshot(Keys(rng.bytes(32)), Snapshot(version, 0, 0.0, rng.bytes(64)))
     elif kind == "payload swapped":  # an honest head before a payload of somebody else's
         raw[at:] = rng.bytes(len(raw) - at)
     elif kind == "text":
@@ -77,7 +78,7 @@ async def attack(count: int, folder: Path, seed: int = 0, told: bool = False) ->
     assert worker.snapshot == GOOD, worker.snapshot
     with sqlite3.connect(path) as database:
         ((honest,),) = database.execute("SELECT sealed FROM snapshots WHERE version = ?", (GOOD,)).fetchall()
-    key = worker._reader._key
+    key = worker._keys
     for i in range(count):
         kind, version = KINDS[i % len(KINDS)], GOOD + 1 + i
         with sqlite3.connect(path) as database:

@@ -22,7 +22,7 @@ import aiohttp
 import psutil
 
 from bandmaster.config import load
-from bandmaster.journal.ids import load_key
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import open_journal
 from tests.end_to_end.servers import Server, environment, served
 from tests.faults.command import parser
@@ -130,7 +130,7 @@ def killed(kills: int, folder: Path, seed: int = 0, shown: bool = False) -> Foun
     with served(".", folder=folder, env=environment(folder / "home")) as server:
         told = asyncio.run(_play(server, kills, seed, shown))
     config = load(folder / "bentofile.yaml")
-    journal = open_journal(config.journal, config.root, load_key(folder))
+    journal = open_journal(config.journal, config.root, Keys.of(folder))
     journal.drain()
     stored = {name for (name,) in journal._all("SELECT id FROM decisions")}
     settled = journal._all("SELECT id, seq FROM outcomes")

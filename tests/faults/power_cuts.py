@@ -24,7 +24,7 @@ import numpy as np
 from bandmaster import build
 from bandmaster.config import load
 from bandmaster.core import Request
-from bandmaster.journal.ids import load_key
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import open_journal
 from bandmaster.serving.learning import LearningLoop, Report
 from bandmaster.serving.worker import Worker
@@ -108,7 +108,7 @@ def _compare(said: list[str], left: Path, durability: str, held: Held) -> None:
     lines = [line.split() for line in said if line.endswith("\n")]
     ticked = max((n for n, (what, *_) in enumerate(lines) if what == "t"), default=0)
     config = load(left / "bentofile.yaml")
-    journal = open_journal(config.journal, config.root, load_key(left))
+    journal = open_journal(config.journal, config.root, Keys.of(left))
     journal.drain()
     decisions = {name for (name,) in journal._all("SELECT id FROM decisions")}
     outcomes = {name for (name,) in journal._all("SELECT id FROM outcomes")}

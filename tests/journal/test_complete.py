@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandmaster.core import Outcome, Status
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.rules import PROBE_WAIT_S
 from bandmaster.journal.spool import SqliteSpool
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.testing import sample_answer, sample_decision
 
-KEY = b"k" * 32
+KEY = Keys(b"k" * 32)
 START = sample_decision().at
 
 

@@ -11,10 +11,11 @@ import pytest
 
 import bandmaster
 from bandmaster.core import Outcome, Snapshot, Status
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.testing import sample_decision
 
-KEY = b"k" * 32
+KEY = Keys(b"k" * 32)
 
 WRITER = """
 import sys
@@ -36,9 +37,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from bandmaster.core import Outcome
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.testing import sample_answer, sample_decision
-journal = SqliteJournal(Path(sys.argv[1]), b"k" * 32)
+journal = SqliteJournal(Path(sys.argv[1]), Keys(b"k" * 32))
 decision, answer = sample_decision(), sample_answer()
 for n in range(int(sys.argv[2]), 10**9):
     id_ = f"{n:032x}"

@@ -14,10 +14,11 @@ import pytest
 
 import bandmaster
 from bandmaster.core import BandmasterError
-from bandmaster.journal.ids import DecisionIds, load_key
+from bandmaster.journal.ids import DecisionIds
+from bandmaster.journal.keys import Keys, rotate
 from bandmaster.journal.seal import mac, seal, unseal
 
-KEY = b"k" * 32
+KEY = Keys(b"k" * 32)
 AT = 1_700_000_000.123
 ALPHABET = string.ascii_letters + string.digits + "-_"
 
@@ -79,13 +80,13 @@ def test_only_the_canonical_text_of_an_id_is_accepted():
 
 
 def test_an_id_of_another_key_is_refused():
-    assert DecisionIds(KEY).verify(DecisionIds(b"o" * 32).new(AT)) is None
+    assert DecisionIds(KEY).verify(DecisionIds(Keys(b"o" * 32)).new(AT)) is None
 
 
 def test_a_seal_is_no_signature_of_an_id():
     body = bytes(15)
     for purpose in (b"", b"bandmaster seal 1"):
-        forged = base64.urlsafe_b64encode(body + mac(KEY, purpose, body)[:9]).decode()
+        forged = base64.urlsafe_b64encode(body + mac(KEY.first, purpose, body)[:9]).decode()
         assert DecisionIds(KEY).verify(forged) is None
 
 
@@ -97,7 +98,7 @@ def test_a_time_outside_the_range_is_refused(at):
 
 def test_a_short_key_is_refused():
     with pytest.raises(BandmasterError, match="32 bytes"):
-        DecisionIds(b"short")
+        Keys(b"short")
 
 
 def test_a_sealed_payload_comes_back():
@@ -118,23 +119,23 @@ def test_no_mutation_of_sealed_bytes_is_accepted():
 
 def test_a_seal_of_another_key_is_refused():
     with pytest.raises(BandmasterError, match="another key"):
-        unseal(KEY, seal(b"o" * 32, b"x"))
+        unseal(KEY, seal(Keys(b"o" * 32), b"x"))
 
 
 def test_a_key_is_made_once_for_its_owner_only(tmp_path):
     folder = tmp_path / "new"
-    key = load_key(folder)
+    key = Keys.of(folder).first
     assert len(key) == 32
-    assert load_key(folder) == key
+    assert Keys.of(folder).first == key
     assert stat.S_IMODE((folder / "bandmaster.key").stat().st_mode) == 0o600
     assert [p.name for p in folder.iterdir()] == ["bandmaster.key"]
 
 
 def test_processes_that_start_at_once_end_with_one_key(tmp_path):
     code = (
-        "import sys, pathlib\nfrom bandmaster.journal.ids import load_key\n"
+        "import sys, pathlib\nfrom bandmaster.journal.keys import Keys\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "print(load_key(pathlib.Path(sys.argv[1])).hex())"
+        "print(Keys.of(pathlib.Path(sys.argv[1])).first.hex())"
     )
     command = [sys.executable, "-c", code, tmp_path]
     env = os.environ | {"PYTHONPATH": str(Path(bandmaster.__file__).parents[1])}
@@ -145,7 +146,7 @@ def test_processes_that_start_at_once_end_with_one_key(tmp_path):
         racer.stdin.write("go\n")
         racer.stdin.flush()
     keys = {racer.communicate(timeout=20)[0].strip() for racer in racers}
-    assert keys == {load_key(tmp_path).hex()}
+    assert keys == {Keys.of(tmp_path).first.hex()}
 
 
 def test_whoever_loses_the_race_takes_the_winners_key(tmp_path, monkeypatch):
@@ -156,13 +157,13 @@ def test_whoever_loses_the_race_takes_the_winners_key(tmp_path, monkeypatch):
         return real(source, target)
 
     monkeypatch.setattr(os, "link", beaten)
-    assert load_key(tmp_path) == b"\xab" * 32
+    assert Keys.of(tmp_path).first == b"\xab" * 32
     assert [p.name for p in tmp_path.iterdir()] == ["bandmaster.key"]
 
 
 def test_the_environment_decides_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("BANDMASTER_KEY", "0f" * 40)
-    assert load_key(tmp_path) == b"\x0f" * 40
+    assert Keys.of(tmp_path).first == b"\x0f" * 40
     assert not list(tmp_path.iterdir())
 
 
@@ -170,17 +171,61 @@ def test_the_environment_decides_the_key(tmp_path, monkeypatch):
 def test_a_bad_key_in_the_environment_is_named_and_not_shown(tmp_path, monkeypatch, bad):
     monkeypatch.setenv("BANDMASTER_KEY", bad)
     with pytest.raises(BandmasterError, match="BANDMASTER_KEY") as caught:
-        load_key(tmp_path)
+        Keys.of(tmp_path)
     assert not bad or bad not in str(caught.value)
 
 
 def test_a_damaged_key_file_is_named(tmp_path):
     (tmp_path / "bandmaster.key").write_bytes(b"\xff\xfe damaged")
     with pytest.raises(BandmasterError, match=r"bandmaster\.key is no key"):
-        load_key(tmp_path)
+        Keys.of(tmp_path)
 
 
 def test_a_folder_that_cannot_hold_a_key_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BandmasterError, match="BANDMASTER_KEY"):
-        load_key(tmp_path / "file")
+        Keys.of(tmp_path / "file")
+
+
+def test_what_the_key_before_signed_and_sealed_is_taken_after_a_rotation_without_a_restart(tmp_path):
+    running = Keys.of(tmp_path)  # a worker that has not looked at the file since
+    old, sealed = DecisionIds(running).new(AT), seal(running, b"x")
+    rotate(tmp_path)
+    assert stat.S_IMODE((tmp_path / "bandmaster.key").stat().st_mode) == 0o600
+    started = Keys.of(tmp_path)
+    assert (DecisionIds(started).verify(old), unseal(started, sealed)) == (AT, b"x")
+    new = DecisionIds(started).new(AT)
+    assert DecisionIds(Keys(running.first)).verify(new) is None
+    assert DecisionIds(running).verify(new) == AT
+    assert running.first == started.first
+
+
+def test_two_keys_before_the_present_one_are_kept_unless_they_are_dropped(tmp_path):
+    ids = [DecisionIds(Keys.of(tmp_path)).new(AT)]
+    for _ in range(3):
+        rotate(tmp_path)
+        ids.append(DecisionIds(Keys.of(tmp_path)).new(AT))
+    verify = DecisionIds(Keys.of(tmp_path)).verify
+    assert [verify(id_) for id_ in ids] == [None, AT, AT, AT]
+    rotate(tmp_path, drop=True)
+    assert [DecisionIds(Keys.of(tmp_path)).verify(id_) for id_ in ids] == [None] * 4
+    assert [p.name for p in tmp_path.iterdir()] == ["bandmaster.key"]
+
+
+def test_a_key_file_that_is_damaged_or_gone_while_the_service_runs_changes_nothing(tmp_path):
+    running = Keys.of(tmp_path)
+    first = running.first
+    (tmp_path / "bandmaster.key").write_text("nonsense")
+    assert not running.refresh()
+    (tmp_path / "bandmaster.key").unlink()
+    assert not running.refresh()
+    assert running.first == first
+
+
+def test_the_environment_may_give_several_keys_and_is_not_rotated(tmp_path, monkeypatch):
+    monkeypatch.setenv("BANDMASTER_KEY", f"{'0f' * 32}, {'0a' * 32}")
+    keys = Keys.of(tmp_path)
+    assert keys.first == b"\x0f" * 32
+    assert keys.any(lambda key: key == b"\x0a" * 32)
+    with pytest.raises(BandmasterError, match="BANDMASTER_KEY gives the key: put a new one behind it"):
+        rotate(tmp_path)

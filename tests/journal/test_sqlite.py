@@ -10,12 +10,13 @@ import pytest
 
 from bandmaster.core import BandmasterError, Counts, DriftEvent, Outcome, Reward, Settlement, Snapshot, Status
 from bandmaster.journal import spool as spool_module
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.spool import SqliteSpool
 from bandmaster.journal.sqlite import SqliteJournal, locate, open_journal, open_spool
 from bandmaster.testing import same, sample_answer, sample_decision
 
-KEY = b"k" * 32
+KEY = Keys(b"k" * 32)
 START = sample_decision().at
 
 
@@ -323,7 +324,7 @@ def test_a_snapshot_under_another_version_is_refused(journal):
 
 
 def test_snapshots_of_another_key_are_not_loaded(path):
-    journal = SqliteJournal(path, b"o" * 32)
+    journal = SqliteJournal(path, Keys(b"o" * 32))
     journal.save_snapshot(snapshot(1))
     journal.close()
     journal = SqliteJournal(path, KEY)

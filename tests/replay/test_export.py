@@ -12,6 +12,7 @@ from bandmaster import build, config
 from bandmaster.cli import main
 from bandmaster.core import BandmasterError, Joined, Outcome
 from bandmaster.export import _with_delays, export
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import SqliteJournal, read_joined
 from bandmaster.offpolicy.evaluate import evaluate
 from bandmaster.offpolicy.log import read
@@ -75,7 +76,7 @@ def late(lab):
 
 def test_what_was_settled_in_another_order_is_read_in_that_of_arrival(late, tmp_path):
     joined, _, _ = late
-    journal = SqliteJournal(tmp_path / "main.db", b"k" * 32)
+    journal = SqliteJournal(tmp_path / "main.db", Keys(b"k" * 32))
     for one in joined:
         journal.record(one.decision, one.answer)
     for one in sorted(joined, key=lambda j: j.outcome.at):
@@ -141,7 +142,7 @@ def test_with_another_contract_history_is_scored_anew(lab, tmp_path):
 
 def test_a_journal_is_read_beside_its_owner(lab, tmp_path):
     joined, _ = served(lab, probed=False)
-    journal = SqliteJournal(tmp_path / "main.db", b"k" * 32)
+    journal = SqliteJournal(tmp_path / "main.db", Keys(b"k" * 32))
     settle = partial(map, lambda j: (journal.record(j.decision, j.answer), journal.settle(j.decision.id, j.outcome)))
     list(settle(joined[:20]))
     assert [j.decision.id for j in read_joined(tmp_path / "main.db")] == [j.decision.id for j in joined[:20]]
@@ -167,7 +168,7 @@ def test_decisions_of_another_ensemble_are_refused(lab, tmp_path):
 
 def test_the_command_reads_the_journal_that_the_config_names(lab, tmp_path):
     joined, learner = served(lab, probed=False)
-    journal = SqliteJournal(tmp_path / "orchestration.db", b"k" * 32)
+    journal = SqliteJournal(tmp_path / "orchestration.db", Keys(b"k" * 32))
     for one in joined:
         journal.record(one.decision, one.answer)
         journal.settle(one.decision.id, one.outcome)

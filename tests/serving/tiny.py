@@ -100,6 +100,7 @@ def block(**changes: Any) -> dict[str, Any]:
         "plans": {"subsets": 2, "cascades": 2, "stop_at": [0.8], "limit": 24},
         "policy": {"use": "bandit", "explore": {"epsilon": 0.1}},
         "probes": {"share": 0.1},
+        "guard": "none",
         "journal": "sqlite:///orchestration.db",
     } | changes
     return {key: value for key, value in whole.items() if value is not None}

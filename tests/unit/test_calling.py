@@ -85,16 +85,19 @@ def test_each_call_is_given_the_lesser_of_its_member_s_time_and_what_the_request
     assert meter.asked == [(M0, pytest.approx(0.05)), (M1, 0.005), (M2, pytest.approx(0.047))]
 
 
-def test_once_its_time_is_up_a_request_asks_nobody_further_but_one_where_nobody_has_answered():
+def test_once_its_time_is_up_a_request_asks_others_only_where_nobody_has_answered_and_then_until_one_does():
     orchestrator, meter, _, _ = parts(f"{M0}>{M1}>{M2}@1")
     _, answer = orchestrator.answer(request(deadline_s=0.002))
     assert ([said.name for said in answer.ran], answer.stages_run) == ([M0, M1], 2)
     assert answer.labels[0] != NO_ANSWER
     meter.broken, meter.asked = set(LOG.ensemble.names), []
     _, answer = orchestrator.answer(request(1, deadline_s=0.002))
-    assert [said.name for said in answer.ran] == [M0, M1]
-    assert (answer.labels[0], answer.down) == (NO_ANSWER, False)  # nobody knows of the others: it is learned from
+    assert [said.name for said in answer.ran] == list(LOG.ensemble.names)
+    assert (answer.labels[0], answer.down) == (NO_ANSWER, True)
     assert meter.asked[1][1] == pytest.approx(0.012)  # twice what it takes by its profile
+    meter.broken.discard(LOG.ensemble.names[-1])
+    _, answer = orchestrator.answer(request(2, deadline_s=0.002))
+    assert answer.labels[0] != NO_ANSWER
 
 
 def test_of_members_that_take_turns_those_for_whom_no_time_is_left_are_not_asked():

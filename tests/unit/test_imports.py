@@ -44,6 +44,7 @@ PACKAGES = {
         "converted",
         "exported",
         "pinned",
+        "rotated",
         "initiated",
         "doctored",
     ],

@@ -21,6 +21,7 @@ from bandmaster.cli.gated import gate_command
 from bandmaster.cli.initiated import init_command
 from bandmaster.cli.pinned import pin, unpin
 from bandmaster.cli.replayed import replay_command
+from bandmaster.cli.rotated import rotate_key
 from bandmaster.cli.swept import sweep_command
 from bandmaster.core import BandmasterError
 
@@ -48,6 +49,7 @@ def main() -> None:
       bandmaster init bentofile.yaml linear.onnx forest.onnx
       bandmaster check bentofile.yaml
       bandmaster doctor bentofile.yaml
+      bandmaster rotate-key bentofile.yaml
       bandmaster plans bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml
       bandmaster sweep traffic.parquet --config bentofile.yaml --report frontier.html
@@ -70,6 +72,7 @@ for _command in (
     doctor,
     pin,
     unpin,
+    rotate_key,
     demo_command,
 ):
     main.add_command(_command)

@@ -25,7 +25,8 @@ def export_command(out: Path, file: Path, journal: Path | None, complete: bool) 
 
     One row a request, with what every member that ran said, the label, and the plan (`action`) with its `propensity`
     and `reward`. Rewards are computed anew from what was recorded, by the config's contract: change a weight or a range
-    and export again, and history is scored anew, without running a model. The service may go on meanwhile.
+    and export again, and history is scored anew, without running a model. Requests that every member failed at are left
+    out. The service may go on meanwhile.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import click
 from bandmaster import config
 from bandmaster.cli.shown import CONFIG, JOURNAL
 from bandmaster.core import BandmasterError
-from bandmaster.journal.sqlite import locate
+from bandmaster.journal.sqlite import journal_url, locate
 from bandmaster.pin import Pin
 
 
@@ -20,7 +20,7 @@ from bandmaster.pin import Pin
 def pin(file: Path, journal: Path | None, why: str) -> None:
     """Have the baseline answer every request, from the next one on, in every worker.
 
-    Lasts, over restarts too, until `bandmaster unpin`. Needs a `guard:` in CONFIG, which names the baseline.
+    Lasts, over restarts too, until `bandmaster unpin`. The baseline is that of `guard:` in CONFIG.
 
     \b
     Examples:
@@ -49,9 +49,9 @@ def unpin(file: Path, journal: Path | None) -> None:
 def _pin(file: Path, journal: Path | None) -> tuple[Pin, str]:
     """The switch, and the baseline's plan."""
     read = config.load(file)
-    if read.guard is None:
+    if read.guarding is None:
         raise BandmasterError(
-            f"{file}: {read.source.path}.guard is missing, so that nothing says who answers instead of the policy; "
-            "add guard: {mode: live, baseline: constant}"
+            f"{file}: {read.source.path}.guard is none, so that nothing says who answers instead of the policy; "
+            "write guard: {mode: live, baseline: constant}"
         )
-    return Pin(journal or locate(read.journal, file.parent)), read.guard.baseline
+    return Pin(journal or locate(journal_url(read.journal), file.parent)), read.guarding.baseline

@@ -9,7 +9,7 @@ from pathlib import Path
 from bandmaster.config.checks import check_consensus, check_declared, check_prices, check_task
 from bandmaster.config.contract import read_metrics, read_profiles
 from bandmaster.config.faults import read_faults
-from bandmaster.config.guard import read_guard
+from bandmaster.config.guard import NONE, read_guard
 from bandmaster.config.limits import read_limits
 from bandmaster.config.members import read_classes, read_members
 from bandmaster.config.plans import read_plans
@@ -79,7 +79,7 @@ def _config(at: At, source: Source) -> Config:
     check_task(at, task, metrics, names)
     policy = read_policy(get("policy"), names)
     by_consensus = any(m.name == "accuracy" and m.source == "consensus" for m in metrics)
-    seed = get("seed")
+    seed, guard = get("seed"), get("guard")
     default = Config(contract=Contract(()), members=(), source=source, root=root)
     config = replace(
         default,
@@ -94,7 +94,8 @@ def _config(at: At, source: Source) -> Config:
         limits=limits,
         probes=probes,
         drift=_drift(get("drift")),
-        guard=read_guard(get("guard"), names, policy.plan, by_consensus),
+        guard=read_guard(guard, names, policy.plan, by_consensus),
+        unguarded=guard is not None and guard.value == NONE,
         faults=read_faults(get("faults"), task),
         feedback=_feedback(get("feedback")),
         journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,

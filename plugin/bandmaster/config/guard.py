@@ -13,9 +13,16 @@ from bandmaster.yaml_reader import At
 MODES: tuple[Mode, ...] = ("off", "shadow", "canary", "live")
 
 
+NONE = "none"
+"""What stands for no guard at all."""
+
+
 def read_guard(at: At | None, members: tuple[str, ...], constant: str | None, by_consensus: bool) -> Guarding | None:
     """The block, if there is one. ``constant`` is the plan of the constant policy, if the user names one."""
-    if at is None:
+    if at is None or at.value == NONE:
+        return None
+    if not isinstance(at.value, dict):
+        at.refuse("is no guard; write {mode: shadow}, or none to have the policy answer every request")
         return None
     get, default = fields_of(at, ("mode", "baseline", "loss_budget", "burn", "silence")).get, Guarding()
     baseline, written = get("baseline"), get("mode")

@@ -105,7 +105,10 @@ class FaultsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """One validated block. ``root`` is the folder of the file it was read from."""
+    """One validated block. ``root`` is the folder of the file it was read from.
+
+    ``guard`` is the one that is written; what serves is guarded as ``guarding`` says.
+    """
 
     contract: Contract
     members: tuple[MemberConfig, ...]
@@ -122,8 +125,14 @@ class Config:
     probes: Probing = field(default_factory=Probing)
     drift: DriftConfig = field(default_factory=DriftConfig)
     guard: Guarding | None = None
+    unguarded: bool = False
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     journal: str = "sqlite:///orchestration.db"
     durability: Literal["group", "full"] = "group"
     seed: int | None = None
+
+    @property
+    def guarding(self) -> Guarding | None:
+        """How the service is guarded: in the shadow where nothing is written; ``None`` where that is wanted."""
+        return None if self.unguarded else self.guard or Guarding(baseline=self.policy.plan or Guarding().baseline)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from bandmaster.core import Answer, BandmasterError, Decision, Outcome
 from bandmaster.journal.codec import decode
-from bandmaster.journal.ids import KEY_FILE, KEY_VARIABLE, load_key
+from bandmaster.journal.keys import KEY_FILE, KEY_VARIABLE, Keys, read_keys
 from bandmaster.journal.snapshots import unseal_snapshot
 from bandmaster.journal.spool import BUSY_S, SpoolError, SpoolReader, spool_folder, spools
 from bandmaster.journal.sqlite import SCHEMA_VERSION, lease_file
@@ -63,7 +63,12 @@ def _room(path: Path) -> Finding:
 
 def _key(path: Path) -> Iterator[Finding]:
     if KEY_VARIABLE in os.environ:
-        yield Finding("key", "ok", f"given by {KEY_VARIABLE}")
+        try:
+            Keys.of(path.parent)
+        except BandmasterError as problem:
+            yield Finding("key", "problem", str(problem))
+        else:
+            yield Finding("key", "ok", f"given by {KEY_VARIABLE}")
         return
     file = path.parent / KEY_FILE
     if not file.exists():
@@ -72,11 +77,12 @@ def _key(path: Path) -> Iterator[Finding]:
         yield Finding("key", "problem", f"{file} can be read by others (mode {mode:o}); chmod 600, and take a new key")
     else:
         try:
-            load_key(path.parent)
+            found = read_keys(file)
         except BandmasterError as problem:
             yield Finding("key", "problem", str(problem))
         else:
-            yield Finding("key", "ok", f"{file}, for nobody else's eyes")
+            older = f", and {len(found) - 1} before it" if len(found) > 1 else ""
+            yield Finding("key", "ok", f"{file}, for nobody else's eyes{older}")
 
 
 def _lease(path: Path) -> Finding:
@@ -144,14 +150,14 @@ def _ledger(database: sqlite3.Connection) -> Finding:
 
 def _snapshots(path: Path, database: sqlite3.Connection) -> Finding:
     try:
-        key = load_key(path.parent)
+        keys = Keys.of(path.parent)
     except BandmasterError:
         return Finding("snapshots", "problem", "cannot be opened without the key")
     found = database.execute("SELECT version, sealed FROM snapshots ORDER BY version DESC").fetchall()
     broken, newest = [], None
     for version, sealed in found:
         try:
-            snapshot = unseal_snapshot(key, version, sealed)
+            snapshot = unseal_snapshot(keys, version, sealed)
         except BandmasterError as problem:
             broken.append(f"{version} ({problem})")
         else:

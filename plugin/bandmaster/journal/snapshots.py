@@ -8,22 +8,23 @@ import struct
 from pathlib import Path
 
 from bandmaster.core import BandmasterError, Snapshot
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.seal import seal, unseal
 
 _HEADER = struct.Struct(">qqd")
 _log = logging.getLogger(__name__)
 
 
-def seal_snapshot(key: bytes, snapshot: Snapshot) -> bytes:
+def seal_snapshot(keys: Keys, snapshot: Snapshot) -> bytes:
     head = _HEADER.pack(snapshot.version, snapshot.cursor, snapshot.at)
-    return seal(key, head + snapshot.payload)
+    return seal(keys, head + snapshot.payload)
 
 
-def unseal_snapshot(key: bytes, version: int, sealed: object) -> Snapshot:
-    """Raises ``BandmasterError`` unless ``sealed`` is snapshot ``version``, sealed with ``key``."""
+def unseal_snapshot(keys: Keys, version: int, sealed: object) -> Snapshot:
+    """Raises ``BandmasterError`` unless ``sealed`` is snapshot ``version``, sealed with one of the ``keys``."""
     if not isinstance(sealed, bytes):  # a damaged database may hold anything
         raise BandmasterError(f"{type(sealed).__name__} is no sealed snapshot")
-    body = unseal(key, sealed)
+    body = unseal(keys, sealed)
     if len(body) < _HEADER.size or _HEADER.unpack_from(body)[0] != version:
         raise BandmasterError(f"what was sealed is not snapshot {version}")
     _, cursor, at = _HEADER.unpack_from(body)
@@ -33,10 +34,10 @@ def unseal_snapshot(key: bytes, version: int, sealed: object) -> Snapshot:
 class SnapshotReader:
     """Follows the snapshots in another process's journal, read-only. For one thread at a time."""
 
-    def __init__(self, path: Path, key: bytes) -> None:
+    def __init__(self, path: Path, keys: Keys) -> None:
         """``path`` is the journal's database; it may come into being later."""
         self._path = path
-        self._key = key
+        self._keys = keys
         self._connection: sqlite3.Connection | None = None
         self._refused: set[int] = set()
 
@@ -52,7 +53,7 @@ class SnapshotReader:
             raise BandmasterError(f"{self._path} cannot be read: {error}; is it the journal's database?") from error
         for found, sealed in rows:
             try:
-                return unseal_snapshot(self._key, found, sealed)
+                return unseal_snapshot(self._keys, found, sealed)
             except BandmasterError as error:
                 if found not in self._refused:
                     self._refused.add(found)

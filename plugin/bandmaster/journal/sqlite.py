@@ -28,6 +28,7 @@ from bandmaster.core import (
     Status,
 )
 from bandmaster.journal.codec import decode, encode
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.rules import SNAPSHOTS_KEPT, awaits_probes, verdict
 from bandmaster.journal.snapshots import seal_snapshot, unseal_snapshot
 from bandmaster.journal.spool import (
@@ -86,8 +87,8 @@ class SqliteJournal:
     ``BandmasterError`` when the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, key: bytes, window_s: float = math.inf, complete: Complete | None = None) -> None:
-        """``path`` is the database, made if missing; ``key`` seals snapshots.
+    def __init__(self, path: Path, keys: Keys, window_s: float = math.inf, complete: Complete | None = None) -> None:
+        """``path`` is the database, made if missing; the ``keys`` seal snapshots.
 
         An outcome more than ``window_s`` seconds after its decision is late. ``complete`` is called once for each
         decision, after it was stored for good: with the probe that it announced, or, where none comes, when it is
@@ -95,7 +96,7 @@ class SqliteJournal:
         """
         self.path = path
         self.spools = spool_folder(path)
-        self._key = key
+        self._keys = keys
         self._window_s = window_s
         self._lock = threading.RLock()
         self._readers: dict[Path, SpoolReader] = {}
@@ -176,7 +177,7 @@ class SqliteJournal:
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Seal and store. The newest five versions are kept."""
-        sealed = seal_snapshot(self._key, snapshot)
+        sealed = seal_snapshot(self._keys, snapshot)
         with self._transaction():
             self._connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (snapshot.version, sealed))
             self._connection.execute(
@@ -193,7 +194,7 @@ class SqliteJournal:
         """The newest snapshot whose seal holds; a broken one is passed over with a warning."""
         for version, sealed in self._all("SELECT version, sealed FROM snapshots ORDER BY version DESC"):
             try:
-                return unseal_snapshot(self._key, version, sealed)
+                return unseal_snapshot(self._keys, version, sealed)
             except BandmasterError as error:
                 _log.warning("%s: snapshot %s is passed over: %s", self.path, version, error)
         return None
@@ -418,10 +419,10 @@ def locate(url: str, root: Path) -> Path:
 
 
 def open_journal(
-    url: str, root: Path, key: bytes, window_s: float = math.inf, complete: Complete | None = None
+    url: str, root: Path, keys: Keys, window_s: float = math.inf, complete: Complete | None = None
 ) -> SqliteJournal:
     """Open the journal that ``url`` names (see ``locate``), as its owner."""
-    return SqliteJournal(locate(url, root), key, window_s, complete)
+    return SqliteJournal(locate(url, root), keys, window_s, complete)
 
 
 def open_spool(url: str, root: Path, worker: str, *, synced: bool = False) -> SqliteSpool:

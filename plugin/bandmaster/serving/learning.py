@@ -34,7 +34,7 @@ from bandmaster.core import (
     Snapshot,
 )
 from bandmaster.guard import Guard
-from bandmaster.journal.ids import load_key
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import lease_file, locate, open_journal
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
@@ -142,9 +142,10 @@ class LearningLoop:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lease = _take_lease(path)
         self._config, self._ensemble = config, ensemble
-        key, window_s = load_key(path.parent), config.feedback.window_s
-        self._journal = open_journal(config.journal, config.root, key, window_s, self._notice)
-        self._learner = build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guard)
+        self._keys = Keys.of(path.parent)
+        window_s = config.feedback.window_s
+        self._journal = open_journal(config.journal, config.root, self._keys, window_s, self._notice)
+        self._learner = build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding)
         self._version = 0
         self._dirty, self._noticed, self._published = False, False, 0.0
         self._pin = Pin(path)
@@ -246,6 +247,7 @@ class LearningLoop:
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._version += 1
+            self._keys.refresh()
             cursor = self._journal.counts().joined
             self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
             self._dirty, self._noticed, self._published = False, False, now
@@ -352,7 +354,7 @@ def check_journal(config: Config) -> None:
     """Find out, before any process is started, whether a learner could work; if not, say so and exit with status 2."""
     try:
         path = locate(config.journal, config.root)
-        open_journal(config.journal, config.root, load_key(path.parent)).close()
+        open_journal(config.journal, config.root, Keys.of(path.parent)).close()
         _take_lease(path).close()
     except (BandmasterError, OSError) as problem:
         print(f"bandmaster: journal: {problem}", file=sys.stderr)

@@ -18,7 +18,8 @@ from bandmaster.breaker import Absence
 from bandmaster.calling import Caller
 from bandmaster.config import Config
 from bandmaster.core import Answer, BandmasterError, Decision, Request
-from bandmaster.journal.ids import DecisionIds, load_key
+from bandmaster.journal.ids import DecisionIds
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.sqlite import locate, open_spool
 from bandmaster.meter import CpuTimeMeter
@@ -44,15 +45,15 @@ class Worker:
         """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly."""
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        key = load_key(path.parent)
-        self.ids = DecisionIds(key)
+        self._keys = Keys.of(path.parent)
+        self.ids = DecisionIds(self._keys)
         self.snapshot = 0
-        self._reader = SnapshotReader(path, key)
+        self._reader = SnapshotReader(path, self._keys)
         self._spool = open_spool(config.journal, config.root, f"w{worker}", synced=config.durability == "full")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
         self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
         rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
-        self._learned = build.learner(config, plans, rng, guarding=config.guard)
+        self._learned = build.learner(config, plans, rng, guarding=config.guarding)
         self._slow = hosted.slow
         self._faults = build.faults(config, hosted, _told)
         for member in hosted.isolated:
@@ -148,7 +149,8 @@ class Worker:
             await asyncio.sleep(POLL_S)
 
     def poll(self) -> None:
-        """Take over the newest snapshot if there is a newer one. A bad one is logged and passed over."""
+        """Take over the newest snapshot, and keys, if there are newer ones. A bad one is logged and passed over."""
+        self._keys.refresh()
         try:
             snapshot = self._reader.latest_after(self.snapshot)
             if snapshot is not None:
