@@ -323,13 +323,14 @@ class Outcome:
     """What the caller reports: ``labels``, one a row, or a ``reward`` in [0, 1]. Or, where the contract takes accuracy
     from ``consensus``, that nobody reports anything and the other members judge. Exactly one.
 
-    A label is a class index, in regression the value.
+    A label is a class index, in regression the value. ``source`` is who reported it, where that is known.
     """
 
     at: float
     labels: tuple[int | float, ...] | None = None
     reward: float | None = None
     consensus: bool = False
+    source: str = ""
 
     def __post_init__(self) -> None:
         if (self.labels is not None) + (self.reward is not None) + self.consensus != 1:

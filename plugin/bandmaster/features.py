@@ -20,11 +20,17 @@ LARGEST = 1e30
 """Figures beyond it are taken for it: their squares would overflow."""
 
 
-def features_of(rows: Array, *, summarise: bool = False) -> FloatArray:
+def features_of(rows: Array, *, summarise: bool = False, allowed: tuple[int, ...] | None = None) -> FloatArray:
     """The features (d,) of a request's rows (n, columns): means over rows of each column or of ``SUMMARY``.
 
-    Rows of at most ``MAX_COLUMNS`` are not summarised unless told to, as where their width may change.
+    Rows of at most ``MAX_COLUMNS`` are not summarised unless told to, as where their width may change. Of columns that
+    are not ``allowed`` (``None``: all are) nothing is told: they are 0, so that the others keep their places.
     """
+    if allowed is not None:
+        flat = np.asarray(rows).reshape(len(rows), -1)
+        seen = [column for column in allowed if column < flat.shape[1]]
+        rows = np.zeros(flat.shape, dtype=np.float64)
+        rows[:, seen] = flat[:, seen]
     return np.asarray(features_of_each(rows, summarise=summarise).mean(axis=0))
 
 

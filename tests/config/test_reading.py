@@ -209,6 +209,26 @@ def test_without_a_guard_a_service_is_in_the_shadow_and_only_none_lets_the_polic
     assert (load(path).guard, load(path).guarding) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("written", "columns"),
+    [
+        ("", None),
+        (", features: all", None),
+        (", features: none", ()),
+        (", features: []", ()),
+        (", features: [3, 0, 3]", (0, 3)),
+    ],
+)
+def test_the_columns_that_may_be_recorded_are_read(
+    tmp_path: Path, written: str, columns: tuple[int, ...] | None
+) -> None:
+    path = tmp_path / "small.yaml"
+    start = "orchestration: {contract: {accuracy: {weight: 1}}, members: {a: {}}, retention: 90 d, feedback: {rate: 5}"
+    path.write_text(f"{start}{written}}}")
+    config = load(path)
+    assert (config.features, config.retention_s, config.feedback.rate) == (columns, 90 * 86400.0, 5.0)
+
+
 def test_a_block_that_bentoml_has_parsed_reads_as_the_file_does(full: Path) -> None:
     block = yaml.safe_load(FULL.replace("docker: &d {env: *d}\n", ""))["args"]["orchestration"]
     source = Source(str(full), "args.orchestration", full.parent)
@@ -271,7 +291,7 @@ def test_the_same_energy_in_two_units_is_the_same_float(text: str, same: str) ->
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("5", "has no unit; write one of ns us µs ms s min h, as in 200 ms or 0.2 s"),
+        ("5", "has no unit; write one of ns us µs ms s min h d, as in 200 ms or 0.2 s"),
         ("5 J", "is an energy, but a time is meant"),
         ("5 MS", "unknown unit MS"),
         ("-1 s", "not below 0"),

@@ -12,8 +12,16 @@ from tests.serving.tiny import ROWS, project
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "http.md"
 HEADER = "x-orchestration-decision"
-TOKENS = {"BANDMASTER_FEEDBACK_TOKEN": "sesame", "BANDMASTER_DASHBOARD_TOKEN": "poppy"}
-RIGHT = {"POST /feedback": "sesame", "GET /orchestration/state": "poppy"}
+SECRETS = {"FEEDBACK": "sesame", "DASHBOARD": "poppy", "ADMIN": "simsim"}
+TOKENS = {f"BANDMASTER_{scope}_TOKEN": secret for scope, secret in SECRETS.items()}
+PIN, FORGET = "/orchestration/pin", "DELETE /orchestration/decisions/{id}"
+RIGHT = {
+    "POST /feedback": "sesame",
+    "GET /orchestration/state": "poppy",
+    f"PUT {PIN}": "simsim",
+    f"DELETE {PIN}": "simsim",
+    FORGET: "simsim",
+}
 
 
 def documented(bound: str, tokens: str) -> dict[str, tuple[str, ...]]:
@@ -30,7 +38,12 @@ def ask(client: httpx.Client, route: str, token: str | None) -> int:
         return client.post("/classify", json=body, headers=headers).status_code
     if route == "GET /orchestration/state":
         return client.get("/orchestration/state", headers=headers).status_code
+    if route.endswith(PIN):
+        how: dict[str, object] = {"json": {"why": "a test"}} if route.startswith("PUT") else {}
+        return client.request(route.split()[0], PIN, headers=headers, **how).status_code  # type: ignore[arg-type]
     decision = client.post("/classify", json=body).headers[HEADER]
+    if route == FORGET:
+        return client.delete(f"/orchestration/decisions/{decision}", headers=headers).status_code
     status = client.post("/feedback", json={"decision_id": decision, "label": "setosa"}, headers=headers).status_code
     return 200 if status == 202 else status  # its decision is on its way
 
@@ -38,10 +51,10 @@ def ask(client: httpx.Client, route: str, token: str | None) -> int:
 @pytest.mark.parametrize("tokens", ["not set", "set"])
 @pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0"])
 def test_the_table_is_what_a_server_does(tmp_path: Path, bound: str, tokens: str) -> None:
-    folder = project(tmp_path)
+    folder = project(tmp_path, guard={"mode": "live", "baseline": "linear"})
     env = environment(folder / "home", **(TOKENS if tokens == "set" else {}))
     table = documented(bound, tokens)
-    assert len(table) == 3
+    assert len(table) == 6
     with served(".", "--host", bound, folder=folder, env=env) as server:
         for route, said in table.items():
             right = RIGHT.get(route, "sesame")

@@ -4,16 +4,19 @@ import logging
 import os
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bandmaster.core import BandmasterError, Counts, DriftEvent, Outcome, Reward, Settlement, Snapshot, Status
 from bandmaster.journal import spool as spool_module
+from bandmaster.journal.checkup import look_over
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.spool import SqliteSpool
-from bandmaster.journal.sqlite import SqliteJournal, locate, open_journal, open_spool
+from bandmaster.journal.sqlite import SCHEMA_VERSION, SqliteJournal, locate, open_journal, open_spool
 from bandmaster.testing import same, sample_answer, sample_decision
 
 KEY = Keys(b"k" * 32)
@@ -381,9 +384,9 @@ def test_another_programs_database_is_refused(path):
 def test_a_newer_schema_is_refused(path):
     SqliteJournal(path, KEY).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(BandmasterError, match=r"newer Bandmaster \(schema 2, this one knows 1\)"):
+    with pytest.raises(BandmasterError, match=r"newer Bandmaster \(schema 3, this one knows 2\)"):
         SqliteJournal(path, KEY)
 
 
@@ -493,3 +496,111 @@ def test_of_decisions_without_an_outcome_a_damaged_one_is_passed_over(journal):
     first, second = (record(journal, n)[0] for n in (1, 2))
     damage(journal, "decisions", "decision", first)
     assert [decision.id for decision in journal.unsettled(0.0)] == [second.id]
+
+
+def test_a_journal_of_the_first_version_is_brought_up_to_date_and_loses_nothing(path):
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parent / "version1.sql").read_text())
+    connection.close()
+    journal = SqliteJournal(path, KEY, window_s=60)
+    assert journal.counts() == Counts(decisions=4, joined=1, early=1, late=1, duplicate=1, unknown=1)
+    assert [j.seq for j in journal.since(0)] == [1]
+    assert journal.reward(f"{0:032x}").value == 0.5
+    assert (journal.latest_snapshot().payload, journal.events()[0].cause) == (b"learned", "because")
+    assert journal.settle(f"{2:032x}", outcome()).status is Status.JOINED
+    assert journal.forget(f"{0:032x}")
+    assert journal.expire(START + 1) > 0
+    journal.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_whoever_took_a_journal_over_before_can_write_nothing_more(path):
+    first, second = SqliteJournal(path, KEY), SqliteJournal(path, KEY)
+    first.take_over()
+    record(first, 1)
+    second.take_over()
+    decision, _ = sample_decision(2), sample_answer(2)
+    for attempt in (
+        lambda: record(first, 2),
+        lambda: first.settle(decision.id, outcome()),
+        lambda: first.save_snapshot(Snapshot(1, 0, START, b"x")),
+        lambda: first.reject(),
+    ):
+        with pytest.raises(BandmasterError, match="another learner has taken this journal over; stop one"):
+            attempt()
+    record(second, 2)
+    assert second.counts() == Counts(decisions=2)
+    first.take_over()  # it has got its lease back
+    record(first, 3)
+
+
+def contents(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in path.parent.glob("main.db*") if file.is_file())
+
+
+def test_what_is_forgotten_is_nowhere_in_the_files_and_stays_counted(journal, path):
+    for n in (1, 2):
+        decision, answer = sample_decision(n), sample_answer(n)
+        told = replace(decision, state=replace(decision.state, features=np.array([n * 1111.5])))
+        journal.record(told, answer)
+        journal.settle(decision.id, outcome())
+    first, second = sample_decision(1).id, sample_decision(2).id
+    assert journal.forget(first)
+    assert not journal.forget(first)
+    assert (journal.find(first), journal.reward(first)) == (None, None)
+    assert [j.decision.id for j in journal.since(0)] == [second]
+    assert journal.counts() == Counts(decisions=2, joined=2)
+    assert b"1111.5" not in contents(path)
+    assert b"2223.0" in contents(path)
+
+
+def test_nothing_brings_back_what_is_forgotten(journal):
+    spool = worker(journal)
+    decision, answer = record(spool, 1)
+    assert journal.forget(decision.id)  # it was still in the spool
+    spool.record(decision, answer)  # as a probe would
+    assert journal.settle(decision.id, outcome()).status is Status.LATE
+    assert journal.settle(decision.id, outcome()).status is Status.DUPLICATE
+    assert journal.find(decision.id) is None
+    assert list(journal.since(0)) == []
+    spool.close()
+
+
+def test_an_outcome_that_waits_for_what_is_forgotten_waits_no_more(journal):
+    decision = sample_decision(1)
+    assert journal.settle(decision.id, outcome()).status is Status.EARLY
+    assert journal.forget(decision.id)
+    record(journal, 1)
+    assert journal.due() == ()
+    assert journal.counts() == Counts(late=1)
+
+
+def test_what_is_old_is_removed_with_all_that_belongs_to_it_and_stays_counted(path):
+    journal = SqliteJournal(path, KEY, window_s=60)
+    for n in range(6):
+        decision = sample_decision(n)
+        journal.record(replace(decision, at=START + n), sample_answer(n))
+        if n < 3:
+            journal.settle(decision.id, outcome(after_s=n + 1 if n else 99.0))
+    journal.settle(sample_decision(77).id, outcome(after_s=1.0))  # its decision never comes
+    before = journal.counts()
+    assert journal.expire(START + 4, limit=2) == 3  # two decisions, and the outcome that is alone
+    assert journal.expire(START + 4, limit=2) == 2
+    assert journal.expire(START + 4) == 0
+    assert journal.counts() == replace(before, early=0, late=before.late + 1)
+    assert [d.id for d, _ in journal.decisions(10)] == [sample_decision(n).id for n in (5, 4)]
+    for table in ("rewards", "outcomes"):
+        assert journal._all(f"SELECT count(*) FROM {table}") == [(0,)]
+    journal.close()
+    assert {f.what: f.health for f in look_over(path)}["ledger"] == "ok"
+
+
+def test_in_the_ledger_what_was_removed_is_told_from_what_is_missing(journal, path):
+    for n in (1, 2):
+        record(journal, n)
+        journal.settle(sample_decision(n).id, outcome())
+    journal.forget(sample_decision(1).id)
+    assert {f.what: f.health for f in look_over(path)}["ledger"] == "ok"
+    journal._all("DELETE FROM decisions")
+    assert {f.what: f.health for f in look_over(path)}["ledger"] == "problem"

@@ -6,10 +6,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.requests import Request
 
 from bandmaster.serving import door
-from bandmaster.serving.door import Scope, denial, is_loopback, only_loopback
+from bandmaster.serving.door import LOCAL, Bucket, Door, Refusal, Scope, identify, is_loopback, only_loopback
 
 
 def request(peer: str | None = "127.0.0.1", **headers: str) -> Request:
@@ -22,7 +24,8 @@ VARIABLE = Scope.FEEDBACK.variable
 
 
 def feedback_refusal(asked: Request) -> str | None:
-    return denial(asked, Scope.FEEDBACK)
+    holder, why = identify(asked, Scope.FEEDBACK)
+    return None if holder is not None else why
 
 
 @pytest.fixture
@@ -113,9 +116,9 @@ def test_each_scope_has_a_token_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(Scope.FEEDBACK.variable, "sesame")
     monkeypatch.setenv(Scope.DASHBOARD.variable, "poppy")
     for scope, token in ((Scope.FEEDBACK, "sesame"), (Scope.DASHBOARD, "poppy")):
-        assert denial(request(authorization=f"Bearer {token}"), scope) is None
+        assert identify(request(authorization=f"Bearer {token}"), scope)[0] == scope
         other = "sesame" if token == "poppy" else "poppy"
-        assert scope.variable in str(denial(request(authorization=f"Bearer {other}"), scope))
+        assert scope.variable in identify(request(authorization=f"Bearer {other}"), scope)[1]
 
 
 def test_a_token_may_lie_in_a_file_which_is_read_anew_each_time(
@@ -131,3 +134,66 @@ def test_a_token_may_lie_in_a_file_which_is_read_anew_each_time(
     assert feedback_refusal(request(authorization="Bearer sesame")) is not None
     file.write_text("\n")
     assert "its log says why" in str(feedback_refusal(request(authorization="Bearer ")))
+
+
+def test_tokens_have_names_and_several_may_be_valid_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "scanner:sesame  scanner:simsim poppy annotators:a:b")
+    holders = {"sesame": "scanner", "simsim": "scanner", "poppy": "feedback", "a:b": "annotators"}
+    for token, holder in holders.items():
+        assert identify(request(authorization=f"Bearer {token}"), Scope.FEEDBACK) == (holder, "")
+    for wrong in ("scanner:sesame", "scanner", "sesame simsim", ""):
+        assert identify(request(authorization=f"Bearer {wrong}"), Scope.FEEDBACK)[0] is None
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_one_holder_s_outcomes_are_limited_and_no_other_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "a:sesame b:poppy")
+    door, clock = Door(outcomes=10.0, clock=(clock := Clock())), clock
+    first, second = (request(authorization=f"Bearer {token}") for token in ("sesame", "poppy"))
+    assert door.enter(first, Scope.FEEDBACK, 50) == "a"  # five seconds' worth at once
+    with pytest.raises(Refusal, match=r"come again in 0\.1 s") as refused:
+        door.enter(first, Scope.FEEDBACK)
+    assert (refused.value.status, refused.value.response().headers["retry-after"]) == (429, "1")
+    assert door.enter(second, Scope.FEEDBACK) == "b"
+    clock.now += 0.1
+    assert door.enter(first, Scope.FEEDBACK) == "a"
+
+
+def test_guessing_tokens_is_limited_and_costs_their_holders_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "sesame")
+    door, statuses = Door(outcomes=10.0, clock=Clock()), []
+    for i in range(200):
+        with pytest.raises(Refusal) as refused:
+            door.enter(request(authorization=f"Bearer {i}"), Scope.FEEDBACK)
+        statuses.append(int(refused.value.status))
+    assert statuses == [401] * 50 + [429] * 150
+    assert door.enter(request(authorization="Bearer sesame"), Scope.FEEDBACK) == "feedback"
+
+
+@pytest.mark.usefixtures("near")
+def test_who_asks_from_this_machine_is_called_so() -> None:
+    assert Door(outcomes=1.0).enter(request(), Scope.ADMIN) == LOCAL
+
+
+@given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 30)), max_size=60))
+def test_a_bucket_never_lets_more_pass_than_its_rate_and_burst(steps: list[tuple[float, int]]) -> None:
+    bucket, now, passed = Bucket(rate=5.0, burst=20.0), 0.0, 0.0
+    for wait, count in steps:
+        now += wait
+        if bucket.take(now, count) == 0.0:
+            passed += count
+        assert passed <= 20.0 + 5.0 * now + 30.0  # one may be greater than the burst, and is waited for afterwards
+
+
+def test_whoever_comes_again_when_told_to_passes() -> None:
+    bucket = Bucket(rate=5.0, burst=20.0)
+    assert bucket.take(0.0, 500.0) == 0.0
+    wait_s = bucket.take(0.0, 7.0)
+    assert bucket.take(wait_s - 0.01, 7.0) > 0.0
+    assert bucket.take(wait_s + 1e-9, 7.0) == 0.0

@@ -20,7 +20,7 @@ def test_every_configuration_key_has_a_heading_and_every_heading_is_a_key():
 
 
 def test_every_command_that_is_named_exists_and_every_command_is_named():
-    named = set(re.findall(r"`bandmaster (\w+)", "".join(DOCS.values())))
+    named = set(re.findall(r"`bandmaster ([\w-]+)", "".join(DOCS.values())))
     assert named == set(cli.main.commands)
 
 

@@ -97,9 +97,11 @@ def _config(at: At, source: Source) -> Config:
         guard=read_guard(guard, names, policy.plan, by_consensus),
         unguarded=guard is not None and guard.value == NONE,
         faults=read_faults(get("faults"), task),
-        feedback=_feedback(get("feedback")),
+        feedback=(feedback := _feedback(get("feedback"))),
+        features=_features(get("features")),
         journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
         durability=choice_of(get("durability"), default.durability, ("group", "full")),
+        retention_s=_retention(get("retention"), feedback.window_s),
         seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,
     )
     at.book.settle()
@@ -121,6 +123,29 @@ def _drift(at: At | None) -> DriftConfig:
 
 
 def _feedback(at: At | None) -> FeedbackConfig:
-    get, default = fields_of(at, ("window", "missing")).get, FeedbackConfig()
-    window_s = duration_of(get("window"), default.window_s, "10 min")
-    return FeedbackConfig(window_s, choice_of(get("missing"), default.missing, ("skip",)))
+    get, default = fields_of(at, ("window", "rate", "missing")).get, FeedbackConfig()
+    return FeedbackConfig(
+        duration_of(get("window"), default.window_s, "10 min"),
+        choice_of(get("missing"), default.missing, ("skip",)),
+        number_of(get("rate"), default.rate, 0, 1e9, above=True),
+    )
+
+
+def _features(at: At | None) -> tuple[int, ...] | None:
+    """The columns that may be looked at, in order; ``None`` for all."""
+    if at is None or at.value == "all":
+        return None
+    if at.value == "none":
+        return ()
+    columns = at.value if isinstance(at.value, list) else [None]
+    if not all(type(column) is int and column >= 0 for column in columns):
+        at.refuse("is no choice of columns; write all, none, or their numbers from 0, as in [0, 3]")
+        return None
+    return tuple(sorted(set(columns)))
+
+
+def _retention(at: At | None, window_s: float) -> float | None:
+    kept_s = duration_of(at, None, "90 d")
+    if at is not None and kept_s is not None and kept_s < window_s:
+        at.refuse(f"is less than the feedback window of {window_s:g} s, in which outcomes still come; write 90 d")
+    return kept_s

@@ -16,7 +16,7 @@ from bandmaster.probes import Probing
 
 KEYS = (
     "service", "method", "task", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
-    "probes", "drift", "guard", "faults", "feedback", "journal", "durability", "seed",
+    "probes", "drift", "guard", "faults", "feedback", "features", "journal", "durability", "retention", "seed",
 )  # fmt: skip
 """What the block may hold."""
 
@@ -87,10 +87,11 @@ class DriftConfig:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackConfig:
-    """``window_s`` seconds after a decision its outcome is late."""
+    """``window_s`` seconds after a decision its outcome is late. One token may report ``rate`` outcomes a second."""
 
     window_s: float = 600.0
     missing: Literal["skip"] = "skip"
+    rate: float = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class FaultsConfig:
 class Config:
     """One validated block. ``root`` is the folder of the file it was read from.
 
-    ``guard`` is the one that is written; what serves is guarded as ``guarding`` says.
+    ``guard`` is the one that is written; what serves is guarded as ``guarding`` says. ``features`` are the columns
+    that may be looked at and recorded (``None``: all), ``retention_s`` how long decisions are kept (``None``: always).
     """
 
     contract: Contract
@@ -128,8 +130,10 @@ class Config:
     unguarded: bool = False
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    features: tuple[int, ...] | None = None
     journal: str = "sqlite:///orchestration.db"
     durability: Literal["group", "full"] = "group"
+    retention_s: float | None = None
     seed: int | None = None
 
     @property

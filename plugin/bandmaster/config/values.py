@@ -15,7 +15,8 @@ from bandmaster.yaml_reader import At, show
 
 UNITS: Mapping[str, Mapping[str, Decimal]] = {
     "time": {u: Decimal(f) for u, f in {
-        "ns": "1e-9", "us": "1e-6", "µs": "1e-6", "μs": "1e-6", "ms": "1e-3", "s": "1", "min": "60", "h": "3600",
+        "ns": "1e-9", "us": "1e-6", "µs": "1e-6", "μs": "1e-6", "ms": "1e-3", "s": "1", "min": "60",
+        "h": "3600", "d": "86400",
     }.items()},
     "energy": {u: Decimal(f) for u, f in {
         "uJ": "1e-6", "µJ": "1e-6", "μJ": "1e-6", "mJ": "1e-3", "J": "1", "kJ": "1e3", "Wh": "3600",
@@ -185,11 +186,15 @@ def quantity_of(at: At, dimension: str, units: tuple[str, str]) -> float:
     return math.nan
 
 
+_OFFERED = {"ms": ("ms", "s"), "s": ("s", "min"), "min": ("s", "min"), "d": ("d", "h")}
+"""The units that are offered where an example has the key."""
+
+
 def duration_of(at: At | None, default: D, example: str) -> float | D:
     """Seconds above 0; the default where there are none. ``example`` serves for the fix."""
     if at is None:
         return default
-    seconds = quantity_of(at, "time", ("ms", "s") if example.endswith("ms") else ("s", "min"))
+    seconds = quantity_of(at, "time", _OFFERED[example.split()[1]])
     if seconds == 0.0:
         at.refuse(f"leaves no time; write {example}")
     return seconds

@@ -132,19 +132,20 @@ def _rows(database: sqlite3.Connection) -> Finding:
     return Finding("rows", "ok", f"all of {rows} decisions can be read")
 
 
+_STORED = ("decisions", "joined", "early", "late")
+"""What is counted and leaves rows."""
+
+
 def _ledger(database: sqlite3.Connection) -> Finding:
     tally = dict(database.execute("SELECT name, n FROM tally").fetchall())
     stored = dict(database.execute("SELECT status, count(*) FROM outcomes GROUP BY status").fetchall())
     stored["decisions"] = database.execute("SELECT count(*) FROM decisions").fetchone()[0]
-    off = {
-        name: (tally.get(name, 0), stored.get(name, 0))
-        for name in ("decisions", "joined", "early", "late")
-        if tally.get(name, 0) != stored.get(name, 0)
-    }
+    here = {name: tally.get(name, 0) - tally.get(f"removed_{name}", 0) for name in _STORED}
+    off = {name: (here[name], stored.get(name, 0)) for name in _STORED if here[name] != stored.get(name, 0)}
     if off:
         name, (counted, there) = next(iter(off.items()))
         return Finding("ledger", "problem", f"counts {counted} {name}, and holds {there}; report this as a bug")
-    counts = ", ".join(f"{tally[name]} {name}" for name in ("decisions", "joined", "early", "late", "duplicate"))
+    counts = ", ".join(f"{tally[name]} {name}" for name in (*_STORED, "duplicate"))
     return Finding("ledger", "ok", f"balances: {counts}")
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -43,7 +44,7 @@ from bandmaster.journal.spool import (
     spools,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 JOURNAL_VARIABLE = "BANDMASTER_JOURNAL"
 """An environment variable whose URL stands for the block's ``journal``."""
@@ -54,9 +55,11 @@ _log = logging.getLogger(__name__)
 
 Complete = Callable[[Decision, Answer], None]
 
+# Every statement makes what is missing, and so brings files of earlier versions up to date, too.
 # `tally` is kept beside the rows so that counts() costs the same after ten million of them; duplicates and
 # outcomes with forged ids leave no row at all. `spools` says up to where each spool has been taken over,
-# and keeps saying so: another owner may still have a removed spool open.
+# and keeps saying so: another owner may still have a removed spool open. `owner` counts those who have taken the
+# journal over. `forgotten` keeps what is removed on request from coming back, with a probe or an outcome.
 _CREATE = """
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS decisions (
@@ -67,15 +70,20 @@ CREATE TABLE IF NOT EXISTS outcomes (
     arrival INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at REAL NOT NULL, outcome BLOB NOT NULL,
     status TEXT NOT NULL, seq INTEGER UNIQUE
 );
+CREATE INDEX IF NOT EXISTS outcomes_at ON outcomes (at);
 CREATE INDEX IF NOT EXISTS outcomes_early ON outcomes (arrival) WHERE status = 'early';
 CREATE TABLE IF NOT EXISTS rewards (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, reward BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS events (n INTEGER PRIMARY KEY, event BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS snapshots (version INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS spools (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS owner (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS forgotten (id TEXT PRIMARY KEY, at REAL NOT NULL);
+INSERT OR IGNORE INTO owner VALUES (1, 0);
 INSERT OR IGNORE INTO tally VALUES
-    ('decisions', 0), ('joined', 0), ('early', 0), ('late', 0), ('duplicate', 0), ('unknown', 0);
-PRAGMA user_version = 1;
+    ('decisions', 0), ('joined', 0), ('early', 0), ('late', 0), ('duplicate', 0), ('unknown', 0),
+    ('removed_decisions', 0), ('removed_joined', 0), ('removed_late', 0);
+PRAGMA user_version = 2;
 COMMIT;
 """
 
@@ -103,9 +111,20 @@ class SqliteJournal:
         self._unreadable: set[Path] = set()
         self._complete = complete
         self._completed: list[tuple[bytes, bytes]] = []  # by the transaction under way
+        self._epoch: int | None = None
         self._connection = _open(path)
         last = self._one("SELECT at FROM outcomes ORDER BY arrival DESC LIMIT 1")
         self._clock: float = -math.inf if last is None else last[0]
+
+    def take_over(self) -> None:
+        """Be the only one who writes from now on: whoever took it over before is refused whatever it still tries, as
+        one that was stopped for a while and does not know that its lease is gone.
+        """
+        self._epoch = None
+        with self._transaction():
+            self._connection.execute("UPDATE owner SET epoch = epoch + 1")
+            ((epoch,),) = self._connection.execute("SELECT epoch FROM owner").fetchall()
+        self._epoch = epoch
 
     def record(self, decision: Decision, answer: Answer) -> None:
         waits = awaits_probes(decision, answer)
@@ -123,6 +142,11 @@ class SqliteJournal:
                 if self._one("SELECT 1 FROM outcomes WHERE id = ?", decision_id):
                     self._count(duplicate=1)
                     return Settlement(Status.DUPLICATE)
+                if self._is_forgotten(decision_id):
+                    row = (decision_id, outcome.at, b"", Status.LATE)
+                    self._connection.execute("INSERT INTO outcomes (id, at, outcome, status) VALUES (?, ?, ?, ?)", row)
+                    self._count(late=1)
+                    return Settlement(Status.LATE)
                 self._connection.execute(
                     "INSERT INTO outcomes (id, at, outcome, status) VALUES (?, ?, ?, 'early')",
                     (decision_id, outcome.at, raw),
@@ -166,7 +190,8 @@ class SqliteJournal:
             self._count(unknown=1)
 
     def counts(self) -> Counts:
-        return Counts(**dict(self._all("SELECT name, n FROM tally")))
+        tally = dict(self._all("SELECT name, n FROM tally"))
+        return Counts(**{name: tally[name] for name in Counts.__slots__})
 
     def save_event(self, event: DriftEvent) -> None:
         with self._transaction():
@@ -243,6 +268,59 @@ class SqliteJournal:
                     _log.error("decision %s is passed over: %s", id_, error)
             last = rows[-1][0]
 
+    def forget(self, decision_id: str) -> bool:
+        """Remove, and overwrite, what was recorded of one decision, of its answer and of its outcome; whether there was
+        anything. It stays counted, and nothing that comes later brings it back.
+
+        Its worker's spool holds it until that file is removed; what was learned from it stays learned.
+        """
+        with self._lock:
+            self.drain()
+            with self._transaction():
+                row = (decision_id, self._decided_at(decision_id))
+                self._connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", row)
+                stored = self._connection.execute("DELETE FROM decisions WHERE id = ?", (decision_id,)).rowcount
+                self._connection.execute("DELETE FROM rewards WHERE id = ?", (decision_id,))
+                early = self._connection.execute(
+                    "UPDATE outcomes SET status = 'late' WHERE id = ? AND status = 'early'", (decision_id,)
+                ).rowcount
+                emptied = "UPDATE outcomes SET outcome = x'' WHERE id = ? AND length(outcome) > 0"
+                told = self._connection.execute(emptied, (decision_id,)).rowcount
+                self._count(early=-early, late=early, removed_decisions=stored)
+            self._all("PRAGMA wal_checkpoint(TRUNCATE)")  # the log holds it, too
+        return bool(stored or told)
+
+    def _decided_at(self, decision_id: str) -> float:
+        row = self._one("SELECT at FROM decisions WHERE id = ?", decision_id)
+        return self._clock if row is None else float(row[0])
+
+    def _is_forgotten(self, decision_id: str) -> bool:
+        return self._one("SELECT 1 FROM forgotten WHERE id = ?", decision_id) is not None
+
+    def expire(self, before: float, limit: int = _BATCH) -> int:
+        """Remove, and overwrite, up to ``limit`` of each: decisions made before Unix time ``before`` (s) with all that
+        belongs to them, and outcomes of then whose decisions never came. They stay counted. Returns how many.
+        """
+        with self._lock, self._transaction():
+            old = self._connection.execute(
+                "SELECT d.id, o.status FROM decisions d LEFT JOIN outcomes o USING (id) WHERE d.at < ? LIMIT ?",
+                (before, limit),
+            ).fetchall()
+            alone = self._connection.execute(
+                "SELECT o.id, o.status FROM outcomes o LEFT JOIN decisions d USING (id)"
+                " WHERE o.at < ? AND d.id IS NULL LIMIT ?",
+                (before, limit),
+            ).fetchall()
+            for table in ("decisions", "rewards", "outcomes"):
+                gone = [(id_,) for id_, _ in (*old, *alone)]
+                self._connection.executemany(f"DELETE FROM {table} WHERE id = ?", gone)
+            self._connection.execute("DELETE FROM forgotten WHERE at < ?", (before,))
+            found = Counter(status for _, status in (*old, *alone))
+            late, early = found[Status.LATE] + found[Status.EARLY], found[Status.EARLY]
+            self._count(early=-early, late=early, removed_joined=found[Status.JOINED], removed_late=late)
+            self._count(removed_decisions=len(old))
+        return len(old) + len(alone)
+
     def drain(self) -> int:
         """Take over what the spools hold, and remove those whose worker is gone. Returns the number of rows.
 
@@ -301,6 +379,8 @@ class SqliteJournal:
     # Inside a transaction.
 
     def _store(self, id_: str, at: float, waits: bool, decision: bytes, answer: bytes) -> None:
+        if self._is_forgotten(id_):
+            return
         row = (at, waits, decision, answer, id_)
         before = self._one("SELECT waits FROM decisions WHERE id = ?", id_)
         if before is None:
@@ -363,6 +443,7 @@ class SqliteJournal:
                 try:
                     self._connection.execute(f"PRAGMA synchronous = {synchronous}")
                     self._connection.execute("BEGIN IMMEDIATE")
+                    self._require_ownership()
                     yield
                     self._connection.execute("COMMIT")
                 finally:
@@ -371,6 +452,13 @@ class SqliteJournal:
             if self._complete is not None:
                 for decision, answer in self._completed:
                     self._tell(self._complete, decision, answer)
+
+    def _require_ownership(self) -> None:
+        if self._epoch is None:
+            return
+        ((epoch,),) = self._connection.execute("SELECT epoch FROM owner").fetchall()
+        if epoch != self._epoch:
+            raise BandmasterError(f"{self.path}: another learner has taken this journal over; stop one of the services")
 
     def _tell(self, complete: Complete, decision: bytes, answer: bytes) -> None:
         try:
@@ -485,6 +573,7 @@ def _open(path: Path) -> sqlite3.Connection:
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
             _check_schema(path, connection)
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA secure_delete = ON")  # what is removed is gone from the disk
             connection.executescript(_CREATE)
     except (OSError, sqlite3.Error, BandmasterError) as error:
         if connection is not None:

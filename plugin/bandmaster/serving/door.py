@@ -1,4 +1,4 @@
-"""What stands in front of the service: a cap on bodies, and the tokens that are needed from afar."""
+"""What stands in front of the service: a cap on bodies, tokens that are needed from afar, limits on how often."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import functools
 import hmac
 import ipaddress
 import logging
+import math
 import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import bentoml
 import psutil
 from bentoml.exceptions import BentoMLException, InvalidArgument
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import Message
 
 from bandmaster.core import BandmasterError
@@ -27,6 +34,13 @@ _seldom = Seldom(logging.getLogger("bandmaster.door"))
 
 MAX_BODY = 1 << 20
 """Bytes. A JSON body costs twenty times its size in memory while it is parsed."""
+
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+"""Of every answer on Bandmaster's own routes: no browser keeps it, runs it or frames it."""
 
 FORWARDING = {"forwarded", "via", "origin", "x-real-ip", "x-client-ip", "true-client-ip", "x-original-forwarded-for"}
 FORWARDING_PREFIXES = ("x-forwarded-", "cf-")
@@ -44,7 +58,7 @@ def capped(spec: type[Any]) -> type[Any]:
     """
 
     async def from_http_request(cls: type[Any], request: Request, serde: Any) -> Any:
-        whole = await _read(request)
+        whole = await read_body(request)
         try:
             return await super(capped_spec, cls).from_http_request(whole, serde)
         except ValidationError:
@@ -59,7 +73,7 @@ def capped(spec: type[Any]) -> type[Any]:
     return cast(type[Any], capped_spec)
 
 
-async def _read(request: Request) -> Request:
+async def read_body(request: Request) -> Request:
     """The same request with its body read. Raises ``BodyTooLarge``, trusting no declared length."""
     body = bytearray()
     async for chunk in request.stream():
@@ -73,55 +87,152 @@ async def _read(request: Request) -> Request:
     return Request(request.scope, replay)
 
 
+class Refusal(Exception):  # noqa: N818 - not always an error: the learner may be starting
+    """An answer other than 200, with a sentence. BentoML's own errors hide theirs from 401, 403 and 5xx."""
+
+    def __init__(self, status: HTTPStatus, sentence: str, again_in_s: float | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.again_in_s = status, again_in_s
+
+    def response(self, context: bentoml.Context | None = None) -> JSONResponse:
+        again = {} if self.again_in_s is None else {"retry-after": str(math.ceil(self.again_in_s))}
+        if context is not None:
+            context.response.status_code = self.status  # BentoML overwrites the response's own with this
+        return JSONResponse({"error": str(self)}, status_code=self.status, headers=HEADERS | again)
+
+
 class Scope(StrEnum):
     """What a token is for."""
 
     FEEDBACK = "feedback"
     DASHBOARD = "dashboard"
+    ADMIN = "admin"
 
     @property
     def variable(self) -> str:
-        """The environment variable that holds its token; with ``_FILE`` behind it, that which names a file with it."""
+        """The environment variable that holds its tokens; with ``_FILE`` behind it, that which names their file."""
         return f"BANDMASTER_{self.name}_TOKEN"
 
     @property
-    def token(self) -> bytes | None:
-        """Raises ``BandmasterError`` where the file that is named cannot be read, or is empty."""
+    def tokens(self) -> tuple[Token, ...]:
+        """Its tokens, with white space between them; none where none is set.
+
+        Raises ``BandmasterError`` where the file that is named cannot be read, or is empty.
+        """
         if given := os.environ.get(self.variable):
-            return os.fsencode(given)
+            return self._parse(os.fsencode(given))
         if not (file := os.environ.get(f"{self.variable}_FILE")):
-            return None
+            return ()
         try:
-            found = Path(file).read_bytes().strip()
+            found = self._parse(Path(file).read_bytes())
         except OSError as problem:
             raise BandmasterError(f"{self.variable}_FILE: {file} cannot be read ({problem.strerror})") from None
         if not found:
             raise BandmasterError(f"{self.variable}_FILE: {file} is empty; write the token into it")
         return found
 
+    def _parse(self, text: bytes) -> tuple[Token, ...]:
+        parted = [re.fullmatch(rb"(?:([A-Za-z0-9_.-]{1,64}):)?(.+)", word, re.DOTALL) for word in text.split()]
+        return tuple(Token(m[2], m[1].decode() if m[1] else str(self)) for m in parted if m)
 
-def denial(request: Request, scope: Scope) -> str | None:
-    """Why a request is refused, in a sentence; ``None`` when it may pass.
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A secret, and whom it was given to: ``name:secret``, or the secret alone."""
+
+    secret: bytes
+    holder: str
+
+
+LOCAL = "local"
+"""Who asks from this machine without a token."""
+
+
+class Bucket:
+    """Lets ``rate`` > 0 a second pass in the long run, and ``burst`` at once (a token bucket; Turner 1986, "New
+    directions in communications").
+
+    >>> bucket = Bucket(rate=2.0, burst=1.0)
+    >>> bucket.take(0.0), bucket.take(0.0), bucket.take(0.5)
+    (0.0, 0.5, 0.0)
+    """
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left, self._at = burst, -math.inf
+
+    def take(self, now: float, count: float = 1.0) -> float:
+        """0 where so many may pass ``now`` (s), else after how many seconds they may. More than fit pass when it is
+        full, and are waited for afterwards.
+        """
+        if now > self._at:
+            self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+            self._at = now
+        lacking = min(count, self._burst) - self._left
+        if lacking > 1e-9:  # of a rounded time
+            return lacking / self._rate
+        self._left -= count
+        return 0.0
+
+
+class Door:
+    """Who may pass, and how often. One for each worker."""
+
+    DENIED = 10.0
+    """Wrong tokens a second, whosoever, that are told that they are wrong."""
+    ASKED = 20.0
+    """Requests a second that one token's holder may make in a scope other than feedback."""
+    BURST_S = 5.0
+    """What is saved up at most: so many seconds' worth."""
+
+    def __init__(self, outcomes: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """One token may report so many ``outcomes`` a second."""
+        self._rates = {Scope.FEEDBACK: outcomes}
+        self._clock = clock
+        self._denied = Bucket(self.DENIED, self.BURST_S * self.DENIED)
+        self._buckets: dict[tuple[Scope, str], Bucket] = {}
+
+    def enter(self, request: Request, scope: Scope, count: int = 1) -> str:
+        """The name of whoever asks ``count`` things at once. Raises ``Refusal``: 401, or 429 and when to come again."""
+        holder, why = identify(request, scope)
+        if holder is None:
+            wait_s = self._denied.take(self._clock())
+            raise self._busy(wait_s) if wait_s else Refusal(HTTPStatus.UNAUTHORIZED, why)
+        if (scope, holder) not in self._buckets:  # no more than there are tokens
+            rate = self._rates.get(scope, self.ASKED)
+            self._buckets[scope, holder] = Bucket(rate, self.BURST_S * rate)
+        if wait_s := self._buckets[scope, holder].take(self._clock(), count):
+            raise self._busy(wait_s)
+        return holder
+
+    def _busy(self, wait_s: float) -> Refusal:
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, f"too many at once; come again in {wait_s:.1f} s", wait_s)
+
+
+def identify(request: Request, scope: Scope) -> tuple[str | None, str]:
+    """Who asks, or ``None`` and, in a sentence, why that is refused.
 
     Open without a token only when this server listens on loopback alone, the peer is on loopback, and no proxy
     speaks for somebody else.
     """
     try:
-        token = scope.token
+        tokens = scope.tokens
     except BandmasterError as problem:
         _seldom.error("%s", problem)
-        return f"{scope} needs a token, and this service cannot read its own; its log says why"
-    if not token:
+        return None, f"{scope} needs a token, and this service cannot read its own; its log says why"
+    if not tokens:
         if _is_near(request) and only_loopback():
-            return None
-        return (
+            return LOCAL, ""
+        return None, (
             f"{scope} needs a token unless the service is bound to loopback (bentoml serve --host 127.0.0.1) and asked "
             f"from there without a proxy: start it with {scope.variable} set and send Authorization: Bearer <token>"
         )
     given = request.headers.get("authorization", "").encode("latin-1")  # as the bytes came
-    if hmac.compare_digest(given, b"Bearer " + token):
-        return None
-    return f"{scope} needs the header Authorization: Bearer <the service's {scope.variable}>; it is missing or wrong"
+    right = [hmac.compare_digest(given, b"Bearer " + token.secret) for token in tokens]  # every one, whichever it is
+    if any(right):
+        return tokens[right.index(True)].holder, ""
+    wanted = f"Authorization: Bearer <the service's {scope.variable}>"
+    return None, f"{scope} needs the header {wanted}; it is missing or wrong"
 
 
 def _is_near(request: Request) -> bool:

@@ -7,7 +7,7 @@ import gc
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, cast
@@ -19,6 +19,7 @@ import pydantic
 from bentoml.exceptions import BentoMLException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from bandmaster import build
 from bandmaster.config import Config
@@ -34,8 +35,10 @@ from bandmaster.core import (
     Request,
 )
 from bandmaster.features import features_of
+from bandmaster.journal.sqlite import locate
+from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue
-from bandmaster.serving.door import Scope, denial
+from bandmaster.serving.door import HEADERS, BodyTooLarge, Door, Refusal, Scope, read_body
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S, Receipt, Report, StatePage
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_count, worker_number
@@ -51,20 +54,6 @@ MOST_REPORTS = 500
 
 CONTEXT = "bandmaster_context"
 """The parameter in which BentoML passes its context to a method that has none of its own for it."""
-
-
-class Refusal(Exception):  # noqa: N818 - not always an error: the learner may be starting
-    """An answer other than 200, with a sentence. BentoML's own errors hide theirs from 401, 403 and 5xx."""
-
-    def __init__(self, status: HTTPStatus, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-    def response(self, context: bentoml.Context | None) -> JSONResponse:
-        if context is None:  # called in process, not over HTTP
-            raise self
-        context.response.status_code = self.status  # BentoML overwrites the response's own with this
-        return JSONResponse({"error": str(self)}, status_code=self.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +137,7 @@ class Front:
     def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, rows: Rows, reply: Reply | None) -> None:
         self._config, self._hosted, self._plans = config, hosted, plans
         self._rows, self._reply = rows, reply
+        self._door = Door(config.feedback.rate)
         self._worker: Worker | None = None
         self._learner: Any = None
         self._in_process_learner: Any = None
@@ -193,6 +183,8 @@ class Front:
             try:
                 return await self._predict(service, args, kwargs, context)
             except Refusal as refusal:
+                if context is None:  # called in process, not over HTTP
+                    raise
                 return refusal.response(context)
 
         return predict
@@ -231,7 +223,7 @@ class Front:
 
     def _features(self, rows: Array) -> FloatArray:
         # A model that takes rows of any width gets a summary of them: the policy's features must keep theirs.
-        return features_of(rows, summarise=None in self._hosted.input_shape)
+        return features_of(rows, summarise=None in self._hosted.input_shape, allowed=self._config.features)
 
     def _to_rows(self, service: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Array:
         try:
@@ -247,20 +239,22 @@ class Front:
 
             All of a list is recorded, or, when one of it cannot be, none.
             """
+            many = report if isinstance(report, list) else [report]
             try:
-                if (why := denial(ctx.request, Scope.FEEDBACK)) is not None:
-                    raise Refusal(HTTPStatus.UNAUTHORIZED, why)
-                if isinstance(report, list):
-                    return await self._settle(report)
-                (receipt,) = await self._settle([report])
+                source = self._door.enter(ctx.request, Scope.FEEDBACK, len(many))
+                receipts = await self._settle(many, source)
             except Refusal as refusal:
-                return cast(Receipt, refusal.response(ctx))
+                return cast(Receipts, refusal.response(ctx))
+            ctx.response.headers.update(HEADERS)
+            if isinstance(report, list):
+                return receipts
+            (receipt,) = receipts
             ctx.response.status_code = HTTPStatus.ACCEPTED if receipt.status == "early" else HTTPStatus.OK
             return receipt
 
         return feedback
 
-    async def _settle(self, feedback: list[Feedback]) -> list[Receipt]:
+    async def _settle(self, feedback: list[Feedback], source: str) -> list[Receipt]:
         for each in feedback:
             if self.worker.ids.verify(each.decision_id) is None:
                 await self._ask_learner("reject")
@@ -269,23 +263,23 @@ class Front:
                     HTTPStatus.NOT_FOUND,
                     f"no decision {shown!r} was made here; send what the answer's header {DECISION_HEADER} held",
                 )
-        reports = [self._report(each) for each in feedback]
+        reports = [self._report(each, source) for each in feedback]
         receipts = cast(list[Receipt], await self._ask_learner("settle", reports))
         for receipt in receipts:
             if receipt.why is not None:
                 raise Refusal(HTTPStatus.BAD_REQUEST, receipt.why)
         return receipts
 
-    def _report(self, feedback: Feedback) -> Report:
+    def _report(self, feedback: Feedback, source: str) -> Report:
         """The feedback with its labels as class indices, or values."""
         if feedback.label is None:
-            return Report(decision_id=feedback.decision_id, at=time.time(), reward=feedback.reward)
+            return Report(decision_id=feedback.decision_id, at=time.time(), reward=feedback.reward, source=source)
         labels = feedback.label if isinstance(feedback.label, list) else [feedback.label]
         try:
             found = tuple(self._label(label) for label in labels)
         except BandmasterError as problem:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"label: {problem}") from None
-        return Report(decision_id=feedback.decision_id, at=time.time(), labels=found)
+        return Report(decision_id=feedback.decision_id, at=time.time(), labels=found, source=source)
 
     def _label(self, label: int | float | str) -> int | float:
         """A label as an outcome has it. Raises ``BandmasterError`` where it is none."""
@@ -308,13 +302,69 @@ class Front:
                 HTTPStatus.SERVICE_UNAVAILABLE, f"the learner does not answer ({why}); send it again in a few seconds"
             ) from problem
 
-    async def state_page(self, request: HttpRequest) -> JSONResponse:
+    def routes(self) -> list[Route]:
+        """What is mounted under ``/orchestration``."""
+        return [
+            Route("/state", self._guarded(Scope.DASHBOARD, self._state)),
+            Route("/pin", self._guarded(Scope.ADMIN, self._pin), methods=["PUT", "DELETE"]),
+            Route("/decisions/{id}", self._guarded(Scope.ADMIN, self._forget), methods=["DELETE"]),
+        ]
+
+    def _guarded(
+        self, scope: Scope, answer: Callable[[HttpRequest], Awaitable[dict[str, Any]]]
+    ) -> Callable[[HttpRequest], Awaitable[JSONResponse]]:
+        async def answered(request: HttpRequest) -> JSONResponse:
+            try:
+                self._door.enter(request, scope)
+                return JSONResponse(await answer(request), headers=HEADERS)
+            except Refusal as refusal:
+                return refusal.response()
+
+        return answered
+
+    async def _state(self, request: HttpRequest) -> dict[str, Any]:
         """``GET /orchestration/state``."""
-        if (why := denial(request, Scope.DASHBOARD)) is not None:
-            return JSONResponse({"error": why}, status_code=HTTPStatus.UNAUTHORIZED)
-        try:
-            page: StatePage = await self._ask_learner("state")
-        except Refusal as refusal:
-            return JSONResponse({"error": str(refusal)}, status_code=refusal.status)
+        page: StatePage = await self._ask_learner("state")
         worker = {"number": worker_number(), **self.worker.page(time.time())}
-        return JSONResponse({**page.model_dump(), "worker": worker})
+        return {**page.model_dump(), "worker": worker}
+
+    async def _pin(self, request: HttpRequest) -> dict[str, Any]:
+        """``PUT /orchestration/pin`` has the baseline answer alone, ``DELETE`` ends that."""
+        pin = Pin(locate(self._config.journal, self._config.root))
+        try:
+            if request.method == "DELETE":
+                return {"pinned": None, "was_pinned": pin.clear()}
+            if self._config.guarding is None:
+                raise Refusal(HTTPStatus.CONFLICT, "guard: is none, so that there is no baseline to answer; write one")
+            why = await _why(request)
+            pin.set(why)
+        except BandmasterError as problem:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(problem)) from None
+        return {"pinned": why}
+
+    async def _forget(self, request: HttpRequest) -> dict[str, Any]:
+        """``DELETE /orchestration/decisions/{id}``: what was recorded of one decision."""
+        decision_id = request.path_params["id"]
+        if self.worker.ids.verify(decision_id) is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "no such decision was made here; send what the answer's header held")
+        return {"decision_id": decision_id, "was_there": await self._ask_learner("forget", decision_id)}
+
+
+class _Pinning(pydantic.BaseModel):
+    """The body of ``PUT /orchestration/pin``."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    why: str = pydantic.Field(default="over HTTP", min_length=1, max_length=500)
+
+
+async def _why(request: HttpRequest) -> str:
+    """Why somebody pins. Raises ``Refusal`` for anything but JSON that says so."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send content-type: application/json")
+    try:
+        body = await (await read_body(request)).body()
+        return " ".join(_Pinning.model_validate_json(body).why.split())
+    except BodyTooLarge as problem:
+        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(problem)) from None
+    except ValueError:
+        raise Refusal(HTTPStatus.BAD_REQUEST, 'the body is no {"why": "…"} of at most 500 characters') from None

@@ -57,6 +57,9 @@ LEASE_PATIENCE_S = 5.0
 
 LEARNER_TIMEOUT_S = 10.0
 
+EXPIRE_EVERY_S = 60.0
+"""How often is looked for decisions that have been kept long enough."""
+
 
 class Report(pydantic.BaseModel):
     """One outcome on its way from a worker to the learner; its id's signature has been verified."""
@@ -66,6 +69,7 @@ class Report(pydantic.BaseModel):
     labels: tuple[int | float, ...] | None = None
     reward: float | None = None
     consensus: bool = False
+    source: str = ""
 
 
 class Receipt(pydantic.BaseModel):
@@ -145,9 +149,10 @@ class LearningLoop:
         self._keys = Keys.of(path.parent)
         window_s = config.feedback.window_s
         self._journal = open_journal(config.journal, config.root, self._keys, window_s, self._notice)
+        self._journal.take_over()
         self._learner = build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding)
         self._version = 0
-        self._dirty, self._noticed, self._published = False, False, 0.0
+        self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._pin = Pin(path)
         self._pinned = self._last_pinned()
         self._restore()
@@ -227,7 +232,7 @@ class LearningLoop:
         )
 
     def _settle(self, report: Report) -> Receipt:
-        outcome = Outcome(report.at, report.labels, report.reward, report.consensus)
+        outcome = Outcome(report.at, report.labels, report.reward, report.consensus, report.source)
         settlement = self._journal.settle(report.decision_id, outcome)
         experience = self._learn(settlement.joined) if settlement.joined else None
         reward = experience.reward.value if experience else None
@@ -237,6 +242,10 @@ class LearningLoop:
         """Count an outcome whose id nobody signed."""
         self._journal.reject()
 
+    def forget(self, decision_id: str) -> bool:
+        """Remove what was recorded of one decision; whether there was anything."""
+        return self._journal.forget(decision_id)
+
     def tick(self) -> None:
         """Take in what the workers recorded, learn what is due, publish what was learned."""
         now = time.time()
@@ -244,6 +253,7 @@ class LearningLoop:
             self._learn(joined)
         if self._learner.guard is not None:
             self._watch(self._learner.guard, now)
+        self._expire(now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._version += 1
@@ -251,6 +261,14 @@ class LearningLoop:
             cursor = self._journal.counts().joined
             self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
             self._dirty, self._noticed, self._published = False, False, now
+
+    def _expire(self, now: float) -> None:
+        """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
+        wait.
+        """
+        kept_s = self._config.retention_s
+        if kept_s is not None and now >= self._expires and not self._journal.expire(now - kept_s):
+            self._expires = now + EXPIRE_EVERY_S
 
     def _watch(self, guard: Guard, now: float) -> None:
         """Let the guard know what time it is, and whether somebody has the baseline answer alone."""
@@ -393,6 +411,10 @@ def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalo
         @bentoml.api
         async def reject(self) -> None:
             self._loop.reject()
+
+        @bentoml.api
+        async def forget(self, decision_id: str) -> bool:
+            return self._loop.forget(decision_id)
 
         @bentoml.api
         async def state(self) -> StatePage:

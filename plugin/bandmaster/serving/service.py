@@ -12,7 +12,6 @@ from _bentoml_sdk import Service
 from _bentoml_sdk.method import APIMethod
 from bentoml.models import BentoModel
 from starlette.applications import Starlette
-from starlette.routing import Route
 
 from bandmaster import build
 from bandmaster.config import Config, load
@@ -92,7 +91,7 @@ def _extended(inner: type, config: Config, name: str) -> type:
         "feedback": _capped(bentoml.api(route="/feedback")(front.feedback_function())),
         "__bentoml_mounted_apps__": [
             *getattr(inner, "__bentoml_mounted_apps__", []),
-            (Starlette(routes=[Route("/state", front.state_page)]), "/orchestration", "orchestration"),
+            (Starlette(routes=front.routes()), "/orchestration", "orchestration"),
         ],
         **{f"bandmaster_model_{m.name}": BentoModel(m.bento_model) for m in config.members if m.bento_model},
     }

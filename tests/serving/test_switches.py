@@ -1,0 +1,105 @@
+"""What an administrator does over HTTP: pin, and have a decision forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from bandmaster.journal.keys import Keys
+from bandmaster.journal.sqlite import SqliteJournal
+from bandmaster.pin import Pin
+from bandmaster.serving.door import HEADERS, MAX_BODY, Scope
+from bandmaster.serving.front import DECISION_HEADER
+from tests.serving.test_plain_services import made
+from tests.serving.tiny import IRIS, ROWS
+
+BODY = {"input_series": [ROWS[0].tolist()]}
+
+
+@contextmanager
+def serving(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Iterator[TestClient]:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))  # without it, /metrics would hang
+    for scope in Scope:
+        monkeypatch.setenv(scope.variable, "sesame")
+    orchestrated = made(folder, IRIS, **changes)
+    orchestrated.config["metrics"] = {"enabled": False}
+    with TestClient(orchestrated.to_asgi(), headers={"authorization": "Bearer sesame"}) as client:
+        yield client
+
+
+def test_the_switch_is_set_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path, monkeypatch, guard={"mode": "live", "baseline": "linear"}) as client:
+        said = client.put("/orchestration/pin", json={"why": " too\nslow "})
+        assert (said.status_code, said.json()) == (200, {"pinned": "too slow"})
+        assert Pin(tmp_path / "orchestration.db").why == "too slow"
+        assert {h: said.headers[h] for h in HEADERS} == HEADERS
+        assert client.delete("/orchestration/pin").json() == {"pinned": None, "was_pinned": True}
+        assert client.delete("/orchestration/pin").json() == {"pinned": None, "was_pinned": False}
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status"),
+    [
+        (b'{"why": "x"}', "text/plain", 415),
+        (b"why=x", "application/x-www-form-urlencoded", 415),
+        (b'{"why": 7}', "application/json", 400),
+        (b'{"because": "x"}', "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b'{"why": "' + b"x" * MAX_BODY + b'"}', "application/json", 413),
+    ],
+)
+def test_what_is_no_reason_sets_no_switch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, content_type: str, status: int
+) -> None:
+    with serving(tmp_path, monkeypatch, guard={"mode": "live", "baseline": "linear"}) as client:
+        said = client.put("/orchestration/pin", content=content, headers={"content-type": content_type})
+        assert said.status_code == status
+        assert "error" in said.json()
+        assert not Pin(tmp_path / "orchestration.db")
+
+
+def test_where_there_is_no_guard_nobody_could_answer_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path, monkeypatch) as client:
+        assert client.put("/orchestration/pin", json={}).status_code == 409
+
+
+def test_a_decision_is_forgotten_over_http_and_a_stranger_s_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path, monkeypatch) as client:
+        one, other = (client.post("/classify", json=BODY).headers[DECISION_HEADER] for _ in range(2))
+        said = client.delete(f"/orchestration/decisions/{one}")
+        assert said.json() == {"decision_id": one, "was_there": True}
+        assert client.delete(f"/orchestration/decisions/{one}").json()["was_there"] is False
+        assert client.post("/feedback", json={"decision_id": one, "label": "setosa"}).json()["status"] == "late"
+        assert client.delete("/orchestration/decisions/stranger").status_code == 404
+    journal = SqliteJournal(tmp_path / "orchestration.db", Keys.of(tmp_path))
+    assert [d.id for d, _ in journal.decisions(10)] == [other]
+    journal.close()
+
+
+def test_of_columns_that_are_not_allowed_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path, monkeypatch, features=[1]) as client:
+        client.post("/classify", json=BODY)
+    journal = SqliteJournal(tmp_path / "orchestration.db", Keys.of(tmp_path))
+    ((decision, _),) = journal.decisions(10)
+    journal.close()
+    np.testing.assert_array_equal(decision.state.features, [0.0, ROWS[0, 1], 0.0, 0.0])
+
+
+def test_whoever_reports_too_much_at_once_is_told_when_to_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path, monkeypatch, feedback={"rate": 0.2}) as client:  # one in five seconds
+        decision = client.post("/classify", json=BODY).headers[DECISION_HEADER]
+        report = {"decision_id": decision, "label": "setosa"}
+        first, second = (client.post("/feedback", json=report) for _ in range(2))
+    assert (first.status_code in (200, 202), second.status_code) == (True, 429)
+    assert 1 <= int(second.headers["retry-after"]) <= 5
+    assert {h: first.headers[h] for h in HEADERS} == {h: second.headers[h] for h in HEADERS} == HEADERS
