@@ -20,7 +20,7 @@ ROOMS = [
     ],
     [
         *("members", "policies", "journal", "drift", "meter", "pin", "regimes", "state", "value_planner"),
-        *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean", "calling"),
+        *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean", "calling", "reporters"),
     ],
     ["orchestrator"],
     ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy"],

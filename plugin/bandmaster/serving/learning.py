@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,6 +40,7 @@ from bandmaster.journal.sqlite import lease_file, locate, open_journal
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue
+from bandmaster.reporters import Reporters
 from bandmaster.seldom import Seldom
 
 _log = logging.getLogger("bandmaster.learning")
@@ -56,6 +58,9 @@ LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
 
 LEARNER_TIMEOUT_S = 10.0
+
+REMEMBERED = 2_000
+"""So many outcomes before its last snapshot a learner that starts looks at again, to know who reports how."""
 
 EXPIRE_EVERY_S = 60.0
 """How often is looked for decisions that have been kept long enough."""
@@ -89,6 +94,18 @@ class MemberPage(pydantic.BaseModel):
     latency_s: float
     energy_j: float
     labelled: float
+
+
+class SourcePage(pydantic.BaseModel):
+    """Who reports outcomes: of so many ``rows`` the share whose labels ``contradicted`` the answer, and that was
+    ``expected`` to by what everybody's do at the same confidence; ``suspected`` where that is too many.
+    """
+
+    name: str
+    rows: int
+    contradicted: float
+    expected: float
+    suspected: bool
 
 
 class EventPage(pydantic.BaseModel):
@@ -133,6 +150,7 @@ class StatePage(pydantic.BaseModel):
     energy_from: str
     counts: dict[str, int]
     without_reward: int
+    sources: list[SourcePage]
     drift: list[EventPage]
     guard: GuardPage | None
 
@@ -153,6 +171,7 @@ class LearningLoop:
         self._learner = build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding)
         self._version = 0
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
+        self._reporters = Reporters()
         self._pin = Pin(path)
         self._pinned = self._last_pinned()
         self._restore()
@@ -170,6 +189,9 @@ class LearningLoop:
         if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
             for decision in self._journal.unsettled(time.time() - self._config.feedback.window_s):
                 self._learner.guard.take_up(decision)
+        for joined in self._journal.since(max(cursor - REMEMBERED, 0)):
+            if joined.seq <= cursor:
+                self._reporters.saw(joined)  # its alarms were raised then
         refused = 0
         for joined in self._journal.since(cursor):
             if (why := self._learner.refuses(joined)) is None:
@@ -189,6 +211,8 @@ class LearningLoop:
             _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
             return None
         self._dirty |= experience is not None
+        if experience is not None and (alarm := self._reporters.saw(joined)) is not None:
+            self._journal.save_event(alarm)
         return experience
 
     def _notice(self, decision: Decision, answer: Answer) -> None:
@@ -309,6 +333,7 @@ class LearningLoop:
             energy_from="estimated: CPU time of a member's thread × 10 W",
             counts={name: getattr(counts, name) for name in counts.__slots__},
             without_reward=self._learner.without_reward,
+            sources=[SourcePage(**asdict(standing)) for standing in self._reporters.standings()],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
             guard=_guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
         )
