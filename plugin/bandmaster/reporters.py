@@ -43,7 +43,7 @@ class _Reporter:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of one reporter: so many ``rows``, the share that ``contradicted``, and that was ``expected`` to."""
+    """What is known of one reporter: so many ``rows``, the share that ``contradicted``, and was ``expected`` to."""
 
     name: str
     rows: int

@@ -2,9 +2,9 @@
 
     python -m tests.faults.poisoned --runs 10
 
-One in so many labels comes from `mallory`, who forges all of hers once 1,000 requests have been honest: at random, or so
-that the worst member looks right. The bandit learns from them under its guard; what it earns is counted by the true
-labels, against the same policy without forgery and against the baseline. Wanted: the alarm names her, and nobody else.
+A share of all labels comes from `mallory`, who forges hers once 1,000 requests have been honest: at random, or so that
+the worst member looks right. The bandit learns from them under its guard; what it earns is counted by the true labels,
+against the same policy without forgery and against the baseline. Wanted: the alarm names her, and nobody else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bandmaster.core import DriftEvent, Joined, Outcome
+from bandmaster.core import Answer, Decision, DriftEvent, Joined, Outcome
 from bandmaster.guard import Guarding
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import profile_figures
@@ -76,9 +76,8 @@ def played(share: float, attack: str, seed: int, *, policy: bool = True, request
     )
     journal, reporters = MemoryJournal(), Reporters()
     earned, lies, alarms, told = [], 0, list[DriftEvent](), None
-    for i, joined in _outcomes(
-        log, journal, sample_decisions(learner, sample_orchestrator(learner, log, journal), log)
-    ):
+    decisions = sample_decisions(learner, sample_orchestrator(learner, log, journal), log)
+    for i, joined in _outcomes(log, decisions):
         hers = rng.random() < share
         if i >= HONEST:
             earned.append(learner.reward(joined).value)
@@ -96,7 +95,7 @@ def played(share: float, attack: str, seed: int, *, policy: bool = True, request
     return Run(float(np.mean(earned)), told, others)
 
 
-def _outcomes(log: RecordedLog, journal: MemoryJournal, decisions: Iterator) -> Iterator[tuple[int, Joined]]:  # type: ignore[type-arg]
+def _outcomes(log: RecordedLog, decisions: Iterator[tuple[Decision, Answer]]) -> Iterator[tuple[int, Joined]]:
     """Each request with its true outcome, ``LATE`` requests later."""
     waiting: deque[tuple[int, Joined]] = deque()
     for i, (decision, answer) in enumerate(decisions):
