@@ -231,7 +231,7 @@ class Learner:
         """Restore what ``dump`` gave. Raises ``BandmasterError`` when it was learned for another configuration."""
         try:
             learned = msgspec.msgpack.decode(payload, type=Learned)
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, ValueError) as problem:
             raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
         if learned.fits.format != FORMAT:
             raise BandmasterError(

@@ -395,6 +395,9 @@ def _classes_of(tables: Sequence[Table], named: Sequence[Sequence[str]]) -> tupl
         for column, values in columns.items():
             if figured or column == "label":
                 found.update(values.drop_nulls().unique().to_list())
+    if not found:
+        where = ", ".join(str(table.path) for table in tables)
+        raise BandmasterError(f"{where}: no row has a label, so that no class is known; list them under classes:")
     return tuple(sorted(found, key=lambda c: (isinstance(c, str), c)))
 
 

@@ -64,6 +64,7 @@ def test_names_mean_nothing_to_vw_and_stay_different():
     ("line", "said"),
     [
         ("{", "line 2 is no decision in DSJSON"),
+        ('{"\x8c": 1}', "line 2 is no decision in DSJSON"),
         ("{}", "line 2 is no decision in DSJSON .*_label_cost"),
         ('{"_label_cost": 0, "_label_probability": 1, "a": [], "c": {}}', "line 2: 'a' names no action"),
         ('{"_label_cost": "x", "_label_probability": 1, "a": [1], "c": {}}', "line 2 is no decision"),
@@ -76,7 +77,7 @@ def test_names_mean_nothing_to_vw_and_stay_different():
 )
 def test_a_line_that_is_no_decision_is_named(tmp_path, line, said):
     good = '{"_label_cost": 0, "_label_probability": 1, "a": [1], "c": {}}'
-    (tmp_path / "log.dsjson").write_text(f"{good}\n{line}\n")
+    (tmp_path / "log.dsjson").write_bytes(f"{good}\n{line}\n".encode("utf-8", "surrogateescape"))
     with pytest.raises(BandmasterError, match=said):
         read_dsjson(tmp_path / "log.dsjson")
 

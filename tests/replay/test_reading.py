@@ -45,6 +45,14 @@ def test_a_good_log_is_read_whole(tmp_path):
     assert np.isnan(log.latency_s[:, 1]).all()
 
 
+def test_a_log_without_any_label_and_classes_is_refused(tmp_path):
+    frame = pl.DataFrame({"label": [None, None], "a__pred": ["x", None]}, schema_overrides={"label": pl.String})
+    with pytest.raises(BandmasterError, match="no row has a label, so that no class is known; list them under"):
+        read(frame, tmp_path / "log.parquet")
+    log = read_log(tmp_path / "log.parquet", None, {}, ("x", "y"))
+    assert log.ensemble.classes == ("x", "y")
+
+
 def test_parquet_csv_and_arrow_hold_the_same_log(tmp_path):
     frame = GOOD.drop("b__proba")
     frame.write_csv(tmp_path / "log.csv")

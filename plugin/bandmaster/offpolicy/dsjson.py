@@ -82,7 +82,7 @@ def _rows(path: Path, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
             continue
         try:
             event = msgspec.json.decode(line, type=_Event)
-        except msgspec.MsgspecError as problem:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
             raise BandmasterError(f"{path}: line {number} is no decision in DSJSON ({problem})") from None
         if not event.a:
             raise BandmasterError(f"{path}: line {number}: 'a' names no action; the one taken comes first")
