@@ -62,6 +62,13 @@ class Learned(msgspec.Struct, frozen=True):
     guard: dict[str, Any] | None = None
 
 
+def _read(payload: bytes) -> Learned:
+    try:
+        return msgspec.msgpack.decode(payload, type=Learned)
+    except (msgspec.DecodeError, ValueError) as problem:
+        raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
+
+
 class Learner:
     """Owns all learning. Exactly one exists; everyone else reads what it publishes."""
 
@@ -227,12 +234,19 @@ class Learner:
         guard = self.guard.dump() if self.guard else None
         return msgspec.msgpack.encode(Learned(self._fits, self.manager.policy.dump(), self.state.dump(), guard))
 
+    def roll_back(self, payload: bytes) -> bytes:
+        """Restore what ``dump`` gave, but for what the guard has counted since; return the snapshot of that.
+
+        Raises ``BandmasterError`` as ``load`` does.
+        """
+        guard = self.guard.dump() if self.guard else None
+        whole = msgspec.msgpack.encode(msgspec.structs.replace(_read(payload), guard=guard))
+        self.load(whole)
+        return whole
+
     def load(self, payload: bytes) -> None:
         """Restore what ``dump`` gave. Raises ``BandmasterError`` when it was learned for another configuration."""
-        try:
-            learned = msgspec.msgpack.decode(payload, type=Learned)
-        except (msgspec.DecodeError, ValueError) as problem:
-            raise BandmasterError(f"a snapshot cannot be read: {problem}") from None
+        learned = _read(payload)
         if learned.fits.format != FORMAT:
             raise BandmasterError(
                 f"a snapshot of format {learned.fits.format}, not {FORMAT}, is of another version of Bandmaster; "

@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,7 @@ from bandmaster.core import (
     MemberStatistics,
     Outcome,
     Snapshot,
+    State,
 )
 from bandmaster.guard import Guard
 from bandmaster.journal.keys import Keys
@@ -61,6 +63,9 @@ LEARNER_TIMEOUT_S = 10.0
 
 REMEMBERED = 2_000
 """So many outcomes before its last snapshot a learner that starts looks at again, to know who reports how."""
+
+GOLDEN = 8
+"""The states of so many requests, the newest, a snapshot is tried on before it goes live."""
 
 EXPIRE_EVERY_S = 60.0
 """How often is looked for decisions that have been kept long enough."""
@@ -168,8 +173,12 @@ class LearningLoop:
         window_s = config.feedback.window_s
         self._journal = open_journal(config.journal, config.root, self._keys, window_s, self._notice)
         self._journal.take_over()
-        self._learner = build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding)
+        self._learner, self._spare = (
+            build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding) for _ in range(2)
+        )
         self._version = 0
+        self._good, self._unfit = self._learner.dump(), False
+        self._golden: deque[State] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = Reporters()
         self._pin = Pin(path)
@@ -183,7 +192,7 @@ class LearningLoop:
         if snapshot is not None:
             try:
                 self._learner.load(snapshot.payload)
-                cursor, anew = snapshot.cursor, False
+                self._good, cursor, anew = snapshot.payload, snapshot.cursor, False
             except BandmasterError as problem:
                 _log.warning("%s", problem)
         if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
@@ -226,6 +235,7 @@ class LearningLoop:
                 self._journal.save_event(alarm)
         except Exception:
             _log.exception("decision %s cannot be noticed", decision.id)
+        self._golden.append(decision.state)
         self._noticed = True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
@@ -280,11 +290,37 @@ class LearningLoop:
         self._expire(now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
-            self._version += 1
-            self._keys.refresh()
-            cursor = self._journal.counts().joined
-            self._journal.save_snapshot(Snapshot(self._version, cursor, now, self._learner.dump()))
-            self._dirty, self._noticed, self._published = False, False, now
+            self._publish(now)
+
+    def _publish(self, now: float) -> None:
+        """Let workers have what has been learned; or, where it must not go live, what was learned before."""
+        payload = self._learner.dump()
+        why = self._flaw(payload)
+        if why is not None:
+            payload = self._learner.roll_back(self._good)
+            if not self._unfit:
+                cause = f"what was learned since snapshot {self._version} is given up, as it could not go live: {why}"
+                self._journal.save_event(DriftEvent("learner", now, cause))
+                _log.error("%s", cause)
+        self._unfit = why is not None
+        self._keys.refresh()
+        self._version += 1
+        self._journal.save_snapshot(Snapshot(self._version, self._journal.counts().joined, now, payload))
+        self._good, self._dirty, self._noticed, self._published = payload, False, False, now
+
+    def _flaw(self, payload: bytes) -> str | None:
+        """Why a snapshot must not go live: where it cannot be loaded, or gives for the newest requests' states no
+        distribution, or another one than was learned.
+        """
+        try:
+            self._spare.load(payload)
+            for state in self._golden:
+                p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
+                if not np.array_equal(p, loaded):
+                    return "loaded, it decides otherwise than it was learned"
+        except Exception as problem:  # of whatever kind: workers would meet it too
+            return f"{type(problem).__name__}: {problem}"
+        return None
 
     def _expire(self, now: float) -> None:
         """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
