@@ -7,21 +7,43 @@ import time
 
 import numpy as np
 
-from bandmaster.core import Array, FloatArray, IntArray, Member, MemberAnswer, MemberFailure, Task
+from bandmaster.core import Array, FloatArray, IntArray, Member, MemberAnswer, MemberFailure, Provenance, Task
+from bandmaster.power import Power
 
 WATTS_PER_CORE = 10.0
 """The power one busy core is taken to draw. A desktop or server core draws 5 to 15 W under load."""
 
 
+_ESTIMATED: Provenance = "estimated"
+_MEASURED: Provenance = "measured"
+
+
 class CpuTimeMeter:
-    """Latency by the wall clock; energy *estimated* as this thread's CPU time times ``watts`` per core.
+    """Latency by the wall clock; energy as this thread's CPU time times what a busy second of a CPU takes: *measured*
+    by the machine's ``power`` counters where those tell, else *estimated* by ``watts``.
 
     Members run their sessions on the calling thread alone (one ONNX Runtime thread), so its CPU time is theirs.
     """
 
-    def __init__(self, classes: int, watts: float = WATTS_PER_CORE, task: Task = "classification") -> None:
+    def __init__(
+        self,
+        classes: int,
+        watts: float = WATTS_PER_CORE,
+        task: Task = "classification",
+        power: Power | None = None,
+    ) -> None:
         """``classes`` is how many figures an answer must have to a row; in regression 1, the value."""
-        self._classes, self._watts, self._task = classes, watts, task
+        self._classes, self._watts, self._task, self._power = classes, watts, task, power
+
+    @property
+    def energy_from(self) -> str:
+        """How energy is found, in a sentence."""
+        if self._power is None or self._power.watts is None:
+            return f"estimated: CPU time of a member's thread × {self._watts:g} W"
+        return (
+            f"measured (RAPL): CPU time of a member's thread × {self._power.watts:.1f} W; the machine's "
+            f"{self._power.idle_watts:.1f} W when idle are charged to nobody"
+        )
 
     def run(self, member: Member, rows: Array, index: IntArray, within_s: float = math.inf) -> MemberAnswer:
         """Run ``member`` on ``rows[index]``. Whatever it raises or answers wrongly becomes the answer's error."""
@@ -39,8 +61,9 @@ class CpuTimeMeter:
         except Exception as problem:  # any failure of a member is an outcome, never a crash
             error = f"{type(problem).__name__}: {problem}"
         latency, busy = time.perf_counter() - wall, time.thread_time() - cpu + elsewhere
-        joules = busy * self._watts
-        return MemberAnswer(member.name, index, scores, latency, joules, "estimated", error, teaches=not no_turn)
+        known = None if self._power is None else self._power.watts
+        joules, source = (busy * self._watts, _ESTIMATED) if known is None else (busy * known, _MEASURED)
+        return MemberAnswer(member.name, index, scores, latency, joules, source, error, teaches=not no_turn)
 
 
 def checked(scores: FloatArray, rows: int, classes: int, task: Task = "classification") -> FloatArray:

@@ -19,7 +19,7 @@ ROOMS = [
         *("errors", "files", "guard", "ledger", "breaker", "seldom"),
     ],
     [
-        *("members", "policies", "journal", "drift", "meter", "pin", "regimes", "state", "value_planner"),
+        *("members", "policies", "journal", "drift", "power", "meter", "pin", "regimes", "state", "value_planner"),
         *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean", "calling", "reporters"),
     ],
     ["orchestrator"],

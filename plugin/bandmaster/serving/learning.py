@@ -152,7 +152,6 @@ class StatePage(pydantic.BaseModel):
     repeats: float
     members: list[MemberPage]
     contract: dict[str, dict[str, object]]
-    energy_from: str
     counts: dict[str, int]
     without_reward: int
     sources: list[SourcePage]
@@ -366,7 +365,6 @@ class LearningLoop:
             repeats=state.repeats_now,
             members=_members(self._ensemble, state.statistics()),
             contract=self._config.contract.describe(),
-            energy_from="estimated: CPU time of a member's thread × 10 W",
             counts={name: getattr(counts, name) for name in counts.__slots__},
             without_reward=self._learner.without_reward,
             sources=[SourcePage(**asdict(standing)) for standing in self._reporters.standings()],

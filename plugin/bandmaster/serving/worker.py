@@ -25,6 +25,7 @@ from bandmaster.journal.sqlite import locate, open_spool
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue, parse_plan
+from bandmaster.power import Power
 
 T = TypeVar("T")
 
@@ -59,9 +60,11 @@ class Worker:
         for member in hosted.isolated:
             member.start()
         self._isolated = hosted.isolated
+        self._power = Power.of_machine()
+        self._meter = CpuTimeMeter(len(hosted.ensemble.classes), task=hosted.ensemble.task, power=self._power)
         caller = Caller(
             hosted.members,
-            CpuTimeMeter(len(hosted.ensemble.classes), task=hosted.ensemble.task),
+            self._meter,
             executor=self._stage_threads,
             slow=hosted.slow,
             faults=self._faults,
@@ -128,14 +131,16 @@ class Worker:
             _log.error("a probe or trial failed, its decision keeps what it had", exc_info=problem)
 
     def page(self, now: float) -> dict[str, Any]:
-        """For the state page: the snapshot that this worker follows, its decisions that could not be recorded, those
-        over limits, what it has left of its share of each budget, and the members that are out of its service.
+        """For the state page: the snapshot that this worker follows, how it finds energy, its decisions that could not
+        be recorded, those over limits, what it has left of its share of each budget, and the members that are out of
+        its service.
         """
         limiter = self._orchestrator.limiter
         out = {name: asdict(absence) for name, absence in self._faults.breaker.absent().items()}
         left = limiter.left(now)
         return {
             "snapshot_version": self.snapshot,
+            "energy_from": self._meter.energy_from,
             "unrecorded": self._orchestrator.unrecorded,
             "over_limits": limiter.over,
             "left": left,
@@ -146,6 +151,8 @@ class Worker:
         """Take over each new snapshot, for as long as the process lives."""
         while True:
             self.poll()
+            if self._power is not None:
+                self._power.sample()
             await asyncio.sleep(POLL_S)
 
     def poll(self) -> None:
