@@ -1,0 +1,27 @@
+"""The soak's reckoning, and a short one."""
+
+import numpy as np
+
+from tests.faults.soak import Course, slopes, soaked
+
+
+def course(growth: float) -> Course:
+    rng, found = np.random.default_rng(0), Course()
+    for k in range(120):
+        at = k / 120
+        found.look(at, {"worker (MB)": 300.0 * (1.0 + growth * at) + rng.normal(0.0, 3.0)})
+    return found
+
+
+def test_what_grows_by_a_tenth_an_hour_is_told_from_what_only_wavers():
+    assert [slopes(course(growth))[0].flat for growth in (0.0, 0.03, 0.1)] == [True, True, False]
+
+
+def test_traffic_at_most_of_its_capacity_is_answered_without_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.faults.soak.PROBING_S", 2.0)
+    monkeypatch.setattr("tests.faults.soak.LOOKS_PER_MINUTE", 30)
+    found, rate = soaked(0.2, tmp_path)
+    assert found.failures == 0
+    assert found.requests > rate
+    assert len(found.figures["worker (MB)"]) >= 4
+    assert set(found.figures) == {"p99 (ms)", "worker (MB)", "worker (files)", "learner (MB)", "learner (files)"}
