@@ -42,3 +42,11 @@ def test_where_there_is_no_guard_or_no_folder_it_says_what_to_do(tmp_path):
     nowhere = run("pin", config(tmp_path), "--journal", str(tmp_path / "nowhere" / "j.db"))
     assert nowhere.exit_code == 2
     assert "nowhere: is no folder" in nowhere.output
+
+
+def test_the_journal_that_the_environment_names_goes_before_the_config_s(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("BANDMASTER_JOURNAL", f"sqlite:///{elsewhere}/j.db")
+    assert run("pin", config(tmp_path)).exit_code == 0
+    assert (elsewhere / "j.db.pin").is_file()
