@@ -70,6 +70,10 @@ class Awaited:
         self._probes.pop(decision.id, None)
         self._newest = max(self._newest, decision.at)
 
+    def forget(self, decision_id: str) -> bool:
+        """Keep it no longer; whether it was kept."""
+        return self._probes.pop(decision_id, None) is not None
+
     def clear(self) -> None:
         self._probes.clear()
 

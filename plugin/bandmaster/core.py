@@ -624,6 +624,10 @@ class Noticing(Protocol):
         """
         ...
 
+    def forget(self, decision_id: str) -> bool:
+        """Keep no single probe of this decision any more; whether there was one."""
+        ...
+
 
 @runtime_checkable
 class Recorder(Protocol):

@@ -108,6 +108,14 @@ class Learner:
             return f"decision {decision.id} has {len(joined.answer.labels)} rows, but {len(outcome.labels)} labels came"
         return None
 
+    def knows(self, decision: Decision, answer: Answer) -> bool:
+        """Whether it may have been made under the present configuration."""
+        try:
+            self.contract.under(decision.profile)
+        except BandmasterError:
+            return False
+        return self._outdated(decision, answer) is None
+
     def _complete(self, joined: Joined) -> bool:
         """Whether every member that was in service saw every row."""
         known, out = self.outputs(joined.answer)[1], joined.decision.state.out

@@ -85,8 +85,11 @@ class Power:
     @classmethod
     def of_machine(cls) -> Power | None:
         """``None`` where the machine has no counters that may be read."""
-        counter = Rapl.found()
-        return None if counter is None else cls(counter)
+        try:
+            counter = Rapl.found()
+            return None if counter is None else cls(counter)
+        except (OSError, ValueError):  # it can be found, and not be read
+            return None
 
     def sample(self) -> None:
         """Look at the counters, once a second at most; cheap enough to be asked at any time."""
@@ -95,7 +98,7 @@ class Power:
             return
         try:
             seen = (now, self._busy(), self._counter.joules())
-        except OSError:
+        except (OSError, ValueError):  # it cannot be read any more, or holds no number
             self.watts = None
             return
         seconds, busy, joules = (a - b for a, b in zip(seen, self._last, strict=True))

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bandmaster.core import CONFIDENCE_EDGES, NO_ANSWER, DriftEvent, Joined
 
 SHARES = (0.1, 0.3, 0.9)
@@ -31,7 +33,7 @@ _SURE = math.log(len(SHARES) / RISK)
 @dataclass(slots=True)
 class _Reporter:
     """Rows that it reported, how many of them ``contradicted`` and how many were ``expected`` to; the evidence for each
-    share of ``SHARES``, and whether it has been enough.
+    share of ``SHARES``, whether it has been enough, and the number of everybody's rows when it reported last.
     """
 
     rows: int = 0
@@ -39,6 +41,7 @@ class _Reporter:
     expected: float = 0.0
     evidence: list[float] = field(default_factory=lambda: [0.0] * len(SHARES))
     suspected: bool = False
+    last: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Reporters:
         size = len(CONFIDENCE_EDGES) + 1
         self._seen, self._contradicted = [0.0] * size, [0.0] * size
         self._by: dict[str, _Reporter] = {}
+        self._rows = 0
 
     def saw(self, joined: Joined) -> DriftEvent | None:
         """Take an outcome in; the alarm, where it is the one that makes its reporter suspected."""
@@ -68,9 +72,13 @@ class Reporters:
         reporter = self._by.setdefault(outcome.source, _Reporter())
         before = reporter.suspected
         buckets = CONFIDENCE_EDGES.searchsorted(answer.confidence, side="right").tolist()
-        for said, label, bucket in zip(answer.labels.tolist(), outcome.labels, buckets, strict=True):
-            if said != NO_ANSWER:
-                self._count(reporter, bucket, said != label)
+        said = [
+            (bucket, answered != label)
+            for answered, label, bucket in zip(answer.labels.tolist(), outcome.labels, buckets, strict=True)
+            if answered != NO_ANSWER
+        ]
+        self._judge(reporter, said)
+        self._learn(reporter, said)
         if before or not reporter.suspected:
             return None
         rate, expected = reporter.contradicted / reporter.rows, reporter.expected / reporter.rows
@@ -80,25 +88,38 @@ class Reporters:
         )
         return DriftEvent(f"feedback:{outcome.source}", outcome.at, cause, reporter.rows)
 
-    def _count(self, reporter: _Reporter, bucket: int, contradicts: bool) -> None:
-        seen = self._seen[bucket]
-        if seen >= KNOWN:
-            expected = (self._contradicted[bucket] + 0.5) / (seen + 1.0)
+    def _judge(self, reporter: _Reporter, said: list[tuple[int, bool]]) -> None:
+        """Weigh one request's rows, each its bucket and whether its label contradicts: together, as they may go
+        together. The mean of ratios whose means are 1 has mean 1, however they depend on each other.
+        """
+        ratios = []
+        for bucket, contradicts in said:
+            if self._seen[bucket] < KNOWN:
+                continue
+            expected = (self._contradicted[bucket] + 0.5) / (self._seen[bucket] + 1.0)
             reporter.rows, reporter.contradicted = reporter.rows + 1, reporter.contradicted + contradicts
             reporter.expected += expected
-            self._weigh(reporter, expected, contradicts)
-        if not reporter.suspected:  # what it says is no measure for others, nor for itself
-            keep = 1.0 - 1.0 / MEMORY
-            self._seen[bucket] = seen * keep + 1.0
+            ratios.append([_ratio(expected, share, contradicts) for share in SHARES])
+        if not ratios:
+            return
+        for k, mean in enumerate(np.mean(ratios, axis=0).tolist()):
+            reporter.evidence[k] = min(max(reporter.evidence[k] + math.log(mean), 0.0), _SURE)
+        reporter.suspected = max(reporter.evidence) > (0.0 if reporter.suspected else _SURE * (1.0 - 1e-12))
+
+    def _learn(self, reporter: _Reporter, said: list[tuple[int, bool]]) -> None:
+        """Learn from a request's rows what is to be expected of others."""
+        self._rows += len(said)
+        reporter.last = self._rows
+        if reporter.suspected and not self._are_all_suspected():
+            return  # what it says is no measure for others, nor for itself
+        keep = 1.0 - 1.0 / MEMORY
+        for bucket, contradicts in said:
+            self._seen[bucket] = self._seen[bucket] * keep + 1.0
             self._contradicted[bucket] = self._contradicted[bucket] * keep + contradicts
 
-    @staticmethod
-    def _weigh(reporter: _Reporter, expected: float, contradicts: bool) -> None:
-        for k, share in enumerate(SHARES):
-            forged = expected + (1.0 - expected) * share
-            ratio = forged / expected if contradicts else (1.0 - forged) / (1.0 - expected)
-            reporter.evidence[k] = min(max(reporter.evidence[k] + math.log(ratio), 0.0), _SURE)
-        reporter.suspected = max(reporter.evidence) > (0.0 if reporter.suspected else _SURE * (1.0 - 1e-12))
+    def _are_all_suspected(self) -> bool:
+        """Whether that goes for everybody who has reported of late: then the world has changed, or nobody can tell."""
+        return all(r.suspected for r in self._by.values() if self._rows - r.last < MEMORY)
 
     def standings(self) -> list[Standing]:
         """Everybody, by name."""
@@ -106,3 +127,9 @@ class Reporters:
             Standing(name, r.rows, r.contradicted / max(r.rows, 1), r.expected / max(r.rows, 1), r.suspected)
             for name, r in sorted(self._by.items())
         ]
+
+
+def _ratio(expected: float, share: float, contradicts: bool) -> float:
+    """How much likelier that is where such a share of the labels is forged."""
+    forged = expected + (1.0 - expected) * share
+    return forged / expected if contradicts else (1.0 - forged) / (1.0 - expected)

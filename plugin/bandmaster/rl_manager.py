@@ -70,5 +70,9 @@ class RLManager:
         if isinstance(self.policy, Noticing):
             self.policy.notice(decision, said, figures)
 
+    def forget(self, decision_id: str) -> bool:
+        """Have the policy keep no single probe of this decision; whether it did."""
+        return isinstance(self.policy, Noticing) and self.policy.forget(decision_id)
+
     def learn(self, experience: Experience) -> None:
         self.policy.learn(experience)

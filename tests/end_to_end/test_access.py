@@ -12,15 +12,15 @@ from tests.serving.tiny import ROWS, project
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "http.md"
 HEADER = "x-orchestration-decision"
-SECRETS = {"FEEDBACK": "sesame", "DASHBOARD": "poppy", "ADMIN": "simsim"}
+SECRETS = {"FEEDBACK": "open-sesame-please", "DASHBOARD": "poppy-poppy-poppy", "ADMIN": "simsim-simsim-simsim"}
 TOKENS = {f"BANDMASTER_{scope}_TOKEN": secret for scope, secret in SECRETS.items()}
 PIN, FORGET = "/orchestration/pin", "DELETE /orchestration/decisions/{id}"
 RIGHT = {
-    "POST /feedback": "sesame",
-    "GET /orchestration/state": "poppy",
-    f"PUT {PIN}": "simsim",
-    f"DELETE {PIN}": "simsim",
-    FORGET: "simsim",
+    "POST /feedback": "open-sesame-please",
+    "GET /orchestration/state": "poppy-poppy-poppy",
+    f"PUT {PIN}": "simsim-simsim-simsim",
+    f"DELETE {PIN}": "simsim-simsim-simsim",
+    FORGET: "simsim-simsim-simsim",
 }
 
 
@@ -57,7 +57,7 @@ def test_the_table_is_what_a_server_does(tmp_path: Path, bound: str, tokens: str
     assert len(table) == 6
     with served(".", "--host", bound, folder=folder, env=env) as server:
         for route, said in table.items():
-            right = RIGHT.get(route, "sesame")
+            right = RIGHT.get(route, "open-sesame-please")
             wrong = next(token for token in RIGHT.values() if token != right)  # the other's, of all
             given = [str(ask(server.client, route, token)) for token in (None, wrong, right)]
             assert [s for s in said if s != "–"] == given[: len([s for s in said if s != "–"])], route

@@ -163,13 +163,15 @@ def test_feedback_through_a_proxy_needs_a_token(unharmed: Server, decided: str, 
 
 def test_where_there_is_a_token_it_must_be_the_right_one(tmp_path: Path) -> None:
     folder = project(tmp_path)
-    env = environment(folder / "home", BANDMASTER_FEEDBACK_TOKEN="sesame")
+    env = environment(folder / "home", BANDMASTER_FEEDBACK_TOKEN="open-sesame-please")
     with served(".", folder=folder, env=env) as server:
         feedback = {"decision_id": classify(server.client, [ROW]).headers[HEADER], "label": "setosa"}
-        for headers in ({}, {"authorization": "Bearer simsim"}, {"authorization": "sesame"}):
+        for headers in ({}, {"authorization": "Bearer simsim-simsim-simsim"}, {"authorization": "open-sesame-please"}):
             refused(server.client.post("/feedback", json=feedback, headers=headers), 401, "missing or wrong")
         assert server.counts()["joined"] == 0
-        response = server.client.post("/feedback", json=feedback, headers={"authorization": "Bearer sesame"})
+        response = server.client.post(
+            "/feedback", json=feedback, headers={"authorization": "Bearer open-sesame-please"}
+        )
         assert (response.status_code, response.json()["decision_id"]) == (200, feedback["decision_id"])
 
 

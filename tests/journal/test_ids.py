@@ -14,6 +14,7 @@ import pytest
 
 import bandmaster
 from bandmaster.core import BandmasterError
+from bandmaster.journal import keys as keys_module
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys, rotate
 from bandmaster.journal.seal import mac, seal, unseal
@@ -229,3 +230,28 @@ def test_the_environment_may_give_several_keys_and_is_not_rotated(tmp_path, monk
     assert keys.any(lambda key: key == b"\x0a" * 32)
     with pytest.raises(BandmasterError, match="BANDMASTER_KEY gives the key: put a new one behind it"):
         rotate(tmp_path)
+
+
+def test_a_change_while_the_keys_are_read_is_noticed(tmp_path, monkeypatch):
+    Keys.of(tmp_path)
+    read = keys_module.read_keys
+
+    def read_and_changed(path):
+        found = read(path)
+        monkeypatch.setattr(keys_module, "read_keys", read)
+        rotate(tmp_path)
+        return found
+
+    monkeypatch.setattr(keys_module, "read_keys", read_and_changed)
+    started = Keys.of(tmp_path)
+    assert started.refresh()
+    assert started.first == Keys.of(tmp_path).first
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files away")
+def test_the_file_stays_its_owner_s_whoever_rotates(tmp_path):
+    Keys.of(tmp_path)
+    os.chown(tmp_path / "bandmaster.key", 1234, 1234)
+    rotate(tmp_path)
+    found = (tmp_path / "bandmaster.key").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 1234, 0o600)

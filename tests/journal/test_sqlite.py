@@ -551,6 +551,7 @@ def test_what_is_forgotten_is_nowhere_in_the_files_and_stays_counted(journal, pa
     assert (journal.find(first), journal.reward(first)) == (None, None)
     assert [j.decision.id for j in journal.since(0)] == [second]
     assert journal.counts() == Counts(decisions=2, joined=2)
+    assert journal.scrub()
     assert b"1111.5" not in contents(path)
     assert b"2223.0" in contents(path)
 
@@ -585,9 +586,7 @@ def test_what_is_old_is_removed_with_all_that_belongs_to_it_and_stays_counted(pa
             journal.settle(decision.id, outcome(after_s=n + 1 if n else 99.0))
     journal.settle(sample_decision(77).id, outcome(after_s=1.0))  # its decision never comes
     before = journal.counts()
-    assert journal.expire(START + 4, limit=2) == 3  # two decisions, and the outcome that is alone
-    assert journal.expire(START + 4, limit=2) == 2
-    assert journal.expire(START + 4) == 0
+    assert [journal.expire(START + 4, limit=2) for _ in range(4)] == [2, 2, 1, 0]  # the outcome that is alone at last
     assert journal.counts() == replace(before, early=0, late=before.late + 1)
     assert [d.id for d, _ in journal.decisions(10)] == [sample_decision(n).id for n in (5, 4)]
     for table in ("rewards", "outcomes"):
@@ -604,3 +603,62 @@ def test_in_the_ledger_what_was_removed_is_told_from_what_is_missing(journal, pa
     assert {f.what: f.health for f in look_over(path)}["ledger"] == "ok"
     journal._all("DELETE FROM decisions")
     assert {f.what: f.health for f in look_over(path)}["ledger"] == "problem"
+
+
+def test_numbers_of_settlements_are_not_given_out_again_when_all_was_removed(journal):
+    for n in range(5):
+        record(journal, n)
+        journal.settle(sample_decision(n).id, outcome())
+    while journal.expire(START + 100):
+        pass
+    record(journal, 7)
+    settlement = journal.settle(sample_decision(7).id, outcome())
+    assert settlement.joined.seq == 6
+    assert [j.seq for j in journal.since(5)] == [6]
+
+
+def test_beside_a_reader_what_is_removed_is_overwritten_later_and_nobody_waits(journal, path):
+    decision, answer = sample_decision(1), sample_answer(1)
+    journal.record(replace(decision, state=replace(decision.state, features=np.array([1111.5]))), answer)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM decisions").fetchone()
+    assert journal.forget(decision.id)
+    assert not journal.scrub()
+    reader.execute("COMMIT")
+    reader.close()
+    assert journal.scrub()
+    assert b"1111.5" not in contents(path)
+
+
+def test_an_outcome_whose_decision_was_removed_is_late_by_what_its_id_tells(path):
+    journal = SqliteJournal(path, KEY, window_s=60)
+    decision, _ = record(journal, 1)
+    journal.settle(decision.id, outcome())
+    while journal.expire(START + 100):
+        pass
+    assert journal.settle(decision.id, outcome(after_s=200.0), decided_at=START).status is Status.LATE
+    assert journal.settle(sample_decision(2).id, outcome(after_s=200.0), decided_at=START + 190).status is Status.EARLY
+    journal.close()
+
+
+def test_of_an_id_that_nobody_signed_nothing_is_kept(journal):
+    assert not journal.forget("a stranger's")
+    assert journal._all("SELECT count(*) FROM forgotten") == [(0,)]
+    assert not journal.forget(sample_decision(1).id, decided_at=START)
+    assert journal._all("SELECT at FROM forgotten") == [(START,)]
+
+
+def test_a_spool_begins_another_file_after_a_while_so_that_the_owner_can_remove_the_last(journal, monkeypatch):
+    spool = worker(journal)
+    spool.renew()
+    first = spool.path
+    record(spool, 1)
+    spool.renew()
+    assert spool.path == first
+    monkeypatch.setattr(spool_module, "SEGMENT_S", -1.0)
+    spool.renew()
+    assert spool.path != first
+    journal.drain()
+    assert not first.exists()
+    spool.close()

@@ -13,7 +13,7 @@ import pytest
 
 from bandmaster import build
 from bandmaster.config import Config, load
-from bandmaster.core import BandmasterError
+from bandmaster.core import BandmasterError, DriftEvent, Outcome
 from bandmaster.journal.sqlite import locate
 from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop
@@ -70,6 +70,7 @@ BREAKS = {
     "gives no distribution": ("probabilities", lambda state: np.full(3, np.nan)),
     "cannot be dumped so that it loads": ("dump", lambda: b"junk"),
     "raises": ("probabilities", lambda state: 1 / 0),
+    "cannot be dumped": ("dump", lambda: 1 / 0),
 }
 
 
@@ -89,6 +90,58 @@ def test_a_policy_that_breaks_never_reaches_the_workers_and_what_was_before_stay
     assert alarm.cause.startswith("what was learned since snapshot 1 is given up, as it could not go live: ")
     teach(config, hosted, loop, 30)  # it is whole again
     assert version_of(config, hosted, payload(loop, 4)) != version_of(config, hosted, good)
+
+
+def test_states_of_another_catalogue_or_configuration_are_no_reason_to_give_anything_up(
+    config: Config, hosted: build.Hosted, loop: LearningLoop
+) -> None:
+    ((decision, answer),) = ask(config, hosted, ROWS[:1])
+    loop._notice(replace(decision, state=replace(decision.state, fits=(True, False), out=(True,) * 4)), answer)
+    loop._notice(replace(decision, state=replace(decision.state, profile="renamed")), answer)
+    loop._notice(replace(decision, plans=("gone",)), answer)
+    teach(config, hosted, loop, 10)
+    assert not [event for event in loop._journal.events() if event.name == "learner"]
+
+
+def test_an_alarm_that_cannot_be_kept_costs_no_lesson(
+    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(event: object) -> None:
+        raise BandmasterError("the disk is full")
+
+    monkeypatch.setattr(loop._journal, "save_event", full)
+    monkeypatch.setattr(loop, "_suspect", lambda joined: DriftEvent("feedback:a", 0.0, "because"))
+    teach(config, hosted, loop, 10)
+    assert loop._journal.counts().joined == 20
+    assert loop._learner.manager.policy.version.startswith("20")
+
+
+def test_a_learner_starts_over_an_outcome_that_does_not_fit_its_decision(config: Config, hosted: build.Hosted) -> None:
+    loop = make_loop(config, hosted)
+    teach(config, hosted, loop, 0)
+    ((decision, _),) = ask(config, hosted, ROWS[10:11])
+    loop._journal.settle(decision.id, Outcome(time.time(), labels=(0, 0), source="a"))
+    teach(config, hosted, loop, 11)
+    loop.close()
+    make_loop(config, hosted).close()
+
+
+def test_a_probe_that_awaits_its_label_is_in_no_snapshot_once_it_is_forgotten(tmp_path: Path) -> None:
+    block = project(tmp_path, seed=3, probes={"share": 1.0, "adapt": False})
+    config = load(block / "bentofile.yaml")
+    hosted = build.host(config)
+    loop = make_loop(config, hosted)
+    made = ask(config, hosted, ROWS[:4])
+    loop._journal.drain()
+    loop.tick()
+    name = made[0][0].id
+    assert name.encode() in loop._learner.dump()
+    assert loop.forget(name, None)
+    assert name.encode() not in loop._learner.dump()
+    snapshots = loop._journal._all("SELECT sealed FROM snapshots")
+    assert len(snapshots) == 1
+    assert name.encode() not in snapshots[0][0]
+    loop.close()
 
 
 def test_what_the_guard_has_counted_is_not_taken_back(

@@ -59,7 +59,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Orchestrates a service given as text and starts it in this process, as ``--development`` would."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # without it, /metrics would hang
     for scope in Scope:
-        monkeypatch.setenv(scope.variable, "sesame")
+        monkeypatch.setenv(scope.variable, "open-sesame-please")
     running: list[TestClient] = []
 
     def run(text: str, **changes: Any) -> TestClient:
@@ -75,7 +75,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         client.__exit__(None, None, None)
 
 
-TOKEN = {"authorization": "Bearer sesame"}
+TOKEN = {"authorization": "Bearer open-sesame-please"}
 
 
 def made(folder: Path, text: str, **changes: Any) -> Service[Any]:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from bandmaster.journal.keys import Keys
+from bandmaster.journal.keys import Keys, rotate
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.pin import Pin
 from bandmaster.serving.door import HEADERS, MAX_BODY, Scope
 from bandmaster.serving.front import DECISION_HEADER
+from tests.end_to_end.servers import eventually
 from tests.serving.test_plain_services import made
 from tests.serving.tiny import IRIS, ROWS
 
@@ -26,10 +27,10 @@ BODY = {"input_series": [ROWS[0].tolist()]}
 def serving(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Iterator[TestClient]:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))  # without it, /metrics would hang
     for scope in Scope:
-        monkeypatch.setenv(scope.variable, "sesame")
+        monkeypatch.setenv(scope.variable, "open-sesame-please")
     orchestrated = made(folder, IRIS, **changes)
     orchestrated.config["metrics"] = {"enabled": False}
-    with TestClient(orchestrated.to_asgi(), headers={"authorization": "Bearer sesame"}) as client:
+    with TestClient(orchestrated.to_asgi(), headers={"authorization": "Bearer open-sesame-please"}) as client:
         yield client
 
 
@@ -82,6 +83,29 @@ def test_a_decision_is_forgotten_over_http_and_a_stranger_s_is_not_known(
     journal = SqliteJournal(tmp_path / "orchestration.db", Keys.of(tmp_path))
     assert [d.id for d, _ in journal.decisions(10)] == [other]
     journal.close()
+
+
+def test_whoever_has_no_token_is_told_so_whatever_he_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path, monkeypatch) as client:
+        for content, kind in ((b"{", "application/json"), (b"x" * 2 * MAX_BODY, "text/plain"), (b"[]", "text/json")):
+            headers = {"authorization": "Bearer nobody", "content-type": kind}
+            said = client.post("/feedback", content=content, headers=headers)
+            assert said.status_code == 401
+            assert Scope.FEEDBACK.variable in said.json()["error"]
+
+
+def test_a_decision_that_a_key_long_gone_has_signed_can_be_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path, monkeypatch) as client:
+        decision = client.post("/classify", json=BODY).headers[DECISION_HEADER]
+        rotate(tmp_path, drop=True)
+        report = {"decision_id": decision, "label": "setosa"}
+        eventually(
+            lambda: client.post("/feedback", json=report).status_code == 404, "the worker knows the new key only"
+        )
+        assert client.delete(f"/orchestration/decisions/{decision}").json()["was_there"] is True
+        assert client.delete(f"/orchestration/decisions/{decision}").status_code == 404
 
 
 def test_of_columns_that_are_not_allowed_nothing_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

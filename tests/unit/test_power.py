@@ -88,10 +88,14 @@ def test_it_looks_once_a_second_at_most_and_gives_up_where_a_counter_goes(tmp_pa
         machine.runs(0.1, k // 10 % 2)
         power.sample()
     assert power.watts == pytest.approx(12.5, rel=0.01)
-    (machine.zones[0] / "energy_uj").unlink()
-    machine.now += 2.0
-    power.sample()
-    assert power.watts is None
+    for broken in ("", None):
+        power.watts = 1.0
+        (machine.zones[0] / "energy_uj").write_text(broken) if broken is not None else (
+            machine.zones[0] / "energy_uj"
+        ).unlink()
+        machine.now += 2.0
+        power.sample()
+        assert power.watts is None
 
 
 def test_where_there_are_no_counters_or_they_may_not_be_read_there_is_none(tmp_path: Path) -> None:

@@ -90,10 +90,35 @@ def test_nothing_follows_from_rewards_from_unknown_reporters_or_before_much_is_k
     assert [s.name for s in reporters.standings()] == ["a"]
 
 
-def test_every_row_of_a_request_counts() -> None:
+def test_rows_of_one_request_are_one_piece_of_evidence() -> None:
     reporters = Reporters()
-    for _ in range(10):
+    for _ in range(100):
         reporters.saw(report("a", 0.99, True, rows=30))
-    alarm = reporters.saw(report("a", 0.99, False, rows=30))
-    assert alarm is not None
-    assert reporters.standings()[0].rows == 299  # 31 went by before anything was expected
+    assert reporters.saw(report("a", 0.99, False, rows=30)) is None
+    assert reporters.standings()[0].rows == 2970  # the first two requests went by before anything was expected
+    found = [reporters.saw(report("a", 0.99, False, rows=30)) for _ in range(4)]
+    assert sum(alarm is not None for alarm in found) == 1
+
+
+def test_requests_of_many_rows_that_are_hard_together_raise_hardly_any_alarm() -> None:
+    """40,000 requests, one in ten of them wrong in most of its rows: .4 false alarms are promised; 4 or more have a
+    probability of .0008.
+    """
+    rng, reporters, rang = np.random.default_rng(5), Reporters(), 0
+    for _ in range(40_000):
+        hard = rng.random() < 0.1
+        wrong = rng.random(20) < (0.6 if hard else 0.02)
+        said = np.zeros(20, dtype=np.int64)
+        answer = replace(ANSWER, labels=said, confidence=np.full(20, 0.9))
+        outcome = Outcome(1.0, labels=tuple(wrong.astype(int).tolist()), source="ab"[rng.integers(2)])
+        rang += reporters.saw(Joined(1, DECISION, answer, outcome)) is not None
+    assert rang < 4
+
+
+def test_where_the_world_has_changed_everybody_is_suspected_for_a_while_only_and_liars_are_found_after_it() -> None:
+    rng, reporters = np.random.default_rng(6), Reporters()
+    alarms(reporters, traffic(rng, 3000, {"a": 0.0, "b": 0.0}))
+    changed = alarms(reporters, traffic(rng, 80_000, {"a": 0.25, "b": 0.25}))
+    assert {alarm.name for alarm in changed} == {"feedback:a", "feedback:b"}
+    assert not any(s.suspected for s in reporters.standings())
+    assert [a.name for a in alarms(reporters, traffic(rng, 1000, {"a": 0.25, "b": 0.95}))] == ["feedback:b"]

@@ -140,3 +140,9 @@ class Config:
     def guarding(self) -> Guarding | None:
         """How the service is guarded: in the shadow where nothing is written; ``None`` where that is wanted."""
         return None if self.unguarded else self.guard or Guarding(baseline=self.policy.plan or Guarding().baseline)
+
+    @property
+    def ignores_limits(self) -> str | None:
+        """The baseline that answers every request whatever ``limits`` say; ``None`` where they are kept."""
+        idle = self.guarding is not None and self.guarding.mode in ("off", "shadow")
+        return self.guarding.baseline if self.guarding is not None and idle and self.limits != Limits() else None

@@ -137,9 +137,11 @@ _STORED = ("decisions", "joined", "early", "late")
 
 
 def _ledger(database: sqlite3.Connection) -> Finding:
+    database.execute("BEGIN")  # one look, beside a learner that goes on
     tally = dict(database.execute("SELECT name, n FROM tally").fetchall())
     stored = dict(database.execute("SELECT status, count(*) FROM outcomes GROUP BY status").fetchall())
     stored["decisions"] = database.execute("SELECT count(*) FROM decisions").fetchone()[0]
+    database.execute("COMMIT")
     here = {name: tally.get(name, 0) - tally.get(f"removed_{name}", 0) for name in _STORED}
     off = {name: (here[name], stored.get(name, 0)) for name in _STORED if here[name] != stored.get(name, 0)}
     if off:
@@ -151,7 +153,7 @@ def _ledger(database: sqlite3.Connection) -> Finding:
 
 def _snapshots(path: Path, database: sqlite3.Connection) -> Finding:
     try:
-        keys = Keys.of(path.parent)
+        keys = Keys.of(path.parent) if KEY_VARIABLE in os.environ else Keys(*read_keys(path.parent / KEY_FILE))
     except BandmasterError:
         return Finding("snapshots", "problem", "cannot be opened without the key")
     found = database.execute("SELECT version, sealed FROM snapshots ORDER BY version DESC").fetchall()

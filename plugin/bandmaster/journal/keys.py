@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bandmaster.core import BandmasterError
 from bandmaster.files import sync
+from bandmaster.seldom import Seldom
+
+_log = logging.getLogger(__name__)
 
 KEY_BYTES = 32
 KEYS_KEPT = 3
@@ -28,13 +34,15 @@ class Keys:
     (True, True)
     """
 
-    def __init__(self, *keys: bytes, file: Path | None = None) -> None:
-        """Raises ``BandmasterError`` for a key shorter than 32 bytes."""
+    def __init__(self, *keys: bytes, file: Path | None = None, read: tuple[int, int] | None = None) -> None:
+        """``file`` is where they were ``read`` from, when it bore this stamp. Raises ``BandmasterError`` for a key
+        shorter than 32 bytes.
+        """
         for key in keys:
             if len(key) < KEY_BYTES:
                 raise BandmasterError(f"a key has at least {KEY_BYTES} bytes, this one {len(key)}")
-        self._keys, self._file = keys, file
-        self._read = _stamp(file)
+        self._keys, self._file, self._read = keys, file, read
+        self._seldom = Seldom(_log)
 
     @classmethod
     def of(cls, folder: Path) -> Keys:
@@ -54,7 +62,8 @@ class Keys:
             raise BandmasterError(
                 f"{path}: {error.strerror}; make its folder writable or set BANDMASTER_KEY"
             ) from error
-        return cls(*read_keys(path), file=path)
+        stamp = _stamp(path)  # before they are read: whoever changes them meanwhile is noticed
+        return cls(*read_keys(path), file=path, read=stamp)
 
     @property
     def first(self) -> bytes:
@@ -66,13 +75,14 @@ class Keys:
         return any(map(holds, self._keys)) or (self.refresh() and any(map(holds, self._keys)))
 
     def refresh(self) -> bool:
-        """Read the file anew if it has changed; whether it has. One that cannot be read, for now, changes nothing."""
+        """Read the file anew if it has changed; whether it has. One that cannot be read changes nothing but the log."""
         stamp = _stamp(self._file)
         if self._file is None or stamp is None or stamp == self._read:
             return False
         try:
             self._keys = read_keys(self._file)
-        except BandmasterError:  # `bandmaster doctor` says so, and so does the next start
+        except BandmasterError as problem:
+            self._seldom.error("the keys of before stay in force: %s", problem)
             return False
         self._read = stamp
         return True
@@ -102,14 +112,30 @@ def rotate(folder: Path, *, drop: bool = False) -> Path:
     path = folder / KEY_FILE
     if not path.exists():
         raise BandmasterError(f"{path} is not there yet; the service makes it when it starts")
-    before = () if drop else read_keys(path)
     try:
-        draft = _draft(path, (secrets.token_bytes(KEY_BYTES), *before)[:KEYS_KEPT])
-        os.replace(draft, path)
-        sync(path.parent)
+        with _alone(folder):
+            before, owner = () if drop else read_keys(path), path.stat()
+            draft = _draft(path, (secrets.token_bytes(KEY_BYTES), *before)[:KEYS_KEPT])
+            try:
+                os.chown(draft, owner.st_uid, owner.st_gid)  # whoever runs the service must be able to read it
+                os.replace(draft, path)
+            finally:
+                draft.unlink(missing_ok=True)
+            sync(folder)
     except OSError as error:
-        raise BandmasterError(f"{path}: {error.strerror}; make its folder writable") from error
+        raise BandmasterError(f"{path}: {error.strerror}; do this as whoever runs the service") from error
     return path
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One after the other: of two that rotate at once none loses the other's key."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _stamp(file: Path | None) -> tuple[int, int] | None:

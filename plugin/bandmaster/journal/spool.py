@@ -13,6 +13,7 @@ import re
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ BUSY_S = 30.0
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 """A worker starts another file after this much, so that the owner can remove the last one."""
+
+SEGMENT_S = 3600.0
+"""Or after so long."""
 
 _CREATE = """
 PRAGMA synchronous = OFF;
@@ -75,9 +79,18 @@ class SqliteSpool:
         row = (decision.id, decision.at, awaits_probes(decision, answer), encode(decision), encode(answer))
         with self._guard:
             if self._segment.written > SEGMENT_BYTES:
-                full, self._segment = self._segment, _Segment(self._folder, self._worker, self._synced)
-                full.close()
+                self._begin_another()
             self._segment.append(row)
+
+    def renew(self) -> None:
+        """Begin another file where this one has been written to for long, so that the owner can remove it."""
+        with self._guard:
+            if self._segment.written and time.monotonic() - self._segment.begun > SEGMENT_S:
+                self._begin_another()
+
+    def _begin_another(self) -> None:
+        full, self._segment = self._segment, _Segment(self._folder, self._worker, self._synced)
+        full.close()
 
     def close(self) -> None:
         """Let go of the file; the journal's owner drains and removes it."""
@@ -90,7 +103,7 @@ class _Segment:
 
     def __init__(self, folder: Path, worker: str, synced: bool) -> None:
         self.path = folder / f"spool-{worker}-{os.getpid()}-{secrets.token_hex(6)}.db"
-        self.written = 0
+        self.written, self.begun = 0, time.monotonic()
         self._lock: int | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -112,6 +112,7 @@ class SqliteJournal:
         self._complete = complete
         self._completed: list[tuple[bytes, bytes]] = []  # by the transaction under way
         self._epoch: int | None = None
+        self._unscrubbed = True  # a predecessor may not have come to it
         self._connection = _open(path)
         last = self._one("SELECT at FROM outcomes ORDER BY arrival DESC LIMIT 1")
         self._clock: float = -math.inf if last is None else last[0]
@@ -131,7 +132,10 @@ class SqliteJournal:
         with self._transaction():
             self._store(decision.id, decision.at, waits, encode(decision), encode(answer))
 
-    def settle(self, decision_id: str, outcome: Outcome) -> Settlement:
+    def settle(self, decision_id: str, outcome: Outcome, decided_at: float | None = None) -> Settlement:
+        """As ``Journal.settle``. By ``decided_at`` (Unix s), which a signed id tells, an outcome is known to be late
+        whose decision has been removed.
+        """
         raw = encode(outcome)
         with self._lock:
             stored = self._one("SELECT waits FROM decisions WHERE id = ?", decision_id)
@@ -142,7 +146,7 @@ class SqliteJournal:
                 if self._one("SELECT 1 FROM outcomes WHERE id = ?", decision_id):
                     self._count(duplicate=1)
                     return Settlement(Status.DUPLICATE)
-                if self._is_forgotten(decision_id):
+                if self._is_gone(decision_id, outcome.at, decided_at):
                     row = (decision_id, outcome.at, b"", Status.LATE)
                     self._connection.execute("INSERT INTO outcomes (id, at, outcome, status) VALUES (?, ?, ?, ?)", row)
                     self._count(late=1)
@@ -205,11 +209,7 @@ class SqliteJournal:
         sealed = seal_snapshot(self._keys, snapshot)
         with self._transaction():
             self._connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (snapshot.version, sealed))
-            self._connection.execute(
-                "DELETE FROM snapshots WHERE version NOT IN"
-                " (SELECT version FROM snapshots ORDER BY version DESC LIMIT ?)",
-                (SNAPSHOTS_KEPT,),
-            )
+            self._trim(SNAPSHOTS_KEPT)
 
     def last_snapshot_version(self) -> int:
         """The greatest version ever kept that is still there, readable or not; 0 when there is none."""
@@ -268,16 +268,21 @@ class SqliteJournal:
                     _log.error("decision %s is passed over: %s", id_, error)
             last = rows[-1][0]
 
-    def forget(self, decision_id: str) -> bool:
-        """Remove, and overwrite, what was recorded of one decision, of its answer and of its outcome; whether there was
-        anything. It stays counted, and nothing that comes later brings it back.
+    def forget(self, decision_id: str, decided_at: float | None = None) -> bool:
+        """Remove what was recorded of one decision, of its answer and of its outcome; whether there was anything. It
+        stays counted, and nothing that comes later brings it back. ``scrub`` has it overwritten.
 
-        Its worker's spool holds it until that file is removed; what was learned from it stays learned.
+        One that is not there is marked only by its ``decided_at`` (Unix s), which a signed id tells. Its worker's spool
+        holds it until that file is removed; what was learned from it stays learned.
         """
         with self._lock:
             self.drain()
             with self._transaction():
-                row = (decision_id, self._decided_at(decision_id))
+                stored_at = self._one("SELECT at FROM decisions WHERE id = ?", decision_id)
+                at = decided_at if stored_at is None else stored_at[0]
+                if at is None and not self._one("SELECT 1 FROM outcomes WHERE id = ?", decision_id):
+                    return False
+                row = (decision_id, self._clock if at is None else at)
                 self._connection.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", row)
                 stored = self._connection.execute("DELETE FROM decisions WHERE id = ?", (decision_id,)).rowcount
                 self._connection.execute("DELETE FROM rewards WHERE id = ?", (decision_id,))
@@ -287,30 +292,66 @@ class SqliteJournal:
                 emptied = "UPDATE outcomes SET outcome = x'' WHERE id = ? AND length(outcome) > 0"
                 told = self._connection.execute(emptied, (decision_id,)).rowcount
                 self._count(early=-early, late=early, removed_decisions=stored)
-            self._all("PRAGMA wal_checkpoint(TRUNCATE)")  # the log holds it, too
+            self._unscrubbed = True
         return bool(stored or told)
 
-    def _decided_at(self, decision_id: str) -> float:
-        row = self._one("SELECT at FROM decisions WHERE id = ?", decision_id)
-        return self._clock if row is None else float(row[0])
+    def keep_snapshots(self, count: int) -> None:
+        """Remove all but the newest so many."""
+        with self._transaction():
+            self._trim(count)
+        self._unscrubbed = True
+
+    def _trim(self, count: int) -> None:
+        self._connection.execute(
+            "DELETE FROM snapshots WHERE version NOT IN (SELECT version FROM snapshots ORDER BY version DESC LIMIT ?)",
+            (count,),
+        )
+
+    def scrub(self) -> bool:
+        """Have what was removed overwritten, in the database and in its log; whether that is done. It cannot be while
+        somebody else reads: ask again. Cheap where there is nothing to do.
+        """
+        if not self._unscrubbed:
+            return True
+        with self._lock, self._errors():
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                ((busy, *_),) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {round(BUSY_S * 1000)}")
+            self._unscrubbed = bool(busy)
+        return not self._unscrubbed
+
+    def _is_gone(self, decision_id: str, now: float, decided_at: float | None) -> bool:
+        """Whether nothing is to come of its outcome: it is forgotten; or it would be late, and is not there."""
+        if self._is_forgotten(decision_id):
+            return True
+        late = decided_at is not None and now - decided_at > self._window_s
+        return late and self._one("SELECT 1 FROM decisions WHERE id = ?", decision_id) is None
 
     def _is_forgotten(self, decision_id: str) -> bool:
         return self._one("SELECT 1 FROM forgotten WHERE id = ?", decision_id) is not None
 
     def expire(self, before: float, limit: int = _BATCH) -> int:
-        """Remove, and overwrite, up to ``limit`` of each: decisions made before Unix time ``before`` (s) with all that
-        belongs to them, and outcomes of then whose decisions never came. They stay counted. Returns how many.
+        """Remove up to ``limit`` decisions made before Unix time ``before`` (s) with all that belongs to them; or,
+        where there are none any more, outcomes of then whose decisions never came. They stay counted. Returns how many.
+        ``scrub`` has them overwritten.
         """
         with self._lock, self._transaction():
             old = self._connection.execute(
                 "SELECT d.id, o.status FROM decisions d LEFT JOIN outcomes o USING (id) WHERE d.at < ? LIMIT ?",
                 (before, limit),
             ).fetchall()
-            alone = self._connection.execute(
-                "SELECT o.id, o.status FROM outcomes o LEFT JOIN decisions d USING (id)"
-                " WHERE o.at < ? AND d.id IS NULL LIMIT ?",
-                (before, limit),
-            ).fetchall()
+            # With no old decision left there are few old outcomes, too, so that this looks at little.
+            alone = (
+                []
+                if old
+                else self._connection.execute(
+                    "SELECT o.id, o.status FROM outcomes o LEFT JOIN decisions d USING (id)"
+                    " WHERE o.at < ? AND d.id IS NULL LIMIT ?",
+                    (before, limit),
+                ).fetchall()
+            )
             for table in ("decisions", "rewards", "outcomes"):
                 gone = [(id_,) for id_, _ in (*old, *alone)]
                 self._connection.executemany(f"DELETE FROM {table} WHERE id = ?", gone)
@@ -319,6 +360,7 @@ class SqliteJournal:
             late, early = found[Status.LATE] + found[Status.EARLY], found[Status.EARLY]
             self._count(early=-early, late=early, removed_joined=found[Status.JOINED], removed_late=late)
             self._count(removed_decisions=len(old))
+            self._unscrubbed |= bool(old or alone)
         return len(old) + len(alone)
 
     def drain(self) -> int:
@@ -415,7 +457,8 @@ class SqliteJournal:
             return Settlement(status)
         joined = None
         if status is Status.JOINED:
-            ((last,),) = self._all("SELECT coalesce(max(seq), 0) FROM outcomes")
+            # Counted, not looked for: of what was removed no number is given out again.
+            ((last,),) = self._all("SELECT n FROM tally WHERE name = 'joined'")
             try:
                 joined = Joined(last + 1, decode(decision, Decision), decode(answer, Answer), outcome)
             except BandmasterError as error:

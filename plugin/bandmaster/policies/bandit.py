@@ -137,6 +137,10 @@ class BanditPolicy:
         if not self._learned and self._due(state.label_mix, len(self._awaited)):
             self._renew(state.label_mix, NEVER, None, self._ready(state), len(self._awaited))
 
+    def forget(self, decision_id: str) -> bool:
+        """Wait for this probe's outcome no longer."""
+        return self._awaited.forget(decision_id)
+
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
         state, scores = decision.state, self._ready(decision.state)

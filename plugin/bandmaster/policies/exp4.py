@@ -65,6 +65,10 @@ class Exp4Policy:
             self._offer()
         self._noticed += 1
 
+    def forget(self, decision_id: str) -> bool:
+        """Have none of them keep a probe of this decision."""
+        return self._joint.forget(decision_id)
+
     def learn(self, experience: Experience) -> None:
         decision = experience.joined.decision
         if decision.plan in self.catalogue.names and decision.followed:

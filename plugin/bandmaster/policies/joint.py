@@ -32,6 +32,11 @@ class JointOffer:
             if isinstance(policy, Noticing):
                 policy.notice(decision, said, figures)
 
+    def forget(self, decision_id: str) -> bool:
+        """Have none of them keep a probe of this decision; whether one did."""
+        kept = [policy.forget(decision_id) for policy in self._policies if isinstance(policy, Noticing)]
+        return any(kept)
+
     def advice(self, k: int, state: State) -> FloatArray:
         """The distribution of policy ``k`` over all plans (P,), each of which it is told of its own whether it fits."""
         places, p = self._places[k], np.zeros(len(self.catalogue))

@@ -63,6 +63,10 @@ class ProfiledPolicy:
         if self._joint.stale:
             self._offer()
 
+    def forget(self, decision_id: str) -> bool:
+        """Have none of them keep a probe of this decision."""
+        return self._joint.forget(decision_id)
+
     def learn(self, experience: Experience) -> None:
         asked = experience.joined.decision.profile
         for name, policy in self._policies.items():

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -50,15 +50,19 @@ class BodyTooLarge(BentoMLException):
     error_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
-def capped(spec: type[Any]) -> type[Any]:
+def capped(spec: type[Any], scope: Scope | None = None, instead: bytes = b"{}") -> type[Any]:
     """BentoML's input model ``spec``, refusing bodies over ``MAX_BODY`` before they are read whole (413), and those
     that cannot be parsed (400; BentoML would give 500 for some).
+
+    Of whoever may not pass by ``scope`` the body is not read: ``instead`` stands for it, so that the method is called,
+    and refuses him with a sentence.
 
     Not a middleware: a class decorated *under* ``@bentoml.service`` has no service to add one to.
     """
 
     async def from_http_request(cls: type[Any], request: Request, serde: Any) -> Any:
-        whole = await read_body(request)
+        barred = scope is not None and identify(request, scope)[0] is None
+        whole = _as_json(request, instead) if barred else await read_body(request)
         try:
             return await super(capped_spec, cls).from_http_request(whole, serde)
         except ValidationError:
@@ -81,10 +85,20 @@ async def read_body(request: Request) -> Request:
         if len(body) > MAX_BODY:
             raise BodyTooLarge(f"a body has at most {MAX_BODY} bytes and this one has more; send fewer rows at a time")
 
-    async def replay() -> Message:
-        return {"type": "http.request", "body": bytes(body), "more_body": False}
+    return _with(request.scope, bytes(body))
 
-    return Request(request.scope, replay)
+
+def _as_json(request: Request, body: bytes) -> Request:
+    """The same request, with this JSON for its body."""
+    headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+    return _with({**request.scope, "headers": [*headers, (b"content-type", b"application/json")]}, body)
+
+
+def _with(scope: MutableMapping[str, Any], body: bytes) -> Request:
+    async def replay() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(scope, replay)
 
 
 class Refusal(Exception):  # noqa: N818 - not always an error: the learner may be starting
@@ -117,23 +131,29 @@ class Scope(StrEnum):
     def tokens(self) -> tuple[Token, ...]:
         """Its tokens, with white space between them; none where none is set.
 
-        Raises ``BandmasterError`` where the file that is named cannot be read, or is empty.
+        Raises ``BandmasterError`` where the file that is named cannot be read, or what is set holds no token, or one
+        that could be guessed.
         """
         if given := os.environ.get(self.variable):
-            return self._parse(os.fsencode(given))
+            return self._parse(os.fsencode(given), self.variable)
         if not (file := os.environ.get(f"{self.variable}_FILE")):
             return ()
         try:
-            found = self._parse(Path(file).read_bytes())
+            return self._parse(Path(file).read_bytes(), f"{self.variable}_FILE: {file}")
         except OSError as problem:
             raise BandmasterError(f"{self.variable}_FILE: {file} cannot be read ({problem.strerror})") from None
-        if not found:
-            raise BandmasterError(f"{self.variable}_FILE: {file} is empty; write the token into it")
-        return found
 
-    def _parse(self, text: bytes) -> tuple[Token, ...]:
-        parted = [re.fullmatch(rb"(?:([A-Za-z0-9_.-]{1,64}):)?(.+)", word, re.DOTALL) for word in text.split()]
-        return tuple(Token(m[2], m[1].decode() if m[1] else str(self)) for m in parted if m)
+    def _parse(self, text: bytes, place: str) -> tuple[Token, ...]:
+        parted = [re.fullmatch(rb"(?:([A-Za-z0-9_.-]{1,64}):)?(.*)", word, re.DOTALL) for word in text.split()]
+        found = tuple(Token(m[2], m[1].decode() if m[1] else str(self)) for m in parted if m)
+        if not found:
+            raise BandmasterError(f"{place} is empty; write the token into it")
+        if any(len(token.secret) < LEAST_SECRET for token in found):  # not shown: it may be a part of one
+            raise BandmasterError(
+                f"{place} holds a token of fewer than {LEAST_SECRET} characters; give the output of "
+                "`openssl rand -hex 32`, as it is or as name:token, with white space only between tokens"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +163,9 @@ class Token:
     secret: bytes
     holder: str
 
+
+LEAST_SECRET = 16
+"""Characters: what is shorter can be guessed, or is a part of something that was meant to be one token."""
 
 LOCAL = "local"
 """Who asks from this machine without a token."""

@@ -255,31 +255,35 @@ class Front:
         return feedback
 
     async def _settle(self, feedback: list[Feedback], source: str) -> list[Receipt]:
-        for each in feedback:
-            if self.worker.ids.verify(each.decision_id) is None:
+        decided = [self.worker.ids.verify(each.decision_id) for each in feedback]
+        for each, at in zip(feedback, decided, strict=True):
+            if at is None:
                 await self._ask_learner("reject")
                 shown = each.decision_id if len(each.decision_id) <= 64 else f"{each.decision_id[:64]}…"
                 raise Refusal(
                     HTTPStatus.NOT_FOUND,
                     f"no decision {shown!r} was made here; send what the answer's header {DECISION_HEADER} held",
                 )
-        reports = [self._report(each, source) for each in feedback]
+        reports = [
+            self._report(each).model_copy(update={"source": source, "decided_at": at})
+            for each, at in zip(feedback, decided, strict=True)
+        ]
         receipts = cast(list[Receipt], await self._ask_learner("settle", reports))
         for receipt in receipts:
             if receipt.why is not None:
                 raise Refusal(HTTPStatus.BAD_REQUEST, receipt.why)
         return receipts
 
-    def _report(self, feedback: Feedback, source: str) -> Report:
+    def _report(self, feedback: Feedback) -> Report:
         """The feedback with its labels as class indices, or values."""
         if feedback.label is None:
-            return Report(decision_id=feedback.decision_id, at=time.time(), reward=feedback.reward, source=source)
+            return Report(decision_id=feedback.decision_id, at=time.time(), reward=feedback.reward)
         labels = feedback.label if isinstance(feedback.label, list) else [feedback.label]
         try:
             found = tuple(self._label(label) for label in labels)
         except BandmasterError as problem:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"label: {problem}") from None
-        return Report(decision_id=feedback.decision_id, at=time.time(), labels=found, source=source)
+        return Report(decision_id=feedback.decision_id, at=time.time(), labels=found)
 
     def _label(self, label: int | float | str) -> int | float:
         """A label as an outcome has it. Raises ``BandmasterError`` where it is none."""
@@ -345,9 +349,11 @@ class Front:
     async def _forget(self, request: HttpRequest) -> dict[str, Any]:
         """``DELETE /orchestration/decisions/{id}``: what was recorded of one decision."""
         decision_id = request.path_params["id"]
-        if self.worker.ids.verify(decision_id) is None:
+        decided_at = self.worker.ids.verify(decision_id)  # by none of our keys any more, perhaps
+        there = await self._ask_learner("forget", decision_id, decided_at)
+        if not there and decided_at is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "no such decision was made here; send what the answer's header held")
-        return {"decision_id": decision_id, "was_there": await self._ask_learner("forget", decision_id)}
+        return {"decision_id": decision_id, "was_there": there}
 
 
 class _Pinning(pydantic.BaseModel):

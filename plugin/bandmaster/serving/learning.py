@@ -10,7 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -80,6 +80,7 @@ class Report(pydantic.BaseModel):
     reward: float | None = None
     consensus: bool = False
     source: str = ""
+    decided_at: float | None = None
 
 
 class Receipt(pydantic.BaseModel):
@@ -179,7 +180,7 @@ class LearningLoop:
         self._good, self._unfit = self._learner.dump(), False
         self._golden: deque[State] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
-        self._reporters = Reporters()
+        self._reporters = None if ensemble.regression else Reporters()
         self._pin = Pin(path)
         self._pinned = self._last_pinned()
         self._restore()
@@ -191,15 +192,15 @@ class LearningLoop:
         if snapshot is not None:
             try:
                 self._learner.load(snapshot.payload)
-                self._good, cursor, anew = snapshot.payload, snapshot.cursor, False
+                cursor, anew = snapshot.cursor, False
             except BandmasterError as problem:
                 _log.warning("%s", problem)
         if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
             for decision in self._journal.unsettled(time.time() - self._config.feedback.window_s):
                 self._learner.guard.take_up(decision)
         for joined in self._journal.since(max(cursor - REMEMBERED, 0)):
-            if joined.seq <= cursor:
-                self._reporters.saw(joined)  # its alarms were raised then
+            if joined.seq <= cursor and self._learner.refuses(joined) is None:
+                self._suspect(joined)  # its alarms were raised then
         refused = 0
         for joined in self._journal.since(cursor):
             if (why := self._learner.refuses(joined)) is None:
@@ -208,6 +209,7 @@ class LearningLoop:
                 self._learn(joined)
             else:
                 refused += 1
+        self._good = self._learner.dump()
         if refused:
             _log.warning("%d earlier decisions cannot be learned from; the last one because %s", refused, why)
 
@@ -215,13 +217,16 @@ class LearningLoop:
         """Learn from what the journal holds for good. Whatever goes wrong costs this one lesson, not the learner."""
         try:
             experience = learn(self._journal, self._learner, joined)
+            if experience is not None and (alarm := self._suspect(joined)) is not None:
+                self._journal.save_event(alarm)
         except Exception:
             _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
             return None
         self._dirty |= experience is not None
-        if experience is not None and (alarm := self._reporters.saw(joined)) is not None:
-            self._journal.save_event(alarm)
         return experience
+
+    def _suspect(self, joined: Joined) -> DriftEvent | None:
+        return None if self._reporters is None else self._reporters.saw(joined)
 
     def _notice(self, decision: Decision, answer: Answer) -> None:
         """Notice a request that the journal holds for good, once, before its outcome is learned.
@@ -234,7 +239,9 @@ class LearningLoop:
                 self._journal.save_event(alarm)
         except Exception:
             _log.exception("decision %s cannot be noticed", decision.id)
-        self._golden.append(decision.state)
+        if self._learner.knows(decision, answer):
+            # Which plans fitted, and who was out, was said of a catalogue that may be another by now.
+            self._golden.append(replace(decision.state, fits=(), out=()))
         self._noticed = True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
@@ -266,7 +273,7 @@ class LearningLoop:
 
     def _settle(self, report: Report) -> Receipt:
         outcome = Outcome(report.at, report.labels, report.reward, report.consensus, report.source)
-        settlement = self._journal.settle(report.decision_id, outcome)
+        settlement = self._journal.settle(report.decision_id, outcome, report.decided_at)
         experience = self._learn(settlement.joined) if settlement.joined else None
         reward = experience.reward.value if experience else None
         return Receipt(decision_id=report.decision_id, status=settlement.status.value, reward=reward)
@@ -275,9 +282,16 @@ class LearningLoop:
         """Count an outcome whose id nobody signed."""
         self._journal.reject()
 
-    def forget(self, decision_id: str) -> bool:
-        """Remove what was recorded of one decision; whether there was anything."""
-        return self._journal.forget(decision_id)
+    def forget(self, decision_id: str, decided_at: float | None) -> bool:
+        """Remove what was recorded of one decision, and a probe of it that awaits its outcome; whether there was
+        anything. ``decided_at`` (Unix s) is what its id tells, where we signed that.
+        """
+        there = self._journal.forget(decision_id, decided_at)
+        if self._learner.manager.forget(decision_id):
+            self._publish(time.time())
+            self._journal.keep_snapshots(1)
+        self._journal.scrub()
+        return there
 
     def tick(self) -> None:
         """Take in what the workers recorded, learn what is due, publish what was learned."""
@@ -293,8 +307,7 @@ class LearningLoop:
 
     def _publish(self, now: float) -> None:
         """Let workers have what has been learned; or, where it must not go live, what was learned before."""
-        payload = self._learner.dump()
-        why = self._flaw(payload)
+        why, payload = self._flaw()
         if why is not None:
             payload = self._learner.roll_back(self._good)
             if not self._unfit:
@@ -307,27 +320,32 @@ class LearningLoop:
         self._journal.save_snapshot(Snapshot(self._version, self._journal.counts().joined, now, payload))
         self._good, self._dirty, self._noticed, self._published = payload, False, False, now
 
-    def _flaw(self, payload: bytes) -> str | None:
-        """Why a snapshot must not go live: where it cannot be loaded, or gives for the newest requests' states no
-        distribution, or another one than was learned.
+    def _flaw(self) -> tuple[str | None, bytes]:
+        """Why what has been learned must not go live, and the snapshot of it. It must not where it cannot be dumped or
+        loaded, or gives for the newest requests' states no distribution, or another one than was learned.
         """
+        payload = b""
         try:
+            payload = self._learner.dump()
             self._spare.load(payload)
             for state in self._golden:
                 p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
                 if not np.array_equal(p, loaded):
-                    return "loaded, it decides otherwise than it was learned"
+                    return "loaded, it decides otherwise than it was learned", payload
         except Exception as problem:  # of whatever kind: workers would meet it too
-            return f"{type(problem).__name__}: {problem}"
-        return None
+            return f"{type(problem).__name__}: {problem}", payload
+        return None, payload
 
     def _expire(self, now: float) -> None:
         """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
         wait.
         """
         kept_s = self._config.retention_s
-        if kept_s is not None and now >= self._expires and not self._journal.expire(now - kept_s):
+        if kept_s is not None and now >= self._expires:
+            if self._journal.expire(now - kept_s):
+                return
             self._expires = now + EXPIRE_EVERY_S
+        self._journal.scrub()
 
     def _watch(self, guard: Guard, now: float) -> None:
         """Let the guard know what time it is, and whether somebody has the baseline answer alone."""
@@ -367,7 +385,9 @@ class LearningLoop:
             contract=self._config.contract.describe(),
             counts={name: getattr(counts, name) for name in counts.__slots__},
             without_reward=self._learner.without_reward,
-            sources=[SourcePage(**asdict(standing)) for standing in self._reporters.standings()],
+            sources=[SourcePage(**asdict(standing)) for standing in self._reporters.standings()]
+            if self._reporters
+            else [],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
             guard=_guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
         )
@@ -472,8 +492,8 @@ def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalo
             self._loop.reject()
 
         @bentoml.api
-        async def forget(self, decision_id: str) -> bool:
-            return self._loop.forget(decision_id)
+        async def forget(self, decision_id: str, decided_at: float | None) -> bool:
+            return self._loop.forget(decision_id, decided_at)
 
         @bentoml.api
         async def state(self) -> StatePage:

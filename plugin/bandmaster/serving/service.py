@@ -17,7 +17,7 @@ from bandmaster import build
 from bandmaster.config import Config, load
 from bandmaster.core import BandmasterError
 from bandmaster.serving.discovery import placed
-from bandmaster.serving.door import capped
+from bandmaster.serving.door import Scope, capped
 from bandmaster.serving.front import CONTEXT, Front
 from bandmaster.serving.learning import check_journal, learner_service
 from bandmaster.serving.signature import Reply, Rows, check_arguments, read_reply
@@ -88,7 +88,7 @@ def _extended(inner: type, config: Config, name: str) -> type:
         "bandmaster_start": bentoml.on_startup(front.start_function()),
         "bandmaster_stop": bentoml.on_shutdown(front.stop_function()),
         config.method: _Orchestrated.of(method, front.predict_function(context_name), context_name),
-        "feedback": _capped(bentoml.api(route="/feedback")(front.feedback_function())),
+        "feedback": _feedback(bentoml.api(route="/feedback")(front.feedback_function())),
         "__bentoml_mounted_apps__": [
             *getattr(inner, "__bentoml_mounted_apps__", []),
             (Starlette(routes=front.routes()), "/orchestration", "orchestration"),
@@ -140,6 +140,6 @@ class _Orchestrated(APIMethod[..., Any]):  # type: ignore[misc]
         return call
 
 
-def _capped(api: APIMethod[..., Any]) -> APIMethod[..., Any]:
-    api.input_spec = capped(api.input_spec)
+def _feedback(api: APIMethod[..., Any]) -> APIMethod[..., Any]:
+    api.input_spec = capped(api.input_spec, Scope.FEEDBACK, instead=b'{"decision_id": "", "reward": 0}')
     return api

@@ -26,6 +26,7 @@ from bandmaster.meter import CpuTimeMeter
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue, parse_plan
 from bandmaster.power import Power
+from bandmaster.seldom import Seldom
 
 T = TypeVar("T")
 
@@ -79,12 +80,18 @@ class Worker:
             clock=time.time,
             pinned=Pin(path).__bool__,
         )
+        if (baseline := config.ignores_limits) is not None:
+            _log.warning(
+                "limits: in the shadow %s answers every request, whatever it breaks; write guard: {mode: canary} or a "
+                "baseline that keeps them", baseline,
+            )  # fmt: skip
         if config.guard and config.guard.mode in ("canary", "live") and config.guard.allowance.burn < workers:
             _log.warning(
                 "guard.burn: %g, shared by %d workers, leaves each less room than one request may cost, so that the "
                 "policy's choice may never answer; write burn: %d or more",
                 config.guard.allowance.burn, workers, 10 * workers,
             )  # fmt: skip
+        self._seldom = Seldom(_log)
         self._answering = 0
         self._after: set[asyncio.Future[Any]] = set()  # what was begun after a reply: probes, trials
         self._event_loop = asyncio.get_running_loop()
@@ -151,8 +158,12 @@ class Worker:
         """Take over each new snapshot, for as long as the process lives."""
         while True:
             self.poll()
-            if self._power is not None:
-                self._power.sample()
+            try:
+                self._spool.renew()
+                if self._power is not None:
+                    self._power.sample()
+            except Exception:
+                self._seldom.error("the worker goes on after", exc_info=True)
             await asyncio.sleep(POLL_S)
 
     def poll(self) -> None:
