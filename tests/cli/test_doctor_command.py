@@ -135,3 +135,15 @@ def test_it_may_look_on_while_the_journal_is_written_to(folder: Path) -> None:
     journal.reject()
     assert doctor(folder, "--no-models").exit_code == 0
     journal.close()
+
+
+def test_it_makes_no_key(folder: Path) -> None:
+    (folder / "bandmaster.key").unlink()
+    found = doctor(folder, "--no-models")
+    assert "snapshots: cannot be opened without the key" in found.output
+    assert not (folder / "bandmaster.key").exists()
+
+
+def test_a_key_in_the_environment_that_is_none_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANDMASTER_KEY", "nonsense")
+    assert "PROBLEM  key: BANDMASTER_KEY is no key" in doctor(folder, "--no-models").output

@@ -229,6 +229,21 @@ def test_the_columns_that_may_be_recorded_are_read(
     assert (config.features, config.retention_s, config.feedback.rate) == (columns, 90 * 86400.0, 5.0)
 
 
+@pytest.mark.parametrize(
+    ("guard", "baseline"),
+    [("", "all"), ("guard: {mode: off, baseline: a}", "a"), ("guard: {mode: canary}", None), ("guard: none", None)],
+)
+def test_limits_that_a_baseline_in_the_shadow_does_not_keep_are_known(
+    tmp_path: Path, guard: str, baseline: str | None
+) -> None:
+    path = tmp_path / "small.yaml"
+    start = "orchestration: {contract: {accuracy: {weight: 1}}, members: {a: {}, b: {}}"
+    path.write_text(f"{start}, limits: {{deadline: 1 s}}, {guard}}}")
+    assert load(path).ignores_limits == baseline
+    path.write_text(f"{start}, {guard}}}")
+    assert load(path).ignores_limits is None
+
+
 def test_a_block_that_bentoml_has_parsed_reads_as_the_file_does(full: Path) -> None:
     block = yaml.safe_load(FULL.replace("docker: &d {env: *d}\n", ""))["args"]["orchestration"]
     source = Source(str(full), "args.orchestration", full.parent)
