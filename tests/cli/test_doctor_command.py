@@ -16,7 +16,8 @@ from bandmaster.cli import main
 from bandmaster.config import load
 from bandmaster.core import Request
 from bandmaster.journal.sqlite import SqliteJournal
-from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.serving.tiny import LABELS, ROWS, project
 

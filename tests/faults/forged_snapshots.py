@@ -21,9 +21,11 @@ from bandmaster import build
 from bandmaster.config import load
 from bandmaster.core import Request, Snapshot
 from bandmaster.journal.keys import Keys
+from bandmaster.journal.places import locate
 from bandmaster.journal.snapshots import seal_snapshot
-from bandmaster.journal.sqlite import SqliteJournal, locate
-from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.journal.sqlite import SqliteJournal
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.faults.command import parser
 from tests.serving.tiny import LABELS, ROWS, project

@@ -14,7 +14,8 @@ from pathlib import Path
 from bandmaster import build
 from bandmaster.config import load
 from bandmaster.core import BandmasterError, Request
-from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.serving.tiny import LABELS, ROWS, project
 

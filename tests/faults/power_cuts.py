@@ -26,7 +26,8 @@ from bandmaster.config import load
 from bandmaster.core import Request
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import open_journal
-from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.faults.command import parser
 from tests.serving.tiny import LABELS, ROWS, project

@@ -24,7 +24,8 @@ from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.meter import CpuTimeMeter
-from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.end_to_end.servers import eventually
 from tests.faults.chaotic import CLASSES, FEATURES, MEMBERS, Fault, models, project, requests

@@ -14,9 +14,11 @@ from bandmaster.core import BandmasterError, Counts, DriftEvent, Outcome, Reward
 from bandmaster.journal import spool as spool_module
 from bandmaster.journal.checkup import look_over
 from bandmaster.journal.keys import Keys
+from bandmaster.journal.places import locate
+from bandmaster.journal.schema import SCHEMA_VERSION
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.spool import SqliteSpool
-from bandmaster.journal.sqlite import SCHEMA_VERSION, SqliteJournal, locate, open_journal, open_spool
+from bandmaster.journal.sqlite import SqliteJournal, open_journal, open_spool
 from bandmaster.testing import same, sample_answer, sample_decision
 
 KEY = Keys(b"k" * 32)

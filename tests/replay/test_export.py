@@ -13,7 +13,8 @@ from bandmaster.cli import main
 from bandmaster.core import BandmasterError, Joined, Outcome
 from bandmaster.export import _with_delays, export
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.sqlite import SqliteJournal, read_joined
+from bandmaster.journal.reading import read_joined
+from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.offpolicy.evaluate import evaluate
 from bandmaster.offpolicy.log import read
 from bandmaster.offpolicy.target import parse_target

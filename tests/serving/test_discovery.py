@@ -12,7 +12,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bandmaster.config import ConfigError, load
 from bandmaster.core import BandmasterError
-from bandmaster.journal.sqlite import JOURNAL_VARIABLE
+from bandmaster.journal.places import JOURNAL_VARIABLE
 from bandmaster.serving.discovery import find_config, load_service, placed
 from tests.serving.tiny import block, project
 

@@ -14,7 +14,7 @@ import pytest
 from bandmaster import build
 from bandmaster.config import Config, load
 from bandmaster.core import BandmasterError, DriftEvent, Outcome
-from bandmaster.journal.sqlite import locate
+from bandmaster.journal.places import locate
 from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop
 from tests.serving.test_worker_and_learner import ask, make_loop, report

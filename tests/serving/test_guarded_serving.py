@@ -15,9 +15,10 @@ from bandmaster import build
 from bandmaster.config import Config, load
 from bandmaster.config.records import PolicyConfig
 from bandmaster.core import Decision, Request
-from bandmaster.journal.sqlite import locate
+from bandmaster.journal.places import locate
 from bandmaster.pin import Pin
-from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import THREADS, Worker
 from tests.serving.tiny import LABELS, ROWS, project
 

@@ -16,7 +16,8 @@ from bandmaster import build
 from bandmaster.config import Config, load
 from bandmaster.core import Answer, BandmasterError, Decision, Request, Snapshot
 from bandmaster.serving import learning
-from bandmaster.serving.learning import LearningLoop, Report
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import BUSY_AT, THREADS, Worker
 from tests.serving.tiny import LABELS, POISON, ROWS, project
 

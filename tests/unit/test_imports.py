@@ -31,6 +31,11 @@ ROOMS = [
     ["auto", "__main__"],
 ]
 PACKAGES = {
+    "journal": [
+        *("keys", "seal", "ids", "codec", "rules", "places", "snapshots", "spool"),
+        *("schema", "reading", "memory", "sqlite", "checkup"),
+    ],
+    "serving": ["pages", "door", "signature", "discovery", "learning", "worker", "front", "service"],
     "offpolicy": ["estimators", "log", "model", "examples", "dsjson", "learning", "target", "evaluate"],
     "cli": [
         "shown",

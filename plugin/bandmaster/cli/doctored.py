@@ -14,7 +14,7 @@ from bandmaster import build, config
 from bandmaster.cli.shown import CONFIG, JOURNAL, JSON, print_json
 from bandmaster.core import BandmasterError
 from bandmaster.journal.checkup import Finding, look_over
-from bandmaster.journal.sqlite import journal_url, locate
+from bandmaster.journal.places import journal_url, locate
 from bandmaster.pin import Pin
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}

@@ -10,7 +10,8 @@ import numpy as np
 from bandmaster import build, config
 from bandmaster.export import export
 from bandmaster.files import require_writable
-from bandmaster.journal.sqlite import locate, read_joined
+from bandmaster.journal.places import locate
+from bandmaster.journal.reading import read_joined
 
 
 @click.command(name="export")

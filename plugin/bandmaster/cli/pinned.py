@@ -9,7 +9,7 @@ import click
 from bandmaster import config
 from bandmaster.cli.shown import CONFIG, JOURNAL
 from bandmaster.core import BandmasterError
-from bandmaster.journal.sqlite import journal_url, locate
+from bandmaster.journal.places import journal_url, locate
 from bandmaster.pin import Pin
 
 

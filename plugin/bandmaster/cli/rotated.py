@@ -9,7 +9,7 @@ import click
 from bandmaster import config
 from bandmaster.cli.shown import CONFIG, JOURNAL
 from bandmaster.journal.keys import KEYS_KEPT, rotate
-from bandmaster.journal.sqlite import journal_url, locate
+from bandmaster.journal.places import journal_url, locate
 
 
 @click.command(name="rotate-key")

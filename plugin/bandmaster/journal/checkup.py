@@ -16,9 +16,10 @@ from typing import Literal
 from bandmaster.core import Answer, BandmasterError, Decision, Outcome
 from bandmaster.journal.codec import decode
 from bandmaster.journal.keys import KEY_FILE, KEY_VARIABLE, Keys, read_keys
+from bandmaster.journal.places import lease_file
+from bandmaster.journal.schema import SCHEMA_VERSION
 from bandmaster.journal.snapshots import unseal_snapshot
 from bandmaster.journal.spool import BUSY_S, SpoolError, SpoolReader, spool_folder, spools
-from bandmaster.journal.sqlite import SCHEMA_VERSION, lease_file
 
 LEAST_ROOM = 1 << 30
 """Bytes that should be free where a journal grows."""

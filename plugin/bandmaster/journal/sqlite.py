@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
-import os
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +28,10 @@ from bandmaster.core import (
 )
 from bandmaster.journal.codec import decode, encode
 from bandmaster.journal.keys import Keys
+from bandmaster.journal.places import locate
+from bandmaster.journal.reading import joined_since
 from bandmaster.journal.rules import SNAPSHOTS_KEPT, awaits_probes, verdict
+from bandmaster.journal.schema import open_database
 from bandmaster.journal.snapshots import seal_snapshot, unseal_snapshot
 from bandmaster.journal.spool import (
     BUSY_S,
@@ -44,48 +45,10 @@ from bandmaster.journal.spool import (
     spools,
 )
 
-SCHEMA_VERSION = 2
-
-JOURNAL_VARIABLE = "BANDMASTER_JOURNAL"
-"""An environment variable whose URL stands for the block's ``journal``."""
-
 _BATCH = 500
-_SCHEME = "sqlite:///"
 _log = logging.getLogger(__name__)
 
 Complete = Callable[[Decision, Answer], None]
-
-# Every statement makes what is missing, and so brings files of earlier versions up to date, too.
-# `tally` is kept beside the rows so that counts() costs the same after ten million of them; duplicates and
-# outcomes with forged ids leave no row at all. `spools` says up to where each spool has been taken over,
-# and keeps saying so: another owner may still have a removed spool open. `owner` counts those who have taken the
-# journal over. `forgotten` keeps what is removed on request from coming back, with a probe or an outcome.
-_CREATE = """
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS decisions (
-    id TEXT PRIMARY KEY, at REAL NOT NULL, waits INTEGER NOT NULL, decision BLOB NOT NULL, answer BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS decisions_at ON decisions (at);
-CREATE TABLE IF NOT EXISTS outcomes (
-    arrival INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at REAL NOT NULL, outcome BLOB NOT NULL,
-    status TEXT NOT NULL, seq INTEGER UNIQUE
-);
-CREATE INDEX IF NOT EXISTS outcomes_at ON outcomes (at);
-CREATE INDEX IF NOT EXISTS outcomes_early ON outcomes (arrival) WHERE status = 'early';
-CREATE TABLE IF NOT EXISTS rewards (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, reward BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS events (n INTEGER PRIMARY KEY, event BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS snapshots (version INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS spools (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS tally (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS owner (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS forgotten (id TEXT PRIMARY KEY, at REAL NOT NULL);
-INSERT OR IGNORE INTO owner VALUES (1, 0);
-INSERT OR IGNORE INTO tally VALUES
-    ('decisions', 0), ('joined', 0), ('early', 0), ('late', 0), ('duplicate', 0), ('unknown', 0),
-    ('removed_decisions', 0), ('removed_joined', 0), ('removed_late', 0);
-PRAGMA user_version = 2;
-COMMIT;
-"""
 
 
 class SqliteJournal:
@@ -113,7 +76,7 @@ class SqliteJournal:
         self._completed: list[tuple[bytes, bytes]] = []  # by the transaction under way
         self._epoch: int | None = None
         self._unscrubbed = True  # a predecessor may not have come to it
-        self._connection = _open(path)
+        self._connection = open_database(path)
         last = self._one("SELECT at FROM outcomes ORDER BY arrival DESC LIMIT 1")
         self._clock: float = -math.inf if last is None else last[0]
 
@@ -186,7 +149,7 @@ class SqliteJournal:
             self._connection.execute("INSERT OR REPLACE INTO rewards VALUES (?, ?, ?)", row)
 
     def since(self, seq: int) -> Iterator[Joined]:
-        yield from _joined_since(seq, self._all)
+        yield from joined_since(seq, self._all)
 
     def reject(self) -> None:
         # Not synced: whoever sends forged ids would otherwise decide how often the disk does.
@@ -525,30 +488,6 @@ class SqliteJournal:
             raise BandmasterError(f"{self.path}: {error}; check the disk and the file's rights") from error
 
 
-def journal_url(declared: str) -> str:
-    """The journal's URL: what the environment says goes before what the block declares."""
-    return os.environ.get(JOURNAL_VARIABLE) or declared
-
-
-def lease_file(journal: Path) -> Path:
-    """The file that the one learner of a journal holds a lock on."""
-    return journal.with_name(f"{journal.name}.lease")
-
-
-def locate(url: str, root: Path) -> Path:
-    """The file that ``sqlite:///relative.db`` (to ``root``) or ``sqlite:////absolute.db`` names.
-
-    Raises ``BandmasterError`` for any other URL.
-    """
-    name = url.removeprefix(_SCHEME)
-    if not url.startswith(_SCHEME) or not name or "?" in name or "#" in name:
-        raise BandmasterError(
-            f"journal: {url!r} names no journal; sqlite:/// is supported: sqlite:///relative.db or"
-            " sqlite:////absolute/path.db"
-        )
-    return root / name
-
-
 def open_journal(
     url: str, root: Path, keys: Keys, window_s: float = math.inf, complete: Complete | None = None
 ) -> SqliteJournal:
@@ -559,93 +498,3 @@ def open_journal(
 def open_spool(url: str, root: Path, worker: str, *, synced: bool = False) -> SqliteSpool:
     """Open a spool of the journal that ``url`` names (see ``locate``), as one of its workers."""
     return SqliteSpool(spool_folder(locate(url, root)), worker, synced=synced)
-
-
-def read_joined(path: Path) -> Iterator[Joined]:
-    """Every joined decision of a journal, in order of arrival, beside its owner, who may go on meanwhile.
-
-    Raises ``BandmasterError`` when the file is no journal.
-    """
-    if not path.is_file():
-        raise BandmasterError(f"{path}: no such journal; name its file")
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as connection:
-            yield from _joined_by_arrival(lambda query, *values: connection.execute(query, values).fetchall())
-    except sqlite3.Error as error:
-        raise BandmasterError(f"{path}: cannot be read as a journal ({error})") from error
-
-
-def _joined_by_arrival(fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
-    query = (
-        "SELECT d.at, d.id, o.seq, d.decision, d.answer, o.outcome FROM decisions d JOIN outcomes o USING (id)"
-        " WHERE o.seq IS NOT NULL AND (d.at, d.id) > (?, ?) ORDER BY d.at, d.id LIMIT ?"
-    )
-    yield from _paged(query, (-math.inf, ""), fetch)
-
-
-def _joined_since(seq: int, fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
-    query = (
-        "SELECT o.seq, o.seq, d.decision, d.answer, o.outcome FROM outcomes o JOIN decisions d USING (id)"
-        " WHERE o.seq > ? ORDER BY o.seq LIMIT ?"
-    )
-    yield from _paged(query, (seq,), fetch)
-
-
-def _paged(query: str, last: tuple[Any, ...], fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
-    """In pages, so that a slow reader holds up neither settlements nor the log's checkpoints. Rows begin with the key
-    that they are in order of; those after ``last`` are read.
-    """
-    while page := fetch(query, *last, _BATCH):
-        last = page[-1][: len(last)]
-        for *_, seq, decision, answer, outcome in page:
-            try:
-                joined = Joined(seq, decode(decision, Decision), decode(answer, Answer), decode(outcome, Outcome))
-            except BandmasterError as error:
-                _log.error("settlement %s is damaged and passed over: %s", seq, error)
-                continue
-            yield joined
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    if path.is_dir():
-        raise BandmasterError(f"{path} is a folder; name a file in it, such as {path / 'orchestration.db'}")
-    connection = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
-            _check_schema(path, connection)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA secure_delete = ON")  # what is removed is gone from the disk
-            connection.executescript(_CREATE)
-    except (OSError, sqlite3.Error, BandmasterError) as error:
-        if connection is not None:
-            connection.close()
-        if isinstance(error, BandmasterError):
-            raise
-        fix = "give it a file that can be written, of its own"
-        raise BandmasterError(f"{path} cannot serve as the journal: {error}; {fix}") from error
-    return connection
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Owners that start at once open one after the other: SQLite fails at once where two set the journal mode."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
-    query = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
-    version, tables = connection.execute(query).fetchone()
-    if version > SCHEMA_VERSION:
-        raise BandmasterError(
-            f"{path} was written by a newer Bandmaster (schema {version}, this one knows {SCHEMA_VERSION});"
-            " upgrade bandmaster, or name another file"
-        )
-    if version == 0 and tables:
-        raise BandmasterError(f"{path} is another program's database; name another file")

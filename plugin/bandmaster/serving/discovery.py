@@ -15,7 +15,7 @@ from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bandmaster.config import Config, ConfigError, Source, load, parse
-from bandmaster.journal.sqlite import journal_url, locate
+from bandmaster.journal.places import journal_url, locate
 
 
 def find_config() -> Config:

@@ -35,11 +35,12 @@ from bandmaster.core import (
     Request,
 )
 from bandmaster.features import features_of
-from bandmaster.journal.sqlite import locate
+from bandmaster.journal.places import locate
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue
 from bandmaster.serving.door import HEADERS, BodyTooLarge, Door, Refusal, Scope, read_body
-from bandmaster.serving.learning import LEARNER_TIMEOUT_S, Receipt, Report, StatePage
+from bandmaster.serving.learning import LEARNER_TIMEOUT_S
+from bandmaster.serving.pages import Receipt, Report, StatePage
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_count, worker_number
 

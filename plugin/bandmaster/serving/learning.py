@@ -16,7 +16,6 @@ from typing import Any, TextIO
 
 import bentoml
 import numpy as np
-import pydantic
 from _bentoml_sdk import Service
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -29,21 +28,30 @@ from bandmaster.core import (
     DriftEvent,
     Ensemble,
     Experience,
-    FloatArray,
     Joined,
-    MemberStatistics,
     Outcome,
     Snapshot,
     State,
 )
 from bandmaster.guard import Guard
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.sqlite import lease_file, locate, open_journal
+from bandmaster.journal.places import lease_file, locate
+from bandmaster.journal.sqlite import open_journal
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue
 from bandmaster.reporters import Reporters
 from bandmaster.seldom import Seldom
+from bandmaster.serving.pages import (
+    EventPage,
+    Receipt,
+    Report,
+    SourcePage,
+    StatePage,
+    guard_page,
+    label_mix,
+    member_pages,
+)
 
 _log = logging.getLogger("bandmaster.learning")
 
@@ -69,95 +77,6 @@ GOLDEN = 8
 
 EXPIRE_EVERY_S = 60.0
 """How often is looked for decisions that have been kept long enough."""
-
-
-class Report(pydantic.BaseModel):
-    """One outcome on its way from a worker to the learner; its id's signature has been verified."""
-
-    decision_id: str
-    at: float
-    labels: tuple[int | float, ...] | None = None
-    reward: float | None = None
-    consensus: bool = False
-    source: str = ""
-    decided_at: float | None = None
-
-
-class Receipt(pydantic.BaseModel):
-    """What became of one report: ``joined``, ``early``, ``late`` or ``duplicate``; or ``refused``, and ``why``."""
-
-    decision_id: str
-    status: str
-    reward: float | None = None
-    why: str | None = None
-
-
-class MemberPage(pydantic.BaseModel):
-    name: str
-    accuracy: float
-    confidence: float
-    agreement: float
-    latency_s: float
-    energy_j: float
-    labelled: float
-
-
-class SourcePage(pydantic.BaseModel):
-    """Who reports outcomes: of so many ``rows`` the share whose labels ``contradicted`` the answer, and that was
-    ``expected`` to by what everybody's do at the same confidence; ``suspected`` where that is too many.
-    """
-
-    name: str
-    rows: int
-    contradicted: float
-    expected: float
-    suspected: bool
-
-
-class EventPage(pydantic.BaseModel):
-    name: str
-    at: float
-    cause: str
-
-
-class GuardPage(pydantic.BaseModel):
-    """How far the policy is followed: its ``share`` of the requests that there is ``room`` for, what was ``lost`` at
-    most (in reward, since counting began), and by how much more its choices would have earned a request than the
-    baseline: the ``gain``, give or take a ``margin`` (99 %, at every moment; ``None`` before it is known), of so many
-    ``requests``. ``enough`` says whether that rules out a greater loss than the budget allows, ``pinned`` why somebody
-    has the baseline answer alone.
-    """
-
-    mode: str
-    baseline: str
-    share: float
-    breached: bool
-    pinned: str | None
-    room: float
-    lost: float
-    requests: int
-    gain: float
-    margin: float | None
-    enough: bool
-
-
-class StatePage(pydantic.BaseModel):
-    """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome."""
-
-    policy: str
-    policy_version: str
-    snapshot_version: int
-    plans: int
-    reward: float
-    label_mix: dict[str, float]
-    repeats: float
-    members: list[MemberPage]
-    contract: dict[str, dict[str, object]]
-    counts: dict[str, int]
-    without_reward: int
-    sources: list[SourcePage]
-    drift: list[EventPage]
-    guard: GuardPage | None
 
 
 class LearningLoop:
@@ -379,9 +298,9 @@ class LearningLoop:
             snapshot_version=self._version,
             plans=len(policy.catalogue),
             reward=state.recent_reward,
-            label_mix=_label_mix(self._ensemble, state.label_mix),
+            label_mix=label_mix(self._ensemble, state.label_mix),
             repeats=state.repeats_now,
-            members=_members(self._ensemble, state.statistics()),
+            members=member_pages(self._ensemble, state.statistics()),
             contract=self._config.contract.describe(),
             counts={name: getattr(counts, name) for name in counts.__slots__},
             without_reward=self._learner.without_reward,
@@ -389,7 +308,7 @@ class LearningLoop:
             if self._reporters
             else [],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
-            guard=_guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
+            guard=guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
         )
 
     def close(self) -> None:
@@ -398,36 +317,6 @@ class LearningLoop:
         self.tick()
         self._journal.close()
         self._lease.close()
-
-
-def _label_mix(ensemble: Ensemble, mix: FloatArray) -> dict[str, float]:
-    """Each class's recent share; in regression there are none."""
-    return {} if ensemble.regression else dict(zip(map(str, ensemble.classes), mix.tolist(), strict=True))
-
-
-def _guard_page(guard: Guard, pinned: str | None) -> GuardPage:
-    allowance, gain = guard.guarding.allowance, guard.gain
-    margin = gain.margin(allowance.risk)
-    return GuardPage(
-        mode=guard.guarding.mode,
-        baseline=guard.guarding.baseline,
-        share=guard.share,
-        breached=guard.breached,
-        pinned=pinned,
-        room=guard.ledger.room,
-        lost=guard.ledger.lost,
-        requests=gain.requests,
-        gain=gain.mean,
-        margin=margin if math.isfinite(margin) else None,
-        enough=gain.mean - margin > -allowance.per_request,
-    )
-
-
-def _members(ensemble: Ensemble, statistics: MemberStatistics) -> list[MemberPage]:
-    return [
-        MemberPage(name=name, **{f: getattr(statistics, f)[m] for f in statistics.__slots__})
-        for m, name in enumerate(ensemble.names)
-    ]
 
 
 def _take_lease(journal: Path) -> TextIO:

@@ -20,8 +20,9 @@ from bandmaster.config import Config
 from bandmaster.core import Answer, BandmasterError, Decision, Request
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
+from bandmaster.journal.places import locate
 from bandmaster.journal.snapshots import SnapshotReader
-from bandmaster.journal.sqlite import locate, open_spool
+from bandmaster.journal.sqlite import open_spool
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.pin import Pin
 from bandmaster.plans import Catalogue, parse_plan

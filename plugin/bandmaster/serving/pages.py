@@ -1,0 +1,129 @@
+"""What goes between workers and the learner, and what the state page shows."""
+
+from __future__ import annotations
+
+import math
+
+import pydantic
+
+from bandmaster.core import Ensemble, FloatArray, MemberStatistics
+from bandmaster.guard import Guard
+
+
+class Report(pydantic.BaseModel):
+    """One outcome on its way from a worker to the learner; its id's signature has been verified."""
+
+    decision_id: str
+    at: float
+    labels: tuple[int | float, ...] | None = None
+    reward: float | None = None
+    consensus: bool = False
+    source: str = ""
+    decided_at: float | None = None
+
+
+class Receipt(pydantic.BaseModel):
+    """What became of one report: ``joined``, ``early``, ``late`` or ``duplicate``; or ``refused``, and ``why``."""
+
+    decision_id: str
+    status: str
+    reward: float | None = None
+    why: str | None = None
+
+
+class MemberPage(pydantic.BaseModel):
+    name: str
+    accuracy: float
+    confidence: float
+    agreement: float
+    latency_s: float
+    energy_j: float
+    labelled: float
+
+
+class SourcePage(pydantic.BaseModel):
+    """Who reports outcomes: of so many ``rows`` the share whose labels ``contradicted`` the answer, and that was
+    ``expected`` to by what everybody's do at the same confidence; ``suspected`` where that is too many.
+    """
+
+    name: str
+    rows: int
+    contradicted: float
+    expected: float
+    suspected: bool
+
+
+class EventPage(pydantic.BaseModel):
+    name: str
+    at: float
+    cause: str
+
+
+class GuardPage(pydantic.BaseModel):
+    """How far the policy is followed: its ``share`` of the requests that there is ``room`` for, what was ``lost`` at
+    most (in reward, since counting began), and by how much more its choices would have earned a request than the
+    baseline: the ``gain``, give or take a ``margin`` (99 %, at every moment; ``None`` before it is known), of so many
+    ``requests``. ``enough`` says whether that rules out a greater loss than the budget allows, ``pinned`` why somebody
+    has the baseline answer alone.
+    """
+
+    mode: str
+    baseline: str
+    share: float
+    breached: bool
+    pinned: str | None
+    room: float
+    lost: float
+    requests: int
+    gain: float
+    margin: float | None
+    enough: bool
+
+
+class StatePage(pydantic.BaseModel):
+    """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome."""
+
+    policy: str
+    policy_version: str
+    snapshot_version: int
+    plans: int
+    reward: float
+    label_mix: dict[str, float]
+    repeats: float
+    members: list[MemberPage]
+    contract: dict[str, dict[str, object]]
+    counts: dict[str, int]
+    without_reward: int
+    sources: list[SourcePage]
+    drift: list[EventPage]
+    guard: GuardPage | None
+
+
+def label_mix(ensemble: Ensemble, mix: FloatArray) -> dict[str, float]:
+    """Each class's recent share; in regression there are none."""
+    return {} if ensemble.regression else dict(zip(map(str, ensemble.classes), mix.tolist(), strict=True))
+
+
+def guard_page(guard: Guard, pinned: str | None) -> GuardPage:
+    allowance, gain = guard.guarding.allowance, guard.gain
+    margin = gain.margin(allowance.risk)
+    return GuardPage(
+        mode=guard.guarding.mode,
+        baseline=guard.guarding.baseline,
+        share=guard.share,
+        breached=guard.breached,
+        pinned=pinned,
+        room=guard.ledger.room,
+        lost=guard.ledger.lost,
+        requests=gain.requests,
+        gain=gain.mean,
+        margin=margin if math.isfinite(margin) else None,
+        enough=gain.mean - margin > -allowance.per_request,
+    )
+
+
+def member_pages(ensemble: Ensemble, statistics: MemberStatistics) -> list[MemberPage]:
+    return [
+        MemberPage(name=name, **{f: getattr(statistics, f)[m] for f in statistics.__slots__})
+        for m, name in enumerate(ensemble.names)
+    ]
