@@ -21,6 +21,8 @@ SHARES = (0.1, 0.3, 0.9)
 stays below the least of them: its requests may simply be other ones."""
 
 RISK = 1e-5
+"""One over the number of requests between two false alarms, for each reporter."""
+
 MEMORY = 2_000.0
 """Rows after which what is expected at some confidence counts for 1/e."""
 
@@ -32,8 +34,9 @@ _SURE = math.log(len(SHARES) / RISK)
 
 @dataclass(slots=True)
 class _Reporter:
-    """Rows that it reported, how many of them ``contradicted`` and how many were ``expected`` to; the evidence for each
-    share of ``SHARES``, whether it has been enough, and the number of everybody's rows when it reported last.
+    """Rows that it reported where something was expected, how many of them ``contradicted``, and how many were
+    ``expected`` to; the evidence for each share of ``SHARES``, and whether it has been enough; the number of
+    everybody's rows when it reported last.
     """
 
     rows: int = 0

@@ -73,6 +73,18 @@ class Server:
                     found.append(child)
         return found
 
+    def worker_and_learner(self) -> tuple[list[psutil.Process], list[psutil.Process]]:
+        """The processes of the service's workers and of its learner, as they run now."""
+        found = self.processes("_bentoml_impl.worker")
+        learner = [p for p in found if any("Learner" in part for part in _words(p))]
+        return [p for p in found if p not in learner], learner
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
 
 @contextmanager
 def served(what: str, *options: str, folder: Path, env: dict[str, str]) -> Iterator[Server]:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import queue
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -106,7 +108,7 @@ BODIES = (
         lambda rows: json.dumps({"input_series": rows}).encode()
     )
 )
-PATHS = st.sampled_from(  # the service's own methods are BentoML's: it answers some bodies with 500
+PATHS = st.sampled_from(  # those of ours; to another method of the user's, BentoML answers some bodies with 500
     ["/classify", "/feedback", "/orchestration/state", "/orchestration/pin", "/orchestration/decisions/x"]
 ) | st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=20).map(lambda text: f"/{text}")
 HEADERS = st.dictionaries(
@@ -169,8 +171,9 @@ TIMEOUT_S = 3
 def memory_mb(server: Server) -> dict[str, float]:
     """Of the worker and of the learner, once no request is held any more."""
     time.sleep(TIMEOUT_S + 1.0)
-    learner = server.processes("IrisLearner")
-    workers = [p for p in server.processes("_bentoml_impl.worker") if p not in learner]
+    workers, learner = server.worker_and_learner()
+    assert workers, server.log
+    assert learner, server.log
     named = {"worker": workers, "learner": learner}
     return {name: sum(p.memory_info().rss for p in found) / 1e6 for name, found in named.items()}
 
@@ -285,7 +288,7 @@ def read_damaged(count: int, seed_: int, told: Any) -> None:
                     kept = Path(tempfile.gettempdir()) / f"fuzz-{seed_}-{i}.{suffix}"
                     kept.write_bytes(path.read_bytes())
                     told.put(f"log {kept}: {type(problem).__name__}: {str(problem)[:200]}")
-    told.put(None)
+    told.put(count)
 
 
 def as_logs(count: int, found: Found, seed_: int) -> None:
@@ -294,23 +297,23 @@ def as_logs(count: int, found: Found, seed_: int) -> None:
     told = context.Queue()
     process = context.Process(target=read_damaged, args=(count, seed_, told))
     process.start()
-    while (line := _next(told, process)) is not None:
+    while isinstance(line := _next(told, process), str):
         found.failures.append(line)
     process.join()
-    found.inputs["log"] += count
-    if process.exitcode != 0:
+    found.inputs["log"] += line or 0
+    if process.exitcode != 0 or line is None:
         found.failures.append(f"log: the process that read them ended with {process.exitcode}")
 
 
-def _next(told: Any, process: Any) -> str | None:
-    import queue
-
+def _next(told: Any, process: Any) -> str | int | None:
+    """What it tells next: a failure, or at its end how many it has read; ``None`` where it died."""
     while True:
+        alive = process.is_alive()  # looked at first: what it told before it ended is heard
         try:
-            line: str | None = told.get(timeout=1.0)
+            line: str | int = told.get(timeout=1.0)
             return line
         except queue.Empty:
-            if not process.is_alive():
+            if not alive:
                 return None
 
 
@@ -319,7 +322,8 @@ def guided(count: int, found: Found, seed_: int) -> None:
     command = [sys.executable, "-m", "tests.faults.guided", f"-runs={count}", f"-seed={seed_ + 1}", "-max_len=600"]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    found.inputs["guided"] += count
+    ran = re.search(r"Done (\d+) runs", done.stdout + done.stderr)
+    found.inputs["guided"] += int(ran[1]) if ran else 0
     if done.returncode != 0:
         found.failures.append(f"guided: ended with {done.returncode}: {(done.stdout + done.stderr)[-1500:]}")
 

@@ -32,7 +32,8 @@ with atheris.instrument_imports(include=["bandmaster"]):
 KEYS = Keys(b"k" * 32)
 ENSEMBLE = Ensemble(("a", "b", "c"), (0, 1))
 KINDS = (Decision, Answer, Outcome, DriftEvent, Reward)
-FOLDER = Path(tempfile.mkdtemp())
+_FOLDER = tempfile.TemporaryDirectory()
+FOLDER = Path(_FOLDER.name)
 START = b"orchestration:\n  contract: {accuracy: {weight: 1}}\n  members: {a: {}, b: {}}\n  "
 
 

@@ -107,8 +107,7 @@ async def _both(server: Server) -> list[psutil.Process]:
         while time.monotonic() < end:
             with suppress(aiohttp.ClientError, OSError, TimeoutError, psutil.Error):
                 async with session.get("/orchestration/state") as response:
-                    learner = server.processes("IrisLearner")
-                    worker = [p for p in server.processes("_bentoml_impl.worker") if p not in learner]
+                    worker, learner = server.worker_and_learner()
                     if response.status == 200 and worker and learner:
                         return [*worker, *learner]
             await asyncio.sleep(0.05)

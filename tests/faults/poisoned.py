@@ -35,6 +35,9 @@ ATTACKS = ("random", "targeted")
 REQUESTS, HONEST = 5_000, 1_000
 """How many there are, and how many of them before the first label is forged."""
 
+HONEST_SOURCES = ("annotators", "audit", "scanner")
+"""The others, who report as much as each other."""
+
 LATE = 100
 """Labels come so many requests late."""
 
@@ -44,13 +47,13 @@ GUARDING = Guarding("live", ALL, Allowance(per_request=0.02, burn=20.0))
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the mean true reward ``earned`` once labels are forged, how many labels were ``forged`` until the alarm
-    named mallory (``None``: it never did), and how often an alarm named somebody ``else_``.
+    """One run: the mean true reward ``earned`` once labels are forged, how many mallory had reported until an alarm
+    named her (``None``: none did), and how often one named somebody else.
     """
 
     earned: float
-    forged: int | None
-    else_: int
+    labels_until_named: int | None
+    others_named: int
 
 
 def forged(log: RecordedLog, i: int, attack: str, rng: np.random.Generator) -> int:
@@ -83,7 +86,9 @@ def played(share: float, attack: str, seed: int, *, policy: bool = True, request
             earned.append(learner.reward(joined).value)
         lie = hers and i >= HONEST
         label = forged(log, i, attack, rng) if lie else int(log.truth[i])
-        outcome = Outcome(joined.outcome.at, (label,), source="mallory" if hers else "honest")
+        outcome = Outcome(
+            joined.outcome.at, (label,), source="mallory" if hers else HONEST_SOURCES[int(rng.integers(3))]
+        )
         settlement = journal.settle(joined.decision.id, outcome)
         assert settlement.joined is not None
         learn(journal, learner, settlement.joined)
@@ -113,20 +118,23 @@ def main() -> int:
     print("attack    forged  reward   lost  below baseline  named in  after labels  others named")
     honest, held = 0.0, True
     for attack in ATTACKS:
-        for share in SHARES:
+        for share in SHARES if attack == ATTACKS[0] else SHARES[1:]:
             runs = [played(share, attack, seed) for seed in seeds]
             reward = float(np.mean([run.earned for run in runs]))
             honest = reward if share == 0.0 else honest
-            named = [run.forged for run in runs if run.forged is not None]
-            others = sum(run.else_ for run in runs)
+            named = [run.labels_until_named for run in runs if run.labels_until_named is not None]
+            others = sum(run.others_named for run in runs)
             after = f"{np.median(named):12.0f}" if named else f"{'–':>12}"
             print(
                 f"{attack:9} {share:6.2f} {reward:7.4f} {honest - reward:6.4f} {max(baseline - reward, 0.0):15.4f}"
                 f" {len(named):4d} / {len(runs)} {after} {others:13d}",
                 flush=True,
             )
-            held &= others <= 1 and (share < 0.03 or len(named) == len(runs)) and (share > 0.0 or not named)
-    print("holds" if held else "FAILS", ": mallory is named wherever she forges 3 % or more, and nobody else is")
+            held &= others <= 1 and (share < 0.03 or len(named) == len(runs))
+    print(
+        "holds" if held else "FAILS",
+        ": mallory is named in every run where she forges 3 % or more; others in one at most",
+    )
     return 0 if held else 1
 
 

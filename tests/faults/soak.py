@@ -4,7 +4,7 @@
 
 First finds out how many requests a second, each with its label, the service answers; then sends 70 % of that, at random
 times as strangers do, and looks at its processes twice a minute. Printed are the slopes per hour (Theil & Sen, with the
-95 % interval) after the first tenth; each must be able to be under 5 % of its level.
+95 % interval) after the first tenth; each must be under 5 % of its level.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Slope:
 
     @property
     def flat(self) -> bool:
-        return self.low <= FLAT * self.level
+        """Whether it is, and not merely may be."""
+        return self.per_hour <= FLAT * self.level
 
 
 def slopes(course: Course) -> list[Slope]:
@@ -106,10 +107,15 @@ class Traffic:
         now, body = time.monotonic(), list[dict[str, str]]()
         while self._labels and len(body) < AT_ONCE and (all_of_them or self._labels[0][0] < now - LABEL_DELAY_S):
             body.append(self._labels.popleft()[1])
-        if body:
+        if not body:
+            return
+        try:
             async with self._session.post("/feedback", json=body) as response:
                 await response.read()
-                self._course.failures += response.status >= 400
+                good = response.status < 400
+        except (aiohttp.ClientError, TimeoutError):
+            good = False
+        self._course.failures += not good
 
     @property
     def waiting(self) -> int:
@@ -143,6 +149,7 @@ async def soak(server: Server, minutes: float, seed: int, shown: bool) -> tuple[
         if shown:
             print(f"{most:.0f} requests a second with their labels; {rate:.0f} from now on", flush=True)
         traffic.took_s.clear()
+        course.requests = 0  # what it took to find out is not a part of it; its failures are
         start = due = time.monotonic()
         looks, under_way = 1, set[asyncio.Task[None]]()
         while due < start + 60.0 * minutes:
@@ -166,8 +173,9 @@ async def soak(server: Server, minutes: float, seed: int, shown: bool) -> tuple[
 
 
 def _processes(server: Server) -> dict[str, float]:
-    learner = server.processes("IrisLearner")
-    worker = [p for p in server.processes("_bentoml_impl.worker") if p not in learner]
+    worker, learner = server.worker_and_learner()
+    assert worker, server.log
+    assert learner, server.log
     seen = {}
     for name, found in {"worker": worker, "learner": learner}.items():
         seen[f"{name} (MB)"] = sum(p.memory_info().rss for p in found) / 1e6

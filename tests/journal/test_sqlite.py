@@ -664,3 +664,11 @@ def test_a_spool_begins_another_file_after_a_while_so_that_the_owner_can_remove_
     journal.drain()
     assert not first.exists()
     spool.close()
+
+
+def test_a_damaged_alarm_is_passed_over_and_the_last_so_many_are_given(journal):
+    for n in range(4):
+        journal.save_event(DriftEvent(f"reward{n}", START + n, "because"))
+    journal._all("UPDATE events SET event = x'00' WHERE n = 3")
+    assert [event.name for event in journal.events()] == ["reward0", "reward1", "reward3"]
+    assert [event.name for event in journal.events(last=2)] == ["reward3"]

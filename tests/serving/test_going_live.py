@@ -110,7 +110,7 @@ def test_an_alarm_that_cannot_be_kept_costs_no_lesson(
         raise BandmasterError("the disk is full")
 
     monkeypatch.setattr(loop._journal, "save_event", full)
-    monkeypatch.setattr(loop, "_suspect", lambda joined: DriftEvent("feedback:a", 0.0, "because"))
+    monkeypatch.setattr(loop, "_report", lambda joined: DriftEvent("feedback:a", 0.0, "because"))
     teach(config, hosted, loop, 10)
     assert loop._journal.counts().joined == 20
     assert loop._learner.manager.policy.version.startswith("20")
@@ -141,6 +141,25 @@ def test_a_probe_that_awaits_its_label_is_in_no_snapshot_once_it_is_forgotten(tm
     snapshots = loop._journal._all("SELECT sealed FROM snapshots")
     assert len(snapshots) == 1
     assert name.encode() not in snapshots[0][0]
+    loop.close()
+
+
+def test_what_is_forgotten_does_not_come_back_with_the_last_good_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(project(tmp_path, seed=3, probes={"share": 1.0, "adapt": False}) / "bentofile.yaml")
+    hosted = build.host(config)
+    loop = make_loop(config, hosted)
+    name = ask(config, hosted, ROWS[:4])[0][0].id
+    loop._journal.drain()
+    loop.tick()
+    assert name.encode() in loop._good
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._learner.manager.policy, "probabilities", lambda state: np.full(3, np.nan))
+        assert loop.forget(name, None)
+    assert name.encode() not in loop._good
+    assert name.encode() not in loop._learner.dump()
+    assert all(name.encode() not in sealed for (sealed,) in loop._journal._all("SELECT sealed FROM snapshots"))
     loop.close()
 
 

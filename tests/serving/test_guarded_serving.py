@@ -151,8 +151,8 @@ def test_pinned_the_baseline_answers_from_the_next_request_on_and_the_alarms_tel
     assert any(before)
     assert not any(pinned)
     assert any(after)
-    causes = [event.cause for event in served.loop.state().drift if event.name == "guard"]
-    assert causes == ["pinned to the baseline: complaints, #4711", "no longer pinned"]
+    told = [(event.name, event.cause) for event in served.loop.state().drift]
+    assert told == [("pin", "complaints, #4711"), ("unpin", "the guard decides again")]
     pin.set("again")
     page = served.loop.state().guard
     assert page is not None
@@ -245,7 +245,7 @@ def test_that_it_was_pinned_is_told_once_over_restarts(tmp_path: Path) -> None:
         change()
         loop = LearningLoop(served.config, served.hosted.ensemble, served.plans)
         loop.tick()
-        assert len([e for e in loop.state().drift if e.name == "guard"]) == expected
+        assert len([e for e in loop.state().drift if e.name in ("pin", "unpin")]) == expected
         loop.close()
 
 

@@ -87,7 +87,7 @@ class DriftConfig:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackConfig:
-    """``window_s`` seconds after a decision its outcome is late. One token may report ``rate`` outcomes a second."""
+    """``window_s`` seconds after a decision its outcome is late. One holder of a token may report ``rate`` a second."""
 
     window_s: float = 600.0
     missing: Literal["skip"] = "skip"

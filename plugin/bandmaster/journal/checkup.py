@@ -75,7 +75,8 @@ def _key(path: Path) -> Iterator[Finding]:
     if not file.exists():
         yield Finding("key", "warning", f"{file} is not there yet; the service makes it when it starts")
     elif (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
-        yield Finding("key", "problem", f"{file} can be read by others (mode {mode:o}); chmod 600, and take a new key")
+        fix = "chmod 600, and `bandmaster rotate-key --drop`"
+        yield Finding("key", "problem", f"{file} can be read by others (mode {mode:o}); {fix}")
     else:
         try:
             found = read_keys(file)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from bandmaster.core import BandmasterError
-from bandmaster.files import sync
+from bandmaster.files import alone_in, sync
 from bandmaster.seldom import Seldom
 
 _log = logging.getLogger(__name__)
@@ -113,7 +111,7 @@ def rotate(folder: Path, *, drop: bool = False) -> Path:
     if not path.exists():
         raise BandmasterError(f"{path} is not there yet; the service makes it when it starts")
     try:
-        with _alone(folder):
+        with alone_in(folder):  # of two that rotate at once none loses the other's key
             before, owner = () if drop else read_keys(path), path.stat()
             draft = _draft(path, (secrets.token_bytes(KEY_BYTES), *before)[:KEYS_KEPT])
             try:
@@ -125,17 +123,6 @@ def rotate(folder: Path, *, drop: bool = False) -> Path:
     except OSError as error:
         raise BandmasterError(f"{path}: {error.strerror}; do this as whoever runs the service") from error
     return path
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One after the other: of two that rotate at once none loses the other's key."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _stamp(file: Path | None) -> tuple[int, int] | None:

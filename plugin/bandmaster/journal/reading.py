@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_joined(path: Path) -> Iterator[Joined]:
-    """Every joined decision of a journal, in order of arrival, beside its owner, who may go on meanwhile.
+    """Every joined decision of a journal, in order of the decisions' times, beside its owner, who may go on meanwhile.
 
     Raises ``BandmasterError`` when the file is no journal.
     """
@@ -27,12 +27,12 @@ def read_joined(path: Path) -> Iterator[Joined]:
         raise BandmasterError(f"{path}: no such journal; name its file")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as connection:
-            yield from _joined_by_arrival(lambda query, *values: connection.execute(query, values).fetchall())
+            yield from _joined_by_decision_time(lambda query, *values: connection.execute(query, values).fetchall())
     except sqlite3.Error as error:
         raise BandmasterError(f"{path}: cannot be read as a journal ({error})") from error
 
 
-def _joined_by_arrival(fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
+def _joined_by_decision_time(fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
     query = (
         "SELECT d.at, d.id, o.seq, d.decision, d.answer, o.outcome FROM decisions d JOIN outcomes o USING (id)"
         " WHERE o.seq IS NOT NULL AND (d.at, d.id) > (?, ?) ORDER BY d.at, d.id LIMIT ?"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bandmaster.core import BandmasterError
+from bandmaster.files import alone_in
 from bandmaster.journal.spool import BUSY_S
 
 SCHEMA_VERSION = 2
@@ -19,7 +16,7 @@ SCHEMA_VERSION = 2
 # outcomes with forged ids leave no row at all. `spools` says up to where each spool has been taken over,
 # and keeps saying so: another owner may still have a removed spool open. `owner` counts those who have taken the
 # journal over. `forgotten` keeps what is removed on request from coming back, with a probe or an outcome.
-_CREATE = """
+_CREATE = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS decisions (
     id TEXT PRIMARY KEY, at REAL NOT NULL, waits INTEGER NOT NULL, decision BLOB NOT NULL, answer BLOB NOT NULL
@@ -42,7 +39,7 @@ INSERT OR IGNORE INTO owner VALUES (1, 0);
 INSERT OR IGNORE INTO tally VALUES
     ('decisions', 0), ('joined', 0), ('early', 0), ('late', 0), ('duplicate', 0), ('unknown', 0),
     ('removed_decisions', 0), ('removed_joined', 0), ('removed_late', 0);
-PRAGMA user_version = 2;
+PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
@@ -53,7 +50,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     connection = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
+        with alone_in(path.parent):  # SQLite fails at once where two set the journal mode
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
             _check_schema(path, connection)
             connection.execute("PRAGMA journal_mode = WAL")
@@ -67,17 +64,6 @@ def open_database(path: Path) -> sqlite3.Connection:
         fix = "give it a file that can be written, of its own"
         raise BandmasterError(f"{path} cannot serve as the journal: {error}; {fix}") from error
     return connection
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Owners that start at once open one after the other: SQLite fails at once where two set the journal mode."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_schema(path: Path, connection: sqlite3.Connection) -> None:

@@ -75,6 +75,8 @@ class SqliteJournal:
         self._complete = complete
         self._completed: list[tuple[bytes, bytes]] = []  # by the transaction under way
         self._epoch: int | None = None
+        self.whole = True
+        """Whether ``drain`` could read every spool when it last looked."""
         self._unscrubbed = True  # a predecessor may not have come to it
         self._connection = open_database(path)
         last = self._one("SELECT at FROM outcomes ORDER BY arrival DESC LIMIT 1")
@@ -164,8 +166,15 @@ class SqliteJournal:
         with self._transaction():
             self._connection.execute("INSERT INTO events (event) VALUES (?)", (encode(event),))
 
-    def events(self) -> Sequence[DriftEvent]:
-        return tuple(decode(raw, DriftEvent) for (raw,) in self._all("SELECT event FROM events ORDER BY n"))
+    def events(self, last: int = 2**62) -> Sequence[DriftEvent]:
+        """The ``last`` so many, in order; damaged ones are passed over."""
+        found = list[DriftEvent]()
+        for n, raw in self._all("SELECT n, event FROM events ORDER BY n DESC LIMIT ?", last):
+            try:
+                found.append(decode(raw, DriftEvent))
+            except BandmasterError as error:
+                _log.error("%s: alarm %s is passed over: %s", self.path, n, error)
+        return tuple(reversed(found))
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Seal and store. The newest five versions are kept."""
@@ -193,7 +202,7 @@ class SqliteJournal:
                 self._readers.popitem()[1].close()
             self._connection.close()
 
-    # Beyond the protocol: reading, and the spools.
+    # Beyond the protocol: reading, removing, and the spools.
 
     def reward(self, decision_id: str) -> Reward | None:
         row = self._one("SELECT reward FROM rewards WHERE id = ?", decision_id)
@@ -285,11 +294,11 @@ class SqliteJournal:
             self._unscrubbed = bool(busy)
         return not self._unscrubbed
 
-    def _is_gone(self, decision_id: str, now: float, decided_at: float | None) -> bool:
+    def _is_gone(self, decision_id: str, outcome_at: float, decided_at: float | None) -> bool:
         """Whether nothing is to come of its outcome: it is forgotten; or it would be late, and is not there."""
         if self._is_forgotten(decision_id):
             return True
-        late = decided_at is not None and now - decided_at > self._window_s
+        late = decided_at is not None and outcome_at - decided_at > self._window_s
         return late and self._one("SELECT 1 FROM decisions WHERE id = ?", decision_id) is None
 
     def _is_forgotten(self, decision_id: str) -> bool:
@@ -329,7 +338,7 @@ class SqliteJournal:
     def drain(self) -> int:
         """Take over what the spools hold, and remove those whose worker is gone. Returns the number of rows.
 
-        ``whole`` says then whether that was all: a spool that cannot be read is passed over.
+        A spool that cannot be read is passed over: see ``whole``.
         """
         moved = 0
         self.whole = True
@@ -402,7 +411,7 @@ class SqliteJournal:
             self._completed.append((decision, answer))
 
     def _place_stored(self, id_: str, raw: bytes, now: float) -> Settlement:
-        """Likewise, of one that has been stored; a damaged one teaches nothing."""
+        """``_place`` an outcome that has been stored; a damaged one teaches nothing."""
         try:
             return self._place(id_, decode(raw, Outcome), now)
         except BandmasterError as error:

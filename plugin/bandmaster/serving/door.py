@@ -30,7 +30,7 @@ from starlette.types import Message
 from bandmaster.core import BandmasterError
 from bandmaster.seldom import Seldom
 
-_seldom = Seldom(logging.getLogger("bandmaster.door"))
+_log = logging.getLogger("bandmaster.door")
 
 MAX_BODY = 1 << 20
 """Bytes. A JSON body costs twenty times its size in memory while it is parsed."""
@@ -156,6 +156,9 @@ class Scope(StrEnum):
         return found
 
 
+_SELDOM = {scope: Seldom(_log) for scope in Scope}
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A secret, and whom it was given to: ``name:secret``, or the secret alone."""
@@ -204,12 +207,12 @@ class Door:
     DENIED = 10.0
     """Wrong tokens a second, whosoever, that are told that they are wrong."""
     ASKED = 20.0
-    """Requests a second that one token's holder may make in a scope other than feedback."""
+    """Requests a second that one holder may make in a scope other than feedback."""
     BURST_S = 5.0
     """What is saved up at most: so many seconds' worth."""
 
     def __init__(self, outcomes: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """One token may report so many ``outcomes`` a second."""
+        """One holder may report so many ``outcomes`` a second."""
         self._rates = {Scope.FEEDBACK: outcomes}
         self._clock = clock
         self._denied = Bucket(self.DENIED, self.BURST_S * self.DENIED)
@@ -221,7 +224,7 @@ class Door:
         if holder is None:
             wait_s = self._denied.take(self._clock())
             raise self._busy(wait_s) if wait_s else Refusal(HTTPStatus.UNAUTHORIZED, why)
-        if (scope, holder) not in self._buckets:  # no more than there are tokens
+        if (scope, holder) not in self._buckets:  # no more than there were names
             rate = self._rates.get(scope, self.ASKED)
             self._buckets[scope, holder] = Bucket(rate, self.BURST_S * rate)
         if wait_s := self._buckets[scope, holder].take(self._clock(), count):
@@ -241,7 +244,7 @@ def identify(request: Request, scope: Scope) -> tuple[str | None, str]:
     try:
         tokens = scope.tokens
     except BandmasterError as problem:
-        _seldom.error("%s", problem)
+        _SELDOM[scope].error("%s", problem)
         return None, f"{scope} needs a token, and this service cannot read its own; its log says why"
     if not tokens:
         if _is_near(request) and only_loopback():
@@ -254,7 +257,7 @@ def identify(request: Request, scope: Scope) -> tuple[str | None, str]:
     right = [hmac.compare_digest(given, b"Bearer " + token.secret) for token in tokens]  # every one, whichever it is
     if any(right):
         return tokens[right.index(True)].holder, ""
-    wanted = f"Authorization: Bearer <the service's {scope.variable}>"
+    wanted = f"Authorization: Bearer <a token of the service's {scope.variable}, without its name>"
     return None, f"{scope} needs the header {wanted}; it is missing or wrong"
 
 

@@ -238,7 +238,7 @@ class Front:
         async def feedback(service: Any, report: Reports, /, ctx: bentoml.Context) -> Receipts:
             """Report what came of one decision, or of many: the true label, or a reward in [0, 1].
 
-            All of a list is recorded, or, when one of it cannot be, none.
+            A list is refused whole where one of it is not acceptable. After a 503 send all of it again.
             """
             many = report if isinstance(report, list) else [report]
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import logging
 import math
 import sys
@@ -63,7 +64,9 @@ NOTICED_EVERY_S = 1.0
 ten milliseconds for each snapshot."""
 
 TICK_S = 0.05
-PINNED, UNPINNED = "pinned to the baseline: ", "no longer pinned"
+PIN, UNPIN = "pin", "unpin"
+"""The alarms that somebody has the baseline answer alone, the cause being why; and that he does no more."""
+
 LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
 
@@ -117,9 +120,10 @@ class LearningLoop:
         if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
             for decision in self._journal.unsettled(time.time() - self._config.feedback.window_s):
                 self._learner.guard.take_up(decision)
-        for joined in self._journal.since(max(cursor - REMEMBERED, 0)):
-            if joined.seq <= cursor and self._learner.refuses(joined) is None:
-                self._suspect(joined)  # its alarms were raised then
+        before = self._journal.since(max(cursor - REMEMBERED, 0)) if cursor else iter(())
+        for joined in itertools.takewhile(lambda j: j.seq <= cursor, before):
+            if self._learner.refuses(joined) is None:
+                self._report(joined)  # its alarms were raised then
         refused = 0
         for joined in self._journal.since(cursor):
             if (why := self._learner.refuses(joined)) is None:
@@ -136,7 +140,7 @@ class LearningLoop:
         """Learn from what the journal holds for good. Whatever goes wrong costs this one lesson, not the learner."""
         try:
             experience = learn(self._journal, self._learner, joined)
-            if experience is not None and (alarm := self._suspect(joined)) is not None:
+            if experience is not None and (alarm := self._report(joined)) is not None:
                 self._journal.save_event(alarm)
         except Exception:
             _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
@@ -144,7 +148,8 @@ class LearningLoop:
         self._dirty |= experience is not None
         return experience
 
-    def _suspect(self, joined: Joined) -> DriftEvent | None:
+    def _report(self, joined: Joined) -> DriftEvent | None:
+        """Keep book of who reported; the alarm, where that makes him suspected."""
         return None if self._reporters is None else self._reporters.saw(joined)
 
     def _notice(self, decision: Decision, answer: Answer) -> None:
@@ -178,9 +183,6 @@ class LearningLoop:
             return None
         try:
             found = self._journal.find(report.decision_id)
-            if found is None:  # a fresh decision may still lie in its worker's spool
-                self._journal.drain()
-                found = self._journal.find(report.decision_id)
         except BandmasterError:  # it is damaged: settling it says so
             return None
         if found is None or len(found[1].labels) == len(report.labels):
@@ -207,6 +209,9 @@ class LearningLoop:
         """
         there = self._journal.forget(decision_id, decided_at)
         if self._learner.manager.forget(decision_id):
+            self._spare.load(self._good)  # nor is it to come back with what was good before
+            self._spare.manager.forget(decision_id)
+            self._good = self._spare.dump()
             self._publish(time.time())
             self._journal.keep_snapshots(1)
         self._journal.scrub()
@@ -226,8 +231,12 @@ class LearningLoop:
 
     def _publish(self, now: float) -> None:
         """Let workers have what has been learned; or, where it must not go live, what was learned before."""
-        why, payload = self._flaw()
-        if why is not None:
+        why, payload = None, b""
+        try:
+            payload = self._learner.dump()
+            self._try(payload)
+        except Exception as problem:  # of whatever kind: workers would meet it too
+            why = f"{type(problem).__name__}: {problem}"
             payload = self._learner.roll_back(self._good)
             if not self._unfit:
                 cause = f"what was learned since snapshot {self._version} is given up, as it could not go live: {why}"
@@ -239,21 +248,15 @@ class LearningLoop:
         self._journal.save_snapshot(Snapshot(self._version, self._journal.counts().joined, now, payload))
         self._good, self._dirty, self._noticed, self._published = payload, False, False, now
 
-    def _flaw(self) -> tuple[str | None, bytes]:
-        """Why what has been learned must not go live, and the snapshot of it. It must not where it cannot be dumped or
-        loaded, or gives for the newest requests' states no distribution, or another one than was learned.
+    def _try(self, payload: bytes) -> None:
+        """Load a snapshot beside the learner. Raises whatever that raises, and ``BandmasterError`` where it gives, for
+        the newest requests' states, no distribution, or another one than was learned.
         """
-        payload = b""
-        try:
-            payload = self._learner.dump()
-            self._spare.load(payload)
-            for state in self._golden:
-                p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
-                if not np.array_equal(p, loaded):
-                    return "loaded, it decides otherwise than it was learned", payload
-        except Exception as problem:  # of whatever kind: workers would meet it too
-            return f"{type(problem).__name__}: {problem}", payload
-        return None, payload
+        self._spare.load(payload)
+        for state in self._golden:
+            p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
+            if not np.array_equal(p, loaded):
+                raise BandmasterError("loaded, it decides otherwise than it was learned")
 
     def _expire(self, now: float) -> None:
         """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
@@ -277,16 +280,15 @@ class LearningLoop:
         self._noticed |= guard.silent != silent  # workers are to know
         why = self._pin.why
         if why != self._pinned:
-            cause = UNPINNED if why is None else f"{PINNED}{why}"
-            self._journal.save_event(DriftEvent("guard", now, cause))
+            told = DriftEvent(UNPIN, now, "the guard decides again") if why is None else DriftEvent(PIN, now, why)
+            self._journal.save_event(told)
             self._pinned = why
         guard.pinned = why is not None
 
     def _last_pinned(self) -> str | None:
         """Why the baseline answered alone when the alarms last told of it; ``None`` where it did not."""
-        told = [e.cause for e in self._journal.events() if e.name == "guard"]
-        told = [cause for cause in told if cause.startswith(PINNED) or cause == UNPINNED]
-        return told[-1].removeprefix(PINNED) if told and told[-1] != UNPINNED else None
+        told = [event for event in self._journal.events() if event.name in (PIN, UNPIN)]
+        return told[-1].cause if told and told[-1].name == PIN else None
 
     def state(self) -> StatePage:
         state, policy = self._learner.state, self._learner.manager.policy
@@ -307,7 +309,7 @@ class LearningLoop:
             sources=[SourcePage(**asdict(standing)) for standing in self._reporters.standings()]
             if self._reporters
             else [],
-            drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events()[-50:]],
+            drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events(last=50)],
             guard=guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
         )
 

@@ -50,7 +50,7 @@ class Worker:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._keys = Keys.of(path.parent)
         self.ids = DecisionIds(self._keys)
-        self.snapshot = 0
+        self.snapshot = self._seen = 0  # the version that is followed, and the newest that was looked at
         self._reader = SnapshotReader(path, self._keys)
         self._spool = open_spool(config.journal, config.root, f"w{worker}", synced=config.durability == "full")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
@@ -81,17 +81,7 @@ class Worker:
             clock=time.time,
             pinned=Pin(path).__bool__,
         )
-        if (baseline := config.ignores_limits) is not None:
-            _log.warning(
-                "limits: in the shadow %s answers every request, whatever it breaks; write guard: {mode: canary} or a "
-                "baseline that keeps them", baseline,
-            )  # fmt: skip
-        if config.guard and config.guard.mode in ("canary", "live") and config.guard.allowance.burn < workers:
-            _log.warning(
-                "guard.burn: %g, shared by %d workers, leaves each less room than one request may cost, so that the "
-                "policy's choice may never answer; write burn: %d or more",
-                config.guard.allowance.burn, workers, 10 * workers,
-            )  # fmt: skip
+        _warn(config, workers)
         self._seldom = Seldom(_log)
         self._answering = 0
         self._after: set[asyncio.Future[Any]] = set()  # what was begun after a reply: probes, trials
@@ -171,14 +161,15 @@ class Worker:
         """Take over the newest snapshot, and keys, if there are newer ones. A bad one is logged and passed over."""
         self._keys.refresh()
         try:
-            snapshot = self._reader.latest_after(self.snapshot)
+            snapshot = self._reader.latest_after(self._seen)
             if snapshot is not None:
-                self.snapshot = snapshot.version
+                self._seen = snapshot.version  # whatever comes of it, it is not tried again
                 self._learned.load(snapshot.payload)
+                self.snapshot = snapshot.version
         except BandmasterError as problem:
-            _log.warning("%s", problem)
+            self._seldom.error("%s", problem)
         except Exception:  # a worker that stopped following would be noticed by nobody
-            _log.exception("snapshot %s cannot be taken over", self.snapshot)
+            _log.exception("snapshot %s cannot be taken over", self._seen)
 
     async def close(self) -> None:
         """Finish the probes under way and let go of the files."""
@@ -190,6 +181,21 @@ class Worker:
         self._stage_threads.shutdown(wait=False)
         self._spool.close()
         self._reader.close()
+
+
+def _warn(config: Config, workers: int) -> None:
+    """Let the server's log know what can be served, and may not be meant."""
+    if (baseline := config.ignores_limits) is not None:
+        _log.warning(
+            "limits: in the shadow %s answers every request, whatever it breaks; write guard: {mode: canary} or a "
+            "baseline that keeps them", baseline,
+        )  # fmt: skip
+    if config.guard and config.guard.mode in ("canary", "live") and config.guard.allowance.burn < workers:
+        _log.warning(
+            "guard.burn: %g, shared by %d workers, leaves each less room than one request may cost, so that the "
+            "policy's choice may never answer; write burn: %d or more",
+            config.guard.allowance.burn, workers, 10 * workers,
+        )  # fmt: skip
 
 
 def _told(name: str, absence: Absence | None) -> None:
