@@ -41,6 +41,7 @@ from bandmaster.policies.vw_alone import VowpalWabbitPolicy
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_logs
 from bandmaster.replay import Bench, Parts, Traffic
 from bandmaster.rl_manager import RLManager
+from bandmaster.simulator import ModelRL, Simulation
 from bandmaster.state import StateManager, Tracking
 from bandmaster.table import Table
 
@@ -346,6 +347,25 @@ def bench(config: Config, logs: Sequence[RecordedLog], traffic: Traffic | None =
     """What policies are compared on, as the config has it."""
     plans = catalogue(config, logs[0].ensemble)
     return Bench(tuple(logs), ReplayFactory(config), plans, config.contract, tracking(config), traffic or Traffic())
+
+
+def simulated_logs(
+    config: Config, simulation: Simulation, seeds: int, requests: int | None = None
+) -> list[RecordedLog]:
+    """A log for each seed, answered by the members of ``config``, as ``simulation`` describes them. Raises
+    ``BandmasterError`` for one that it does not, and where a ``contract`` weighs what it does not say.
+    """
+    described = {member.name: member for member in simulation.members}
+    for member in config.members:
+        if member.name not in described:
+            raise BandmasterError(
+                f"{_place(config, member.name)}: is not simulated; describe it under simulation.members, which has "
+                f"{', '.join(described)}"
+            )
+    model = ModelRL(replace(simulation, members=tuple(described[m.name] for m in config.members)))
+    logs = [model.log(seed, requests) for seed in range(seeds)]
+    require_known_terms(config.contract, logs[0])
+    return logs
 
 
 def recorded_log(config: Config, path: Path) -> RecordedLog:

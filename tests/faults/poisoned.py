@@ -32,6 +32,9 @@ from tests.faults.command import parser
 
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5)
 ATTACKS = ("random", "targeted")
+FOUND_FROM = {"random": 0.03, "targeted": 0.1}
+"""From this share on she must be named in every run. What the worst member says is right more often than not."""
+
 REQUESTS, HONEST = 5_000, 1_000
 """How many there are, and how many of them before the first label is forged."""
 
@@ -86,9 +89,8 @@ def played(share: float, attack: str, seed: int, *, policy: bool = True, request
             earned.append(learner.reward(joined).value)
         lie = hers and i >= HONEST
         label = forged(log, i, attack, rng) if lie else int(log.truth[i])
-        outcome = Outcome(
-            joined.outcome.at, (label,), source="mallory" if hers else HONEST_SOURCES[int(rng.integers(3))]
-        )
+        source = "mallory" if hers else HONEST_SOURCES[int(rng.integers(3))]
+        outcome = Outcome(joined.outcome.at, (label,), source=source)
         settlement = journal.settle(joined.decision.id, outcome)
         assert settlement.joined is not None
         learn(journal, learner, settlement.joined)
@@ -130,11 +132,8 @@ def main() -> int:
                 f" {len(named):4d} / {len(runs)} {after} {others:13d}",
                 flush=True,
             )
-            held &= others <= 1 and (share < 0.03 or len(named) == len(runs))
-    print(
-        "holds" if held else "FAILS",
-        ": mallory is named in every run where she forges 3 % or more; others in one at most",
-    )
+            held &= others <= 1 and (share < FOUND_FROM[attack] or len(named) == len(runs))
+    print("holds" if held else "FAILS", f": mallory is named in every run from {FOUND_FROM} on; others in one at most")
     return 0 if held else 1
 
 

@@ -20,7 +20,19 @@ ROOMS = [
     ],
     [
         *("members", "policies", "journal", "drift", "power", "meter", "pin", "regimes", "state", "value_planner"),
-        *("table", "answers", "streams", "inputs", "recorded", "rl_manager", "learner", "lean", "calling", "reporters"),
+        *(
+            "table",
+            "answers",
+            "streams",
+            "inputs",
+            "recorded",
+            "simulator",
+            "rl_manager",
+            "learner",
+            "lean",
+            "calling",
+            "reporters",
+        ),
     ],
     ["orchestrator"],
     ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy"],
@@ -42,6 +54,7 @@ PACKAGES = {
         "played",
         "configured",
         "replayed",
+        "simulated",
         "swept",
         "gated",
         "demonstrated",
@@ -67,6 +80,7 @@ PACKAGES = {
         "limits",
         "checks",
         "block",
+        "simulation",
     ],
 }
 FREE = {"__init__"}

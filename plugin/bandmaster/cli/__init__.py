@@ -22,6 +22,7 @@ from bandmaster.cli.initiated import init_command
 from bandmaster.cli.pinned import pin, unpin
 from bandmaster.cli.replayed import replay_command
 from bandmaster.cli.rotated import rotate_key
+from bandmaster.cli.simulated import fit_command, simulate_command
 from bandmaster.cli.swept import sweep_command
 from bandmaster.core import BandmasterError
 
@@ -52,6 +53,7 @@ def main() -> None:
       bandmaster rotate-key bentofile.yaml
       bandmaster plans bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml
+      bandmaster simulate configs/simulated.yaml
       bandmaster sweep traffic.parquet --config bentofile.yaml --report frontier.html
       bandmaster gate traffic.parquet --config new.yaml --against constant
       bandmaster evaluate decisions.parquet --target uniform
@@ -64,6 +66,8 @@ for _command in (
     plans,
     profile_command,
     replay_command,
+    simulate_command,
+    fit_command,
     sweep_command,
     gate_command,
     evaluate_command,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import click
 from bandmaster.cli.played import Asked, plays
 from bandmaster.cli.shown import JSON, console, new_table, print_json, replay_progress
 from bandmaster.files import require_writable
+from bandmaster.replay import Step
 from bandmaster.results import Measures, Results
 from bandmaster.visualizer.page import require_drawing
 from bandmaster.visualizer.report import write_report
@@ -46,15 +47,31 @@ def replay_command(asked: Asked, out: Path | None, report: Path | None, trace: P
       bandmaster replay traffic.parquet --config bentofile.yaml --report report.html
       bandmaster replay year.parquet --config bentofile.yaml --resume build/year --trace trace.parquet
     """
+    require_outputs(out, report)
+    _, bench = asked.bench()
+    play_and_tell(lambda progress, traced: asked.play(bench, progress, traced), out, report, trace, as_json)
+
+
+def require_outputs(out: Path | None, report: Path | None) -> None:
+    """Find out before the work whether its results could be written and drawn."""
     if report is not None:
         require_drawing("a report")
     for wanted in (out, report):
         if wanted is not None:
             require_writable(wanted)
-    _, bench = asked.bench()
+
+
+def play_and_tell(
+    play: Callable[[Callable[[Step], None], Path | None], Results],
+    out: Path | None,
+    report: Path | None,
+    trace: Path | None,
+    as_json: bool,
+) -> None:
+    """Play, with a progress bar, and write and print what came of it."""
     with _trace_for(report, trace) as traced:
         with replay_progress() as progress:
-            results = asked.play(bench, progress, traced)
+            results = play(progress, traced)
         if report is not None and traced is not None:
             write_report(report, results, traced)
     if out is not None:

@@ -1,0 +1,356 @@
+"""ModelRL: an ensemble's inference, simulated from a description of its members and of what arrives.
+
+What it gives is a ``RecordedLog``: whatever plays recorded traffic plays simulated traffic, by the same code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+from scipy.stats import beta
+
+from bandmaster.core import BoolArray, Ensemble, FloatArray, IntArray, Profile
+from bandmaster.recorded import RecordedLog
+from bandmaster.table import Scores
+
+SHARPEST = 1e-3
+"""The least spread of a confidence: a smaller one would have no Beta distribution to speak of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a member takes for a row: ``mean_s`` on average, log-normally around it by ``noise`` (the standard
+    deviation of the logarithm), but never less than ``low_s`` nor more than ``high_s``. A share ``spikes`` of the calls
+    takes ``spike`` times as long.
+    """
+
+    mean_s: float
+    low_s: float = 0.0
+    high_s: float = math.inf
+    noise: float = 0.0
+    spikes: float = 0.0
+    spike: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedMember:
+    """One member: its ``accuracy`` (regions, classes), how sure it says it is on average where it is ``right`` and
+    where it is ``wrong`` (its ``spread`` the standard deviation of both), how long it takes, and the energy of a row of
+    mean length on each kind of host that it can run on.
+    """
+
+    name: str
+    accuracy: FloatArray = field(hash=False)
+    right: float
+    wrong: float
+    spread: float
+    timing: Timing
+    energy_j: Mapping[str, float] = field(hash=False)
+    host: str
+    cost: float = 0.0
+    explainability: float = 0.0
+    fails: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """From request ``start`` on, ``classes`` (C,) and ``regions`` (R,) arrive in these proportions; the phase before
+    goes over into this one during ``over`` requests.
+    """
+
+    name: str
+    start: int
+    classes: FloatArray = field(hash=False)
+    regions: FloatArray = field(hash=False)
+    over: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What is simulated. Members err together as far as ``overlap`` in [0, 1) says: the correlation of what makes an
+    input hard for each. ``rate`` requests come a second, as a Poisson process; with ``queues`` a member that is asked
+    before it is done lets wait. Labels come ``delay`` requests later, and for a share ``labelled`` of them.
+    """
+
+    classes: tuple[int | str, ...]
+    regions: tuple[str, ...]
+    members: tuple[SimulatedMember, ...]
+    phases: tuple[Phase, ...]
+    requests: int = 10_000
+    overlap: float = 0.3
+    rate: float = 100.0
+    queues: bool = False
+    delay: int = 0
+    labelled: float = 1.0
+
+
+class ModelRL:
+    """Simulates inference. The same seed gives the same log, to the bit."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        members = simulation.members
+        profiles = {m.name: _profile(m) for m in members}
+        self.ensemble = Ensemble(tuple(profiles), simulation.classes, profiles)
+        self._accuracy = np.stack([m.accuracy for m in members])  # (M, R, C)
+
+    def log(self, seed: int, requests: int | None = None) -> RecordedLog:
+        """So many requests, answered by all members; by default as many as are described."""
+        of, rng = self.simulation, np.random.default_rng(seed)
+        n = of.requests if requests is None else requests
+        at = rng.exponential(1.0 / of.rate, n).cumsum()
+        shares = [np.stack([getattr(p, kind) for p in of.phases]) for kind in ("classes", "regions")]
+        weights = _weights(of.phases, n)  # (n, P)
+        truth, region = (_drawn(weights @ (share / share.sum(axis=1, keepdims=True)), rng) for share in shares)
+        right = self._right(truth, region, rng)
+        said = self._said(truth, right, rng)
+        scores = self._scores(said, right, rng)
+        service = np.stack([_took(m.timing, n, rng) for m in of.members], axis=1)
+        latency = service + (_waiting(at, service) if of.queues else 0.0)
+        means = np.array([max(m.timing.mean_s, 1e-12) for m in of.members])
+        energy = service / means * np.array([m.energy_j[m.host] for m in of.members])
+        known = rng.random(n) < of.labelled
+        return RecordedLog(
+            ensemble=self.ensemble,
+            truth=np.where(known, truth, -1),
+            delay=np.full(n, of.delay, dtype=np.int64),
+            at=at,
+            features=_features(region, len(of.regions), rng),
+            tags=(),
+            phases=tuple(of.phases[k].name for k in weights.argmax(axis=1)),
+            scores=scores,
+            latency_s=latency,
+            energy_j=energy,
+            cost=np.tile([m.cost for m in of.members], (n, 1)),
+            explainability=np.tile([m.explainability for m in of.members], (n, 1)),
+            sha256=hashlib.sha256(f"{of!r} {seed} {n}".encode()).hexdigest(),
+        )
+
+    def _right(self, truth: IntArray, region: IntArray, rng: np.random.Generator) -> BoolArray:
+        """Whether each member is right (n, M): where an input is less hard for it than it is good. Hardness is normal,
+        and its part that all members share has the variance ``overlap`` (a one-factor Gaussian copula; Vasicek 2002,
+        "The distribution of loan portfolio value").
+        """
+        shared = self.simulation.overlap
+        n = len(truth)
+        hardness = math.sqrt(shared) * rng.standard_normal((n, 1))
+        hardness = hardness + math.sqrt(1.0 - shared) * rng.standard_normal((n, len(self.simulation.members)))
+        return np.asarray(hardness < ndtri(self._accuracy[:, region, truth].T))
+
+    def _said(self, truth: IntArray, right: BoolArray, rng: np.random.Generator) -> IntArray:
+        """The class that each member answers with, (n, M). Those that err together may fall for the same wrong one."""
+        classes = len(self.simulation.classes)
+        tempting = rng.integers(1, classes, (len(truth), 1))
+        own = rng.integers(1, classes, right.shape)
+        together = rng.random(right.shape) < self.simulation.overlap
+        wrong = (truth[:, None] + np.where(together, tempting, own)) % classes
+        return np.where(right, truth[:, None], wrong)
+
+    def _scores(self, said: IntArray, right: BoolArray, rng: np.random.Generator) -> Scores:
+        """Distributions over classes (n, M, C), zeros where a member fails. The class that is said has the confidence,
+        the others what is left, evenly.
+        """
+        n, size = said.shape
+        classes = len(self.simulation.classes)
+        scores = np.empty((n, size, classes), dtype=np.float32)
+        for m, member in enumerate(self.simulation.members):
+            means = np.where(right[:, m], member.right, member.wrong)
+            sure = _confidence(means, member.spread, classes, rng)
+            sure[rng.random(n) < member.fails] = 0.0
+            rest = np.where(sure > 0.0, (1.0 - sure) / (classes - 1), 0.0)
+            scores[:, m] = rest[:, None]
+            scores[np.arange(n), m, said[:, m]] = sure
+        return scores
+
+
+def _profile(member: SimulatedMember) -> Profile:
+    return Profile(
+        latency_s=member.timing.mean_s,
+        energy_j=member.energy_j[member.host],
+        cost=member.cost,
+        explainability=member.explainability,
+    )
+
+
+def _weights(phases: Sequence[Phase], n: int) -> FloatArray:
+    """How much of each phase there is in each of n requests, (n, P)."""
+    i, weights = np.arange(n), np.zeros((n, len(phases)))
+    weights[:, 0] = 1.0
+    for k, phase in enumerate(phases[1:], start=1):
+        share = np.clip((i - phase.start + 1) / max(phase.over, 1), 0.0, 1.0)
+        weights *= 1.0 - share[:, None]
+        weights[:, k] = share
+    return weights
+
+
+def _drawn(shares: FloatArray, rng: np.random.Generator) -> IntArray:
+    """An index for each row of shares (n, K), by inversion."""
+    above = (rng.random((len(shares), 1)) >= shares.cumsum(axis=1)).sum(axis=1)
+    return np.asarray(np.minimum(above, shares.shape[1] - 1))
+
+
+def _confidence(means: FloatArray, spread: float, classes: int, rng: np.random.Generator) -> FloatArray:
+    """Confidences above chance with these ``means`` and, as near as they allow, this ``spread``: Beta-distributed."""
+    chance = 1.0 / classes
+    mean = np.clip((means - chance) / (1.0 - chance), 1e-3, 1.0 - 1e-3)
+    variance = np.minimum((max(spread, SHARPEST) / (1.0 - chance)) ** 2, 0.99 * mean * (1.0 - mean))
+    size = mean * (1.0 - mean) / variance - 1.0
+    drawn = np.clip(beta.ppf(rng.random(len(mean)), mean * size, (1.0 - mean) * size), 1e-6, 1.0)
+    return np.asarray(chance + (1.0 - chance) * drawn)
+
+
+def _took(timing: Timing, n: int, rng: np.random.Generator) -> FloatArray:
+    """How long n calls take, in s."""
+    around = np.exp(timing.noise * rng.standard_normal(n) - timing.noise**2 / 2.0)
+    spiked = np.where(rng.random(n) < timing.spikes, timing.spike, 1.0)
+    return np.clip(timing.mean_s * around * spiked, timing.low_s, timing.high_s)
+
+
+def _waiting(at: FloatArray, service: FloatArray) -> FloatArray:
+    """How long each of n requests waits for each member (n, M) that takes them one after the other, in s.
+
+    Lindley 1952, "The theory of queues with a single server": ``W' = max(W + service - gap, 0)``, unrolled.
+    """
+    steps = service[:-1] - np.diff(at)[:, None]
+    walked = np.vstack([np.zeros(service.shape[1]), steps.cumsum(axis=0)])
+    return np.asarray(walked - np.minimum.accumulate(walked, axis=0))
+
+
+def _features(region: IntArray, regions: int, rng: np.random.Generator) -> FloatArray:
+    """What a policy sees of a region, (n, R): one figure for each, near 1 where a request is of it. Of a single one
+    there is nothing to see.
+    """
+    if regions == 1:
+        return np.zeros((len(region), 0))
+    return np.asarray(np.eye(regions)[region] + 0.2 * rng.standard_normal((len(region), regions)))
+
+
+def overlap_of(wrong: FloatArray) -> float:
+    """How far members err together, as ``Simulation.overlap`` means it, from who was ``wrong`` when (n, M): the
+    correlation at which as many pairs err at once as did, on average, found by bisection.
+    """
+    rates = wrong.mean(axis=0)
+    pairs = [(i, j) for i in range(len(rates)) for j in range(i) if 0.0 < rates[i] < 1.0 and 0.0 < rates[j] < 1.0]
+    if not pairs:
+        return 0.0
+    seen = float(np.mean([(wrong[:, i] * wrong[:, j]).mean() for i, j in pairs]))
+    low, high = 0.0, 0.99
+    for _ in range(30):
+        middle = (low + high) / 2.0
+        expected = np.mean([_both(rates[i], rates[j], middle) for i, j in pairs])
+        low, high = (middle, high) if expected < seen else (low, middle)
+    return low
+
+
+_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
+
+
+def _both(first: float, second: float, overlap: float) -> float:
+    """How probable it is that two err at once whose hardness has this correlation: a mean over the part they share."""
+    depth = math.sqrt(overlap) * _NODES
+    each = [ndtr((ndtri(rate) + depth) / math.sqrt(1.0 - overlap)) for rate in (first, second)]
+    return float((each[0] * each[1]) @ _NODE_WEIGHTS / _NODE_WEIGHTS.sum())
+
+
+# ---- Describing what was recorded ---------------------------------------------------------------------------
+
+SMOOTHING = 5.0
+"""A class counts as if so many more of it had been seen, answered as well as all are."""
+
+WINDOWS = 10
+"""Where a log names no phases, it is taken for so many, each with the classes that came in it."""
+
+
+def fitted(log: RecordedLog) -> Simulation:
+    """What simulates traffic and members like those of a log, which has a label for each request that it learns from.
+
+    Members are described by class, their confidence where they are right and wrong, their time and energy as measured;
+    they err together as far as they did. Regions are not looked for.
+    """
+    labelled = log.labelled
+    truth, rows = log.truth[labelled], log.rows[labelled]
+    scores = log.scores[rows].astype(np.float64)  # (n, M, C)
+    said, sure = scores.argmax(axis=2), scores.max(axis=2)
+    heard = sure > 0.0
+    right = heard & (said == truth[:, None])
+    names, classes = log.ensemble.names, log.ensemble.classes
+    timings = [_timing_of(log.latency_s[log.rows, m]) for m in range(len(names))]
+    span = float(log.at[-1] - log.at[0]) if len(log) > 1 else 0.0
+    return Simulation(
+        classes=classes,
+        regions=("all",),
+        members=tuple(
+            SimulatedMember(
+                name=name,
+                accuracy=_accuracy_of(right[:, m], heard[:, m], truth, len(classes))[None],
+                right=_mean(sure[right[:, m], m], 0.9),
+                wrong=_mean(sure[heard[:, m] & ~right[:, m], m], 0.6),
+                spread=_spread(sure[:, m], right[:, m], heard[:, m]),
+                timing=timings[m],
+                energy_j={"cpu": _mean(log.energy_j[log.rows, m], 0.0)},
+                host="cpu",
+                cost=_mean(log.cost[log.rows, m], 0.0),
+                explainability=_mean(log.explainability[log.rows, m], 0.0),
+                fails=1.0 - float(heard[:, m].mean()),
+            )
+            for m, name in enumerate(names)
+        ),
+        phases=_phases_of(log, truth, np.flatnonzero(labelled)),
+        requests=len(log),
+        overlap=overlap_of((heard & ~right).astype(np.float64)),
+        rate=(len(log) - 1) / span if span > 0.0 else 100.0,
+        delay=int(np.median(log.delay)),
+        labelled=float(labelled.mean()),
+    )
+
+
+def _mean(values: FloatArray, otherwise: float) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else otherwise
+
+
+def _spread(sure: FloatArray, right: BoolArray, heard: BoolArray) -> float:
+    """The standard deviation of confidence around its mean where right, and where wrong."""
+    parts = [sure[right], sure[heard & ~right]]
+    off = np.concatenate([part - part.mean() for part in parts if len(part)] or [np.zeros(1)])
+    return float(off.std())
+
+
+def _accuracy_of(right: BoolArray, heard: BoolArray, truth: IntArray, classes: int) -> FloatArray:
+    """How often it is right where it answers, by class (C,)."""
+    overall = float(right.sum() / max(heard.sum(), 1))
+    seen = np.bincount(truth[heard], minlength=classes)
+    good = np.bincount(truth[right], minlength=classes)
+    return np.asarray((good + SMOOTHING * overall) / (seen + SMOOTHING))
+
+
+def _timing_of(took: FloatArray) -> Timing:
+    known = took[~np.isnan(took) & (took > 0.0)]
+    if not len(known):
+        return Timing(0.0)
+    noise = float(np.log(known).std())
+    varies = noise > 1e-6
+    low, high = (float(known.min()), float(known.max())) if varies else (0.0, math.inf)
+    return Timing(float(known.mean()), low, high, noise=min(noise, 3.0) if varies else 0.0)
+
+
+def _phases_of(log: RecordedLog, truth: IntArray, at: IntArray) -> tuple[Phase, ...]:
+    """The stretches of a log, each with the classes that came in it; of those named alike that follow, one."""
+    n, classes = len(log), len(log.ensemble.classes)
+    if log.phases is not None:
+        starts = [0, *(i for i in range(1, n) if log.phases[i] != log.phases[i - 1])]
+        names = [log.phases[i] for i in starts]
+    else:
+        starts = sorted({n * k // WINDOWS for k in range(WINDOWS)})
+        names = [f"window {k}" for k in range(len(starts))]
+    found = []
+    for start, end, name in zip(starts, [*starts[1:], n], names, strict=True):
+        inside = truth[(at >= start) & (at < end)]
+        shares = np.bincount(inside, minlength=classes) if len(inside) else np.ones(classes)
+        found.append(Phase(name, start, shares.astype(np.float64), np.ones(1)))
+    return tuple(found)
