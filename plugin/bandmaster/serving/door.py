@@ -206,7 +206,7 @@ class Door:
 
     DENIED = 10.0
     """Wrong tokens a second, whosoever, that are told that they are wrong."""
-    ASKED = 20.0
+    ASKED = 50.0
     """Requests a second that one holder may make in a scope other than feedback."""
     BURST_S = 5.0
     """What is saved up at most: so many seconds' worth."""
