@@ -15,7 +15,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras  ## what needs the optional dependencies: Ray, Schemathesis, Atheris
+test-extras: $(VENV)/.extras  ## what needs the optional dependencies: Ray, Schemathesis, Atheris, Gymnasium
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -45,5 +45,5 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz]'
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo

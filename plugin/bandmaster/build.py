@@ -350,7 +350,7 @@ def bench(config: Config, logs: Sequence[RecordedLog], traffic: Traffic | None =
 
 
 def simulated_logs(
-    config: Config, simulation: Simulation, seeds: int, requests: int | None = None
+    config: Config, simulation: Simulation, seeds: Sequence[int], requests: int | None = None
 ) -> list[RecordedLog]:
     """A log for each seed, answered by the members of ``config``, as ``simulation`` describes them. Raises
     ``BandmasterError`` for one that it does not, and where a ``contract`` weighs what it does not say.
@@ -363,7 +363,7 @@ def simulated_logs(
                 f"{', '.join(described)}"
             )
     model = ModelRL(replace(simulation, members=tuple(described[m.name] for m in config.members)))
-    logs = [model.log(seed, requests) for seed in range(seeds)]
+    logs = [model.log(seed, requests) for seed in seeds]
     require_known_terms(config.contract, logs[0])
     return logs
 

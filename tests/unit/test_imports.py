@@ -35,10 +35,10 @@ ROOMS = [
         ),
     ],
     ["orchestrator"],
-    ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy"],
+    ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy", "windows"],
     ["testing", "config"],
     ["build"],
-    ["serving", "demo"],
+    ["serving", "demo", "environment"],
     ["cli"],
     ["auto", "__main__"],
 ]

@@ -56,7 +56,7 @@ def simulate_command(
     require_outputs(out, report)
     read = config.load(configured or file)
     build.require_functions(read)
-    bench = build.bench(read, build.simulated_logs(read, load_simulation(file), seeds, requests))
+    bench = build.bench(read, build.simulated_logs(read, load_simulation(file), range(seeds), requests))
 
     def play(progress: Callable[[Step], None], traced: Path | None) -> Results:
         return replay(bench, listed(policies), seeds, spread=processes(jobs), progress=progress, trace=traced)[0]

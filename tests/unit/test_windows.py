@@ -1,0 +1,56 @@
+"""An ensemble played window by window earns what the same plan earns request by request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bandmaster.contract import Contract, Metric
+from bandmaster.policies.traditional import ConstantPolicy
+from bandmaster.testing import sample_experiences, sample_learner, sample_log
+from bandmaster.windows import NAIVE, Seen, Windows
+
+CONTRACT = Contract.of(
+    Metric("accuracy", 0.6),
+    Metric("confidence", 0.1),
+    Metric("latency", 0.2, goal="min", low=0.001, high=1.0, scale="log"),
+    Metric("energy", 0.1, goal="min", low=0.001, high=1.0, scale="log"),
+)
+LOG = sample_log(400, seed=2)
+
+
+@pytest.mark.parametrize("active", [(1, 1, 1, 1), (1, 0, 0, 0), (0, 1, 0, 1)])
+def test_a_window_earns_what_its_requests_earn_by_the_request_path(active: tuple[int, ...]) -> None:
+    names = [name for name, on in zip(LOG.ensemble.names, active, strict=True) if on]
+    learner = sample_learner(lambda plans, *_: ConstantPolicy(plans, "+".join(names)), LOG, contract=CONTRACT)
+    one_by_one = np.array([e.own for e in sample_experiences(learner, LOG)])
+    windows = Windows(LOG, CONTRACT, 50)
+    played = [windows.play(np.array(active, dtype=np.bool_)) for _ in range(len(windows))]
+    np.testing.assert_allclose(played, one_by_one.reshape(-1, 50).mean(axis=1), atol=1e-12)
+    assert windows.over
+
+
+def test_of_members_that_did_not_run_nothing_new_is_known() -> None:
+    windows = Windows(LOG, CONTRACT, 100)
+    before = windows.seen()
+    assert (before.accuracy == NAIVE).all()
+    windows.play(np.array([True, False, True, False]))
+    first = windows.seen()
+    assert (first.accuracy[[1, 3]] == NAIVE).all()
+    assert first.accuracy[[0, 2]].min() > NAIVE
+    assert first.age.tolist() == [0.0, np.inf, 0.0, np.inf]
+    windows.play(np.array([False, True, False, False]))
+    second = windows.seen()
+    assert second.accuracy[0] == first.accuracy[0]
+    assert second.age.tolist() == [1.0, 0.0, 1.0, np.inf]
+    assert second.agreement[1] == pytest.approx((LOG.scores[100:200, 1].max(axis=1) > 0).mean())  # alone, with itself
+
+
+def test_what_is_seen_is_a_vector_in_the_unit_cube() -> None:
+    windows = Windows(LOG, CONTRACT, 100)
+    for active in ([True] * 4, [True, False, False, False]):
+        windows.play(np.array(active))
+        vector = windows.seen().vector()
+        assert vector.shape == (Seen.size(4, 3),)
+        assert vector.dtype == np.float32
+        assert (vector.min() >= 0.0, vector.max() <= 1.0) == (True, True)
