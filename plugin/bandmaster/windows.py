@@ -16,6 +16,7 @@ from bandmaster.core import BoolArray, Figures, FloatArray, IntArray
 from bandmaster.counterfactual import evaluate, spend
 from bandmaster.plans import Catalogue, compiled
 from bandmaster.recorded import RecordedLog
+from bandmaster.replay import figures_of
 
 NAIVE = 0.5
 """What is taken for a member's accuracy, confidence and agreement before it has run."""
@@ -83,13 +84,11 @@ class Windows:
     def play(self, active: BoolArray) -> float:
         """The mean reward a request of the next window, answered by the ``active`` members (M,), one at least."""
         part = self.log.part(slice(self.at * self.size, (self.at + 1) * self.size))
-        rows = part.rows
         plan = self._plan(active)
-        scores = self.log.scores[rows].astype(np.float64)
+        scores = self.log.scores[part.rows].astype(np.float64)
         weights = np.ones(scores.shape[:2])
         answer = evaluate(plan, scores, np.ones(scores.shape[:2], dtype=np.bool_), weights)
-        kinds = ("latency_s", "energy_j", "cost", "explainability")
-        figures = Figures(*(getattr(self.log, kind)[rows] for kind in kinds))
+        figures = figures_of(part, self.contract)
         raw = {
             "accuracy": (answer.labels[:, 0] == part.truth).astype(np.float64),
             "confidence": answer.confidence[:, 0],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,18 @@ def test_a_window_earns_what_its_requests_earn_by_the_request_path(active: tuple
     played = [windows.play(np.array(active, dtype=np.bool_)) for _ in range(len(windows))]
     np.testing.assert_allclose(played, one_by_one.reshape(-1, 50).mean(axis=1), atol=1e-12)
     assert windows.over
+
+
+def test_figures_are_those_that_the_contract_means() -> None:
+    declared = Contract.of(
+        Metric("accuracy", 0.5),
+        Metric("latency", 0.5, goal="min", low=0.001, high=1.0, scale="log", source="profile"),
+    )
+    slow = replace(LOG, latency_s=10.0 * LOG.latency_s)
+    learner = sample_learner(lambda plans, *_: ConstantPolicy(plans, "m0+m1"), slow, contract=declared)
+    one_by_one = np.array([e.own for e in sample_experiences(learner, slow)])
+    windows = Windows(slow, declared, 400)
+    assert windows.play(np.array([True, True, False, False])) == pytest.approx(one_by_one.mean(), abs=1e-12)
 
 
 def test_of_members_that_did_not_run_nothing_new_is_known() -> None:
