@@ -49,7 +49,9 @@ class _Reporter:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of one reporter: so many ``rows``, the share that ``contradicted``, and was ``expected`` to."""
+    """What is known of one reporter: of so many ``rows`` the share whose labels ``contradicted`` the answer, and that
+    was ``expected`` to by what everybody's do at the same confidence; ``suspected`` where that is too many.
+    """
 
     name: str
     rows: int

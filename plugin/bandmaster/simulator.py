@@ -16,7 +16,10 @@ from scipy.stats import beta
 
 from bandmaster.core import BoolArray, Ensemble, FloatArray, IntArray, Profile
 from bandmaster.recorded import RecordedLog
-from bandmaster.table import Scores
+from bandmaster.table import NO_LABEL, Scores
+
+ALL = "all"
+"""Stands for every class and region that is not named, and for the one region where there are none."""
 
 SHARPEST = 1e-3
 """The least spread of a confidence: a smaller one would have no Beta distribution to speak of."""
@@ -117,7 +120,7 @@ class ModelRL:
         known = rng.random(n) < of.labelled
         return RecordedLog(
             ensemble=self.ensemble,
-            truth=np.where(known, truth, -1),
+            truth=np.where(known, truth, NO_LABEL),
             delay=np.full(n, of.delay, dtype=np.int64),
             at=at,
             features=_features(region, len(of.regions), rng),
@@ -279,11 +282,10 @@ def fitted(log: RecordedLog) -> Simulation:
     heard = sure > 0.0
     right = heard & (said == truth[:, None])
     names, classes = log.ensemble.names, log.ensemble.classes
-    timings = [_timing_of(log.latency_s[log.rows, m]) for m in range(len(names))]
     span = float(log.at[-1] - log.at[0]) if len(log) > 1 else 0.0
     return Simulation(
         classes=classes,
-        regions=("all",),
+        regions=(ALL,),
         members=tuple(
             SimulatedMember(
                 name=name,
@@ -291,7 +293,7 @@ def fitted(log: RecordedLog) -> Simulation:
                 right=_mean(sure[right[:, m], m], 0.9),
                 wrong=_mean(sure[heard[:, m] & ~right[:, m], m], 0.6),
                 spread=_spread(sure[:, m], right[:, m], heard[:, m]),
-                timing=timings[m],
+                timing=_timing_of(log.latency_s[log.rows, m]),
                 energy_j={"cpu": _mean(log.energy_j[log.rows, m], 0.0)},
                 host="cpu",
                 cost=_mean(log.cost[log.rows, m], 0.0),

@@ -29,11 +29,6 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 @pytest.fixture
-def hosted(config: Config) -> build.Hosted:
-    return build.host(config)
-
-
-@pytest.fixture
 def loop(config: Config, hosted: build.Hosted) -> Iterator[LearningLoop]:
     """One that has published something."""
     loop = make_loop(config, hosted)

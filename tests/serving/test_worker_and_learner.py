@@ -28,11 +28,6 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def hosted(config: Config) -> build.Hosted:
-    return build.host(config)
-
-
-@pytest.fixture
 def loop(config: Config, hosted: build.Hosted) -> Iterator[LearningLoop]:
     loop = make_loop(config, hosted)
     yield loop

@@ -14,7 +14,7 @@ from bandmaster import build, config
 from bandmaster.cli.shown import CONFIG, JOURNAL, JSON, print_json
 from bandmaster.core import BandmasterError
 from bandmaster.journal.checkup import Finding, look_over
-from bandmaster.journal.places import journal_url, locate
+from bandmaster.journal.places import journal_file
 from bandmaster.pin import Pin
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
@@ -62,7 +62,7 @@ def _look(file: Path, journal: Path | None, no_models: bool) -> Iterator[Finding
             yield Finding("models", "problem", str(problem))
         else:
             yield Finding("models", "ok", "load and fit each other")
-    path = journal or locate(journal_url(read.journal), read.root)
+    path = journal_file(journal, read.journal, read.root)
     yield from look_over(path)
     if (why := Pin(path).why) is not None:
         yield Finding("pin", "warning", f"the baseline answers alone ({why}); `bandmaster unpin {file}` ends that")

@@ -14,8 +14,10 @@ from bandmaster import build, config
 from bandmaster.cli.shown import listed
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError
+from bandmaster.files import require_writable
 from bandmaster.replay import Bench, Mix, Order, Spread, Step, Traffic, processes, ray_cluster, replay
 from bandmaster.results import Results
+from bandmaster.visualizer.page import require_drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +126,12 @@ def plays(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         option(gathered)
     return gathered
+
+
+def require_outputs(out: Path | None, report: Path | None) -> None:
+    """Find out before the work whether its results could be written and drawn."""
+    if report is not None:
+        require_drawing("a report")
+    for wanted in (out, report):
+        if wanted is not None:
+            require_writable(wanted)

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import click
 
-from bandmaster.cli.played import Asked, plays
+from bandmaster.cli.played import Asked, plays, require_outputs
 from bandmaster.cli.shown import JSON, console, new_table, print_json, replay_progress
-from bandmaster.files import require_writable
 from bandmaster.replay import Step
 from bandmaster.results import Measures, Results
-from bandmaster.visualizer.page import require_drawing
 from bandmaster.visualizer.report import write_report
 from bandmaster.visualizer.units import joules, seconds
 from bandmaster.visualizer.verdict import verdict
@@ -50,15 +48,6 @@ def replay_command(asked: Asked, out: Path | None, report: Path | None, trace: P
     require_outputs(out, report)
     _, bench = asked.bench()
     play_and_tell(lambda progress, traced: asked.play(bench, progress, traced), out, report, trace, as_json)
-
-
-def require_outputs(out: Path | None, report: Path | None) -> None:
-    """Find out before the work whether its results could be written and drawn."""
-    if report is not None:
-        require_drawing("a report")
-    for wanted in (out, report):
-        if wanted is not None:
-            require_writable(wanted)
 
 
 def play_and_tell(

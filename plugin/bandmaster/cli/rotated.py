@@ -9,7 +9,7 @@ import click
 from bandmaster import config
 from bandmaster.cli.shown import CONFIG, JOURNAL
 from bandmaster.journal.keys import KEYS_KEPT, rotate
-from bandmaster.journal.places import journal_url, locate
+from bandmaster.journal.places import journal_file
 
 
 @click.command(name="rotate-key")
@@ -28,6 +28,6 @@ def rotate_key(file: Path, journal: Path | None, drop: bool) -> None:
       bandmaster rotate-key bentofile.yaml --drop     # somebody else has seen the key
     """
     read = config.load(file)
-    path = rotate((journal or locate(journal_url(read.journal), read.root)).parent, drop=drop)
+    path = rotate(journal_file(journal, read.journal, read.root).parent, drop=drop)
     before = "those before it are dropped" if drop else f"up to {KEYS_KEPT - 1} before it are kept"
     click.echo(f"{path}: a new key signs; {before}")

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from bandmaster import build, config
-from bandmaster.cli.replayed import play_and_tell, require_outputs
+from bandmaster.cli.played import require_outputs
+from bandmaster.cli.replayed import play_and_tell
 from bandmaster.cli.shown import JSON, listed
 from bandmaster.config.simulation import load_simulation, simulation_text
 from bandmaster.files import require_writable, write_text

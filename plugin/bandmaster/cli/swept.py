@@ -10,15 +10,14 @@ from pathlib import Path
 import click
 
 from bandmaster import build
-from bandmaster.cli.played import Asked, plays
+from bandmaster.cli.played import Asked, plays, require_outputs
 from bandmaster.cli.shown import JSON, console, listed, new_table, print_json, replay_progress
 from bandmaster.config import Config
 from bandmaster.core import DEFAULT_PROFILE, BandmasterError
-from bandmaster.files import require_writable, write_text
+from bandmaster.files import write_text
 from bandmaster.replay import Bench, Step
 from bandmaster.results import Point, swept_json
 from bandmaster.visualizer.frontier import write_frontier
-from bandmaster.visualizer.page import require_drawing
 from bandmaster.visualizer.units import MEASURED, measured
 
 
@@ -46,11 +45,7 @@ def sweep_command(
       bandmaster sweep traffic.parquet --config bentofile.yaml --metric energy --weights 0,0.2,0.4 --out sweep.json
     """
     each = _weights(weights)
-    if report is not None:
-        require_drawing("a report")
-    for wanted in (out, report):
-        if wanted is not None:
-            require_writable(wanted)
+    require_outputs(out, report)
     read, bench = asked.bench()
     _require_one_contract(bench)
     benches = [_weighed(read, bench, metric, weight) for weight in each]

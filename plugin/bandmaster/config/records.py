@@ -144,5 +144,7 @@ class Config:
     @property
     def ignores_limits(self) -> str | None:
         """The baseline that answers every request whatever ``limits`` say; ``None`` where they are kept."""
-        idle = self.guarding is not None and self.guarding.mode in ("off", "shadow")
-        return self.guarding.baseline if self.guarding is not None and idle and self.limits != Limits() else None
+        guarding = self.guarding
+        if guarding is None or guarding.mode not in ("off", "shadow") or self.limits == Limits():
+            return None
+        return guarding.baseline

@@ -22,14 +22,11 @@ from bandmaster.config.values import (
     quantity_of,
 )
 from bandmaster.core import FloatArray
-from bandmaster.simulator import Phase, SimulatedMember, Simulation, Timing
+from bandmaster.simulator import ALL, Phase, SimulatedMember, Simulation, Timing
 from bandmaster.yaml_reader import At, Book, read_text, read_yaml, show
 
 HOSTS = ("cpu", "cuda", "tpu")
 """The kinds of host that a member can run on."""
-
-ALL = "all"
-"""Stands for every class and region that is not named."""
 
 MOST = 10_000_000
 
@@ -205,11 +202,7 @@ def _timing(at: At | None) -> Timing:
         return Timing(duration_of(at, 0.01, "20 ms"))
     get = fields_of(at, ("mean", "range", "noise", "spikes", "spike"), {"mean": "20 ms"}).get
     default = Timing(duration_of(get("mean"), 0.01, "20 ms"))
-    bounds = [quantity_of(item, "time", ("ms", "s")) for item in items_of(get("range"), "write [1 ms, 200 ms]")]
-    if bounds and not (len(bounds) == 2 and bounds[0] < bounds[1]) and not any(map(math.isnan, bounds)):
-        at.child("range", get("range")).refuse("is not a least and a longest time; write [1 ms, 200 ms]")
-        bounds = []
-    low, high = bounds if len(bounds) == 2 else (default.low_s, default.high_s)
+    low, high = _range(get("range")) or (default.low_s, default.high_s)
     return replace(
         default,
         low_s=low,
@@ -218,6 +211,17 @@ def _timing(at: At | None) -> Timing:
         spikes=number_of(get("spikes"), default.spikes, 0.0, 1.0),
         spike=number_of(get("spike"), default.spike, 1.0, 1e6),
     )
+
+
+def _range(at: At | None) -> tuple[float, float] | None:
+    """A least and a longest time; ``None`` where there are none or they were refused."""
+    bounds = [quantity_of(item, "time", ("ms", "s")) for item in items_of(at, "write [1 ms, 200 ms]")]
+    if at is None or not bounds or any(map(math.isnan, bounds)):
+        return None
+    if len(bounds) != 2 or bounds[0] >= bounds[1]:
+        at.refuse("is not a least and a longest time; write [1 ms, 200 ms]")
+        return None
+    return bounds[0], bounds[1]
 
 
 def _energy(at: At | None) -> dict[str, float]:

@@ -155,7 +155,7 @@ def _ledger(database: sqlite3.Connection) -> Finding:
 
 def _snapshots(path: Path, database: sqlite3.Connection) -> Finding:
     try:
-        keys = Keys.of(path.parent) if KEY_VARIABLE in os.environ else Keys(*read_keys(path.parent / KEY_FILE))
+        keys = Keys.of(path.parent, make=False)
     except BandmasterError:
         return Finding("snapshots", "problem", "cannot be opened without the key")
     found = database.execute("SELECT version, sealed FROM snapshots ORDER BY version DESC").fetchall()

@@ -43,9 +43,9 @@ class Keys:
         self._seldom = Seldom(_log)
 
     @classmethod
-    def of(cls, folder: Path) -> Keys:
+    def of(cls, folder: Path, *, make: bool = True) -> Keys:
         """The keys from ``BANDMASTER_KEY`` (hex, with commas between), or from ``folder/bandmaster.key``, one a line,
-        made on first use.
+        made on first use unless that is not to be.
 
         Raises ``BandmasterError`` when one is no hex of at least 32 bytes, or cannot be read or made.
         """
@@ -54,7 +54,7 @@ class Keys:
             return cls(*_parse(given, KEY_VARIABLE, "set it to the output of `openssl rand -hex 32`, or unset it"))
         path = folder / KEY_FILE
         try:
-            if not path.exists():
+            if make and not path.exists():
                 _create(path)
         except OSError as error:
             raise BandmasterError(

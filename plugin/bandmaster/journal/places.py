@@ -18,6 +18,11 @@ def journal_url(declared: str) -> str:
     return os.environ.get(JOURNAL_VARIABLE) or declared
 
 
+def journal_file(given: Path | None, declared: str, root: Path) -> Path:
+    """The journal's file that a command is about: the one it was ``given``, or else that of the URL in force."""
+    return given or locate(journal_url(declared), root)
+
+
 def lease_file(journal: Path) -> Path:
     """The file that the one learner of a journal holds a lock on."""
     return journal.with_name(f"{journal.name}.lease")

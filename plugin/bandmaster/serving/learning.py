@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -47,7 +47,6 @@ from bandmaster.serving.pages import (
     EventPage,
     Receipt,
     Report,
-    SourcePage,
     StatePage,
     guard_page,
     label_mix,
@@ -99,7 +98,7 @@ class LearningLoop:
             build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding) for _ in range(2)
         )
         self._version = 0
-        self._good, self._unfit = self._learner.dump(), False
+        self._unfit = False
         self._golden: deque[State] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = None if ensemble.regression else Reporters()
@@ -231,7 +230,7 @@ class LearningLoop:
 
     def _publish(self, now: float) -> None:
         """Let workers have what has been learned; or, where it must not go live, what was learned before."""
-        why, payload = None, b""
+        why = None
         try:
             payload = self._learner.dump()
             self._try(payload)
@@ -306,9 +305,7 @@ class LearningLoop:
             contract=self._config.contract.describe(),
             counts={name: getattr(counts, name) for name in counts.__slots__},
             without_reward=self._learner.without_reward,
-            sources=[SourcePage(**asdict(standing)) for standing in self._reporters.standings()]
-            if self._reporters
-            else [],
+            sources=self._reporters.standings() if self._reporters else [],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events(last=50)],
             guard=guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
         )

@@ -8,6 +8,7 @@ import pydantic
 
 from bandmaster.core import Ensemble, FloatArray, MemberStatistics
 from bandmaster.guard import Guard
+from bandmaster.reporters import Standing
 
 
 class Report(pydantic.BaseModel):
@@ -39,18 +40,6 @@ class MemberPage(pydantic.BaseModel):
     latency_s: float
     energy_j: float
     labelled: float
-
-
-class SourcePage(pydantic.BaseModel):
-    """Who reports outcomes: of so many ``rows`` the share whose labels ``contradicted`` the answer, and that was
-    ``expected`` to by what everybody's do at the same confidence; ``suspected`` where that is too many.
-    """
-
-    name: str
-    rows: int
-    contradicted: float
-    expected: float
-    suspected: bool
 
 
 class EventPage(pydantic.BaseModel):
@@ -94,7 +83,7 @@ class StatePage(pydantic.BaseModel):
     contract: dict[str, dict[str, object]]
     counts: dict[str, int]
     without_reward: int
-    sources: list[SourcePage]
+    sources: list[Standing]
     drift: list[EventPage]
     guard: GuardPage | None
 
