@@ -121,6 +121,11 @@ class Traffic:
     def waiting(self) -> int:
         return len(self._labels)
 
+    @property
+    def due(self) -> bool:
+        """Whether so many labels are due that they are reported, together."""
+        return self.waiting >= AT_ONCE and self._labels[AT_ONCE - 1][0] < time.monotonic() - LABEL_DELAY_S
+
 
 async def capacity(traffic: Traffic, seconds: float) -> float:
     """Requests a second, each with its label, where callers wait for their answers."""
@@ -155,7 +160,7 @@ async def soak(server: Server, minutes: float, seed: int, shown: bool) -> tuple[
         while due < start + 60.0 * minutes:
             due += rng.exponential(1.0 / rate)
             await asyncio.sleep(max(due - time.monotonic(), 0.0))
-            calls = [traffic.ask(due)] + ([traffic.report()] if traffic.waiting >= AT_ONCE else [])
+            calls = [traffic.ask(due)] + ([traffic.report()] if traffic.due else [])
             for call in calls:
                 task = asyncio.create_task(call)
                 under_way.add(task)
