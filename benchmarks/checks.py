@@ -7,6 +7,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -86,6 +87,25 @@ class Beats(Check, tag="beats", frozen=True, kw_only=True):
         # One that is named and could not play is not beaten.
         named = self.peers or tuple(peers)
         return sum(p in peers and p not in unbeaten for p in named) / len(named) if peers else None
+
+
+class Ahead(Check, tag="ahead", frozen=True, kw_only=True):
+    """By how much more a policy earns a request than another, or than ``best_constant_plan`` in hindsight: the mean of
+    the paired difference, or the lower end of its 95 % interval.
+    """
+
+    policy: str
+    of: str = "best_constant_plan"
+    at: Literal["mean", "lower end"] = "lower end"
+    play: str = "replay"
+
+    def figure(self, record: Record, others: Mapping[str, Record]) -> float | None:
+        played = record.plays.get(self.play)
+        found = played.results["policies"].get(self.policy) if played else None
+        against = found["advantage"].get(self.of) if found else None
+        if against is None:
+            return None
+        return float(against["mean"] if self.at == "mean" else against["interval"][0])
 
 
 class Alarms(Check, tag="alarms", frozen=True, kw_only=True):
@@ -198,7 +218,7 @@ class Passing(OfSeveral, tag="passing", frozen=True, kw_only=True):
         return float(sum(v.passed is True for v in found)) if len(found) == self.among else None
 
 
-AnyCheck = Measure | Share | Beats | Alarms | GainKept | Price | Figure | MeanOf | Passing
+AnyCheck = Measure | Share | Beats | Ahead | Alarms | GainKept | Price | Figure | MeanOf | Passing
 
 
 def judged(record: Record, checks: Sequence[AnyCheck], others: Mapping[str, Record]) -> Record:

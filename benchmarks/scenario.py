@@ -223,6 +223,36 @@ class DecisionCost(Hosted, frozen=True, kw_only=True, tag="decision-cost"):
     seeds: int = 1
 
 
+class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an agent is trained; see ``bandmaster.training.Training``."""
+
+    algorithm: str
+    changes: str
+    steps: int
+    every: int = 20_000
+    settings: dict[str, Any] = {}
+
+
+class Trained(Hosted, frozen=True, kw_only=True, tag="trained"):
+    """RL agents, trained on all but a share ``held_out`` of the requests, and ``policies``, which never saw them, on
+    what was held out. Every seed has an agent of its own. Those ``above`` also play with the bandit below them.
+    """
+
+    traffic: TrafficSpec
+    agents: dict[str, AgentSpec]
+    above: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    window: int = 100
+    held_out: float = 0.5
+    over_time: bool = False
+
+
+class Fitted(Hosted, frozen=True, kw_only=True, tag="fitted"):
+    """A simulation fitted to one half of the log, and the other half, played by the same ``policies``."""
+
+    policies: tuple[str, ...]
+
+
 class LogSpeed(Common, frozen=True, kw_only=True, tag="log-speed"):
     """How fast a made log of ``rows`` decisions is judged, and Vowpal Wabbit learns ``decisions``; and what memory a
     log ``times`` as large takes.
@@ -253,7 +283,7 @@ class Summary(Common, frozen=True, kw_only=True, tag="summary"):
     """Runs nothing; its checks are about other scenarios."""
 
 
-Scenario = Replayed | Degraded | DecisionCost | LogSpeed | Crossed | Summary
+Scenario = Replayed | Degraded | DecisionCost | Trained | Fitted | LogSpeed | Crossed | Summary
 
 
 def expand(policies: Sequence[str]) -> tuple[str, ...]:

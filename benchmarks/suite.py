@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
 from bandmaster.replay import Bench, Step, processes, replay
 from bandmaster.table import NO_LABEL
-from benchmarks import crossed, decision_cost, degraded, log_speed
+from benchmarks import crossed, decision_cost, degraded, fitted, log_speed, trained
 from benchmarks.record import Curve, MemberFigures, Played, Record
 from benchmarks.scenario import (
     UNAVAILABLE,
@@ -25,11 +26,13 @@ from benchmarks.scenario import (
     Crossed,
     DecisionCost,
     Degraded,
+    Fitted,
     LogSpeed,
     Play,
     Replayed,
     Scenario,
     TrafficSpec,
+    Trained,
 )
 from benchmarks.sources import Place, logs_of
 
@@ -65,6 +68,13 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         (log, *_) = logs_of(scenario, config, place, seeds or scenario.seeds, listener.line)
         figures = degraded.measure(scenario, config, log, seeds or scenario.seeds, jobs, listener.line)
         return Ran(_record(scenario, seeds or scenario.seeds, members=_members(log, config), figures=figures), {})
+    if isinstance(scenario, Fitted):
+        config = scenario.read_config()
+        (log, *_) = logs_of(scenario, config, place, seeds or scenario.seeds, listener.line)
+        figures = fitted.measure(scenario, config, log, seeds or scenario.seeds, jobs, listener.step, listener.line)
+        return Ran(_record(scenario, seeds or scenario.seeds, figures=figures), {})
+    if isinstance(scenario, Trained):
+        return _trained(scenario, place, listener, seeds or scenario.seeds, jobs)
     if isinstance(scenario, DecisionCost):
         config = scenario.read_config()
         (log, *_) = logs_of(scenario, config, place, 1, listener.line)
@@ -116,6 +126,34 @@ def _replayed(scenario: Replayed, place: Place, listener: Listener, seeds: int, 
         _record(scenario, seeds, plays=plays, members=_members(logs[0], scenario.read_config()), missing=missing),
         figures,
     )
+
+
+def _trained(scenario: Trained, place: Place, listener: Listener, seeds: int, jobs: int | None) -> Ran:
+    config = scenario.read_config()
+    (log, *_) = logs_of(scenario, config, place, seeds, listener.line)
+    taught, judged = trained.split(scenario, log, config)
+    specs = trained.policies(scenario, taught, config, place, seeds, listener.line)
+    bench = build.bench(config, [judged], scenario.traffic.traffic())
+    play = Play(windows={"replay": scenario.traffic.last})
+    found, times = _play(bench, play, [*scenario.policies, *specs.values()], seeds, jobs, scenario.over_time, listener)
+    names = {spec: name for name, spec in specs.items()}
+    plays = {name: _renamed(played, names) for name, played in found.items()}
+    return Ran(
+        _record(scenario, seeds, plays=plays, members=_members(judged, config)),
+        {names.get(policy, policy): us for policy, us in times.items()},
+    )
+
+
+def _renamed(played: Played, names: Mapping[str, str]) -> Played:
+    """What was played with policies under other names."""
+
+    def named(found: Any) -> Any:
+        if isinstance(found, dict):
+            return {names.get(key, key): named(value) for key, value in found.items()}
+        return found
+
+    curves = tuple(Curve(names.get(c.policy, c.policy), c.rewards) for c in played.curves)
+    return Played(played.requests, named(played.results), played.at, curves)
 
 
 def _play(

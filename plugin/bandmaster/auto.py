@@ -10,14 +10,13 @@ import sys
 from typing import Any
 
 from bandmaster.core import BandmasterError
-from bandmaster.serving.discovery import find_config, load_service
+from bandmaster.serving.discovery import find_block, load_service
 from bandmaster.serving.service import wrap
 
 
 def _build() -> Any:
     try:
-        config = find_config()
-        service = wrap(load_service(config), config)
+        service = wrap(load_service(*find_block()), find_block)
     except BandmasterError as problem:
         print(f"bandmaster: {problem}", file=sys.stderr)
         raise SystemExit(2) from None

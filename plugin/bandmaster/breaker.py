@@ -95,6 +95,14 @@ class Breaker:
         if is_out != was_out:
             self._told(name, self.absent().get(name))
 
+    def take_over(self, before: Breaker) -> None:
+        """Go on with what another knows of the members that both have, and share it from now on."""
+        with self._lock:
+            for name in self._circuits.keys() & before._circuits.keys():
+                self._circuits[name] = before._circuits[name]
+            self.out = tuple(c.cooldown_s > 0.0 for c in self._circuits.values())
+            self._wary = {name: until for name, until in before._wary.items() if name in self._circuits}
+
     def beware(self, name: str) -> None:
         """A call of it failed, whoever's fault that was: for a while it is not called where others would wait."""
         self._wary[name] = self._clock() + self.WARY_S

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from bandmaster import lean
+from bandmaster.agents import Agent
 from bandmaster.belief import Belief
 from bandmaster.breaker import Absence, Breaker
 from bandmaster.calling import Caller, Faults
+from bandmaster.conductor import Conductor
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
 from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
@@ -29,7 +32,7 @@ from bandmaster.members.onnx import OnnxMember
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.metrics import ImportedFunction
 from bandmaster.orchestrator import Orchestrator
-from bandmaster.plans import Catalogue, generate, parse_plan
+from bandmaster.plans import ALL, Catalogue, generate, parse_plan
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPolicy
 from bandmaster.policies.exp4 import Exp4Policy
@@ -52,6 +55,10 @@ POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
 
 
+_Model = tuple[Path | None, int, str | None, bool, float | None]
+"""What a loaded member was made of: its file and when that changed last, its model's tag, how it is called."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hosted:
     """The ensemble as it can be served: its members loaded and found to fit each other."""
@@ -59,6 +66,7 @@ class Hosted:
     ensemble: Ensemble
     members: Mapping[str, OnnxMember | IsolatedMember]
     input_shape: tuple[int | None, ...]
+    models: Mapping[str, _Model] = field(default_factory=dict)
 
     @property
     def slow(self) -> frozenset[str]:
@@ -74,14 +82,19 @@ class Hosted:
         return tuple(member for member in self.members.values() if isinstance(member, IsolatedMember))
 
 
-def host(config: Config) -> Hosted:
-    """Load every member. Raises ``ConfigError`` naming the members that cannot be served or do not fit the first."""
+def host(config: Config, now: Hosted | None = None) -> Hosted:
+    """Load every member, and try it on a row; of those that are hosted ``now``, only who is declared otherwise since.
+
+    Raises ``ConfigError`` naming the members that cannot be served or do not fit the first.
+    """
     require_functions(config)
     problems: list[str] = []
+    models = {declared.name: _model(declared) for declared in config.members}
     members: dict[str, OnnxMember | IsolatedMember] = {}
     for declared in config.members:
         try:
-            members[declared.name] = _member(declared, config)
+            same = now is not None and now.models.get(declared.name) == models[declared.name]
+            members[declared.name] = now.members[declared.name] if same and now else _member(declared, config)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first = next(iter(members.values()), None)
@@ -99,7 +112,7 @@ def host(config: Config) -> Hosted:
     if problems or first is None:
         raise ConfigError(*(problems or [f"{config.source.name}: no member to serve"]))
     if config.task == "regression":
-        return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape)
+        return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape, models)
     classes = config.classes or first.classes or tuple(range(first.width))
     if len(classes) != first.width:
         raise ConfigError(
@@ -117,7 +130,15 @@ def host(config: Config) -> Hosted:
             problems.append(f"{config.source.name}: {config.source.path}.faults.fallback: {problem}")
     if problems:
         raise ConfigError(*problems)
-    return Hosted(ensemble, members, first.input_shape)
+    return Hosted(ensemble, members, first.input_shape, models)
+
+
+def _model(declared: MemberConfig) -> _Model:
+    changed = 0
+    if declared.onnx is not None:
+        with contextlib.suppress(OSError):  # loading it will say what is wrong
+            changed = declared.onnx.stat().st_mtime_ns
+    return declared.onnx, changed, declared.bento_model, declared.isolated, declared.deadline_s
 
 
 def _member(declared: MemberConfig, config: Config) -> OnnxMember | IsolatedMember:
@@ -275,14 +296,44 @@ def learner(
     rng: np.random.Generator,
     spec: str | None = None,
     guarding: Guarding | None = None,
+    *,
+    conducts: bool = True,
 ) -> Learner:
     """The learning half: state, contract, the config's policy or that of ``spec``, a guard where there is to be one;
-    nothing that others share.
+    nothing that others share. One that only follows another does not conduct: what the agent has decided is edited
+    into the configuration.
     """
     aim = not (config.contract.by_consensus or plans.ensemble.regression)
     state = StateManager(plans.ensemble, tracking(config), replace(config.probes, aim=aim))
-    manager = RLManager(policy(spec or config.policy.use, config, plans, state.belief), rng)
+    file, use = conducted(spec, config.seed or 0) if spec else (config.policy.agent, config.policy.use)
+    conductor = _conductor(file, use, config, plans) if conducts else None
+    manager = RLManager(policy(use, config, plans, state.belief), rng, conductor, config.benched)
     return Learner(plans.ensemble, config.contract, state, manager, guarding)
+
+
+AGENT = "agent:"
+"""``agent:ppo.onnx`` names the agent that decides who is in the ensemble, all of whom answer each request;
+``agent:ppo.onnx+bandit`` the policy, too, that chooses among plans of theirs. ``{seed}`` in a path stands for the seed.
+"""
+
+
+def conducted(spec: str, seed: int) -> tuple[Path | None, str]:
+    """The agent's file and the policy that a policy's name means; no file where it names none."""
+    if not spec.startswith(AGENT):
+        return None, spec
+    file, mark, policy = spec.removeprefix(AGENT).rpartition(".onnx")
+    if not mark or (policy and not policy.startswith("+")):
+        raise BandmasterError(f"policy {spec!r}: names no agent; write agent:ppo.onnx, or agent:ppo.onnx+bandit")
+    return Path((file + mark).replace("{seed}", str(seed))), policy.removeprefix("+") or "constant:all"
+
+
+def _conductor(file: Path | None, use: str, config: Config, plans: Catalogue) -> Conductor | None:
+    if file is None:
+        return None
+    name, _, plan = use.partition(":")
+    if name == "constant" and (plan or config.policy.plan or ALL) != ALL:
+        raise BandmasterError(f"policy {use!r}: an agent decides who is in the ensemble; let it play all: constant:all")
+    return Conductor(Agent(file), plans.ensemble, config.contract)
 
 
 def faults(config: Config, hosted: Hosted, told: Callable[[str, Absence | None], None]) -> Faults:
@@ -328,7 +379,8 @@ class ReplayFactory:
     def __call__(self, spec: str, log: RecordedLog, seed: int) -> Parts:
         plans = catalogue(self.config, log.ensemble)
         learning = learner(replace(self.config, seed=seed), plans, np.random.default_rng([seed, 2]), spec)
-        if lean.suffices(learning.manager.policy, self.config.contract, self.config.limits):
+        lean_enough = lean.suffices(learning.manager.policy, self.config.contract, self.config.limits)
+        if lean_enough and learning.manager.conductor is None:
             learning = lean.LeanLearner(log.ensemble, self.config.contract, tracking(self.config), learning.manager)
         journal = MemoryJournal(log.window_s, keep=False)
         count = itertools.count()

@@ -292,6 +292,10 @@ class Admission:
         self._unseen: dict[str, tuple[float, float]] = {}  # of decisions: when they were recorded, and their most
         self._lock = threading.Lock()  # plans of slow members run, and are recorded, in threads
 
+    def take_over(self, before: Admission) -> None:
+        """Have what another has exposed take up room here, too; from now on each knows of both's."""
+        self.blind, self._unseen, self._lock = before.blind, before._unseen, before._lock
+
     def admit(
         self, plans: tuple[str, ...], p: FloatArray, intended: int, profile: str, rows: int, lot: float
     ) -> Admitted:

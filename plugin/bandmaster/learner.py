@@ -33,7 +33,7 @@ from bandmaster.core import (
 from bandmaster.counterfactual import earnings
 from bandmaster.guard import Guard, Guarding
 from bandmaster.metrics import NoFigureError, own_figures
-from bandmaster.plans import compiled, parse_plan, pool_weights, without
+from bandmaster.plans import compiled, in_service, parse_plan, pool_weights
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
@@ -60,6 +60,7 @@ class Learned(msgspec.Struct, frozen=True):
     policy_state: bytes
     state: dict[str, Any]
     guard: dict[str, Any] | None = None
+    conductor: bytes | None = None
 
 
 def _read(payload: bytes) -> Learned:
@@ -154,7 +155,8 @@ class Learner:
         decision, answer, outcome = joined.decision, joined.answer, joined.outcome
         if guard is None or decision.exposure is None:
             return
-        plans = [self._in_service(name, decision) for name in (*guard.baseline.names, decision.exposure.intended)]
+        named, out = (*guard.baseline.names, decision.exposure.intended), decision.state.out
+        plans = [in_service(name, self.ensemble, out) for name in named]
         both = compiled(tuple(dict.fromkeys(plans)), self.ensemble)
         found = alone = earnings(both, self.contract, experience)
         if answer.probes and not outcome.consensus:
@@ -166,14 +168,6 @@ class Learner:
         if guard.labelled:
             gained, without_probe = float(found[-1] - found[0]), float(alone[-1] - alone[0])
             guard.compare(joined, gained, without_probe)
-
-    def _in_service(self, plan: str, decision: Decision) -> str:
-        """What is left of a plan without the members that were out of service; itself where nothing is."""
-        if not decision.state.out:
-            return plan
-        out = {name for name, gone in zip(self.ensemble.names, decision.state.out, strict=True) if gone}
-        rest = without(parse_plan(plan, self.ensemble), out)
-        return plan if rest is None else rest.name
 
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its reward, and all that its members' answers tell."""
@@ -240,7 +234,10 @@ class Learner:
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
         guard = self.guard.dump() if self.guard else None
-        return msgspec.msgpack.encode(Learned(self._fits, self.manager.policy.dump(), self.state.dump(), guard))
+        conductor = self.manager.conductor.dump() if self.manager.conductor else None
+        return msgspec.msgpack.encode(
+            Learned(self._fits, self.manager.policy.dump(), self.state.dump(), guard, conductor)
+        )
 
     def roll_back(self, payload: bytes) -> bytes:
         """Restore what ``dump`` gave, but for what the guard has counted since; return the snapshot of that.
@@ -268,6 +265,8 @@ class Learner:
         self.state.load(learned.state)
         if self.guard is not None and learned.guard is not None:
             self.guard.load(learned.guard)
+        if self.manager.conductor is not None and learned.conductor is not None:
+            self.manager.conductor.load(learned.conductor)
 
     def reward(self, joined: Joined) -> Reward:
         """The contract's verdict on what really ran, a probe's energy and cost included."""

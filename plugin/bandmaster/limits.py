@@ -128,6 +128,14 @@ class Limiter:
         self.over = 0
         """How many decisions broke a limit because no plan kept within them."""
 
+    def take_over(self, before: Limiter) -> None:
+        """Have what another has spent count, as far as the budgets are the same."""
+        self.over = before.over
+        for name in ("_energy", "_cost"):
+            own, others = getattr(self, name), getattr(before, name)
+            if own is not None and others is not None and own.budget == others.budget:
+                setattr(self, name, others)
+
     def deadline_s(self, request: Request) -> float:
         """In how many seconds it is to be answered."""
         return min(self._deadline_s, math.inf if request.deadline_s is None else request.deadline_s)

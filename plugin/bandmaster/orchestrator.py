@@ -39,7 +39,7 @@ from bandmaster.limits import Limiter, Limits
 from bandmaster.metrics import NoFigureError
 from bandmaster.plans import parse_plan, pool_weights
 from bandmaster.probes import aimed
-from bandmaster.rl_manager import RLManager
+from bandmaster.rl_manager import RLManager, either
 from bandmaster.seldom import Seldom
 from bandmaster.state import StateManager
 
@@ -83,6 +83,13 @@ class Orchestrator:
         """How many decisions were lost because they could not be recorded."""
         self._seldom = Seldom(_log)
 
+    def take_over(self, before: Orchestrator) -> None:
+        """Go on where another left off: with what has been spent, what could not be recorded, and what is exposed."""
+        self.unrecorded = before.unrecorded
+        self.limiter.take_over(before.limiter)
+        if self._admission is not None and before._admission is not None:
+            self._admission.take_over(before._admission)
+
     def answer(self, request: Request) -> tuple[Decision, Answer]:
         """Choose a plan, run it, record both. A probe, if ``decision.probed``, is the caller's to start."""
         return self.run(self.decide(request), request)
@@ -92,7 +99,7 @@ class Orchestrator:
         is one shows once the request is answered.
         """
         state = self.state.get_state(request)
-        if out := self._caller.out:
+        if out := either(self._caller.out, self.manager.out):
             state = replace(state, out=out)
         fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state)
         if fitting is not None:

@@ -63,6 +63,16 @@ def without(plan: Plan, out: Set[str]) -> Plan | None:
     return Plan(tuple(stages), plan.weights, tuple(stop_at[:-1])) if stages else None
 
 
+def in_service(text: str, ensemble: Ensemble, out: Sequence[bool]) -> str:
+    """The name of what is left of a plan without the members that are ``out`` (M,; empty: nobody); its own where
+    nothing is.
+    """
+    if not out:
+        return text
+    rest = without(parse_plan(text, ensemble), {n for n, gone in zip(ensemble.names, out, strict=True) if gone})
+    return text if rest is None else rest.name
+
+
 _WEIGHTINGS: dict[str, Weighting] = {
     "": "uniform", "recent": "recent", "declared": "declared", "learned": "learned",
 }  # fmt: skip

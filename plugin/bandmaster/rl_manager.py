@@ -1,9 +1,12 @@
-"""RLManager: runs the policy, checks its distribution and samples from it. Nothing else chooses."""
+"""RLManager: runs the policy, checks its distribution, samples from it, and runs the agent that decides who is in the
+ensemble. Nothing else chooses.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from bandmaster.conductor import Conductor
 from bandmaster.core import (
     BandmasterError,
     Decision,
@@ -39,11 +42,28 @@ def sample(probabilities: FloatArray, rng: np.random.Generator) -> int:
     return index if index < len(probabilities) else int(np.flatnonzero(probabilities)[-1])
 
 
-class RLManager:
-    """Holds the live policy of one orchestrator."""
+def either(first: tuple[bool, ...], second: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Who is out by one of the two, (M,), each empty where nobody is."""
+    return tuple(a or b for a, b in zip(first, second, strict=True)) if first and second else first or second
 
-    def __init__(self, policy: Policy, rng: np.random.Generator) -> None:
-        self.policy, self._rng = policy, rng
+
+class RLManager:
+    """Holds what decides for one orchestrator: the policy per request, a ``conductor`` per window, if there is one."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        rng: np.random.Generator,
+        conductor: Conductor | None = None,
+        benched: tuple[bool, ...] = (),
+    ) -> None:
+        """``benched`` (M,; empty: nobody) are out of the ensemble whatever is decided."""
+        self.policy, self._rng, self.conductor, self._benched = policy, rng, conductor, benched
+
+    @property
+    def out(self) -> tuple[bool, ...]:
+        """Who is not in the ensemble, (M,); empty where all are."""
+        return either(self._benched, self.conductor.out if self.conductor else ())
 
     def choose(self, state: State) -> tuple[Offer, FloatArray, int]:
         """The plans on offer, the distribution over them and the index sampled from it."""
@@ -76,3 +96,5 @@ class RLManager:
 
     def learn(self, experience: Experience) -> None:
         self.policy.learn(experience)
+        if self.conductor is not None:
+            self.conductor.learn(experience)

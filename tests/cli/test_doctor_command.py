@@ -19,7 +19,7 @@ from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
-from tests.serving.tiny import LABELS, ROWS, project
+from tests.serving.tiny import LABELS, ROWS, made_of, project
 
 DECISIONS, LABELLED = 30, 20
 
@@ -34,10 +34,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = project(tmp_path_factory.mktemp("doctor"), seed=1)
     config = load(folder / "bentofile.yaml")
     hosted = build.host(config)
-    plans = build.catalogue(config, hosted.ensemble)
 
     async def serve() -> None:
-        loop, worker = LearningLoop(config, hosted.ensemble, plans), Worker(config, hosted, plans, worker=1)
+        loop, worker = LearningLoop(made_of(config, hosted)), Worker(made_of(config, hosted), worker=1)
         made = [(await worker.answer(Request(r[None], r, time.time())))[0] for r in ROWS[:DECISIONS].astype("float32")]
         await worker.close()
         labelled = zip(made[:LABELLED], LABELS, strict=False)

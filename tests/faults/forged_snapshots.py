@@ -28,7 +28,7 @@ from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.faults.command import parser
-from tests.serving.tiny import LABELS, ROWS, project
+from tests.serving.tiny import LABELS, ROWS, made_of, project
 
 GOOD = 7
 """The version of the only honest snapshot."""
@@ -65,10 +65,9 @@ async def attack(count: int, folder: Path, seed: int = 0, told: bool = False) ->
     """How many were ``loaded``, ``failed`` a poll, and were refused, by kind."""
     config = load(project(folder, seed=1) / "bentofile.yaml")
     hosted = build.host(config)
-    plans = build.catalogue(config, hosted.ensemble)
     path, rng, found = locate(config.journal, config.root), np.random.default_rng(seed), Counter[str]()
-    worker = Worker(config, hosted, plans, worker=1)
-    loop = LearningLoop(config, hosted.ensemble, plans)
+    worker = Worker(made_of(config, hosted), worker=1)
+    loop = LearningLoop(made_of(config, hosted))
     made = [(await worker.answer(Request(r[None], r, time.time())))[0] for r in ROWS[:60].astype("float32")]
     loop.settle(
         [Report(decision_id=d.id, at=time.time(), labels=(int(y),)) for d, y in zip(made, LABELS, strict=False)]
@@ -87,10 +86,10 @@ async def attack(count: int, folder: Path, seed: int = 0, told: bool = False) ->
             database.execute("DELETE FROM snapshots WHERE version > ?", (GOOD,))
             sealed = altered(rng, kind, honest, version)
             database.execute("INSERT INTO snapshots VALUES (?, ?)", (version, sealed))
-        before = worker._learned.dump() if i % 50 == 0 else b""
+        before = worker._serving.learned.dump() if i % 50 == 0 else b""
         worker.poll()
         found["loaded"] += worker.snapshot != GOOD
-        found["changed"] += bool(before) and worker._learned.dump() != before
+        found["changed"] += bool(before) and worker._serving.learned.dump() != before
         if i % 100 == 0:  # a learner that starts then takes the honest one up
             journal = SqliteJournal(path, key)
             latest = journal.latest_snapshot()

@@ -17,7 +17,7 @@ from bandmaster.core import BandmasterError, Request
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
-from tests.serving.tiny import LABELS, ROWS, project
+from tests.serving.tiny import LABELS, ROWS, made_of, project
 
 MANY = 40
 
@@ -37,8 +37,7 @@ def fill(folder: Path) -> Path:
 async def main(folder: Path) -> dict[str, object]:
     config = load(project(folder, guard={"mode": "live", "baseline": "linear"}, seed=1) / "bentofile.yaml")
     hosted = build.host(config)
-    plans = build.catalogue(config, hosted.ensemble)
-    loop, worker = LearningLoop(config, hosted.ensemble, plans), Worker(config, hosted, plans, worker=1)
+    loop, worker = LearningLoop(made_of(config, hosted)), Worker(made_of(config, hosted), worker=1)
 
     async def ask() -> list[tuple[str, bool]]:
         made = [(await worker.answer(Request(r[None], r, time.time())))[0] for r in ROWS[:MANY].astype("float32")]

@@ -30,7 +30,7 @@ from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.faults.command import parser
-from tests.serving.tiny import LABELS, ROWS, project
+from tests.serving.tiny import LABELS, ROWS, made_of, project
 
 MEGABYTES = 1024
 """A disk that is far from full when the power goes; the file is sparse."""
@@ -56,8 +56,7 @@ async def serve(folder: Path) -> None:
     """Answer, learn and tick for ever, and say so line by line once it is acknowledged."""
     config = load(folder / "bentofile.yaml")
     hosted = build.host(config)
-    plans = build.catalogue(config, hosted.ensemble)
-    loop, worker = LearningLoop(config, hosted.ensemble, plans), Worker(config, hosted, plans, worker=1)
+    loop, worker = LearningLoop(made_of(config, hosted)), Worker(made_of(config, hosted), worker=1)
     made, known = list[str](), list[str]()
     for i in range(10**9):
         row = ROWS[i % len(ROWS)][None].astype("float32")

@@ -29,6 +29,7 @@ from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.end_to_end.servers import eventually
 from tests.faults.chaotic import CLASSES, FEATURES, MEMBERS, Fault, models, project, requests
+from tests.serving.tiny import made_of
 
 ROOT = Path(__file__).parents[2]
 WITHIN_S = 0.5
@@ -192,7 +193,7 @@ def worked(config: Config, script: Callable[[Worker], Awaitable[Any]]) -> Any:
 
     async def run() -> Any:
         hosted = build.host(config)
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        worker = Worker(made_of(config, hosted), worker=1)
         try:
             return await script(worker)
         finally:
@@ -268,7 +269,7 @@ def test_plans_that_need_a_member_out_of_service_are_not_chosen_and_the_probabil
 def test_where_every_member_fails_nobody_answers_and_nothing_is_learned(tmp_path: Path) -> None:
     config = configured(tmp_path)
     hosted = build.host(config)
-    loop = LearningLoop(config, hosted.ensemble, build.catalogue(config, hosted.ensemble))
+    loop = LearningLoop(made_of(config, hosted))
 
     async def script(worker: Worker) -> list[tuple[Decision, Answer]]:
         broken = row(**dict.fromkeys(MEMBERS, Fault.RAISE))
@@ -332,7 +333,7 @@ def test_a_worker_whose_isolated_members_die_keeps_answering(tmp_path: Path) -> 
     async def script(worker: Worker) -> int:
         down = 0
         for i in range(60):
-            for member in worker._isolated:
+            for member in worker._serving.hosted.isolated:
                 if i % 10 == 5 and member._child is not None:
                     os.kill(member._child.process.pid, signal.SIGSEGV)
             down += (await ask(worker, row()))[1].down

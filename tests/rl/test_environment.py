@@ -1,4 +1,4 @@
-"""The Gymnasium environment keeps Gymnasium's rules, and does to the ensemble what its actions say."""
+"""The Gymnasium environment keeps Gymnasium's rules and Stable-Baselines3's."""
 
 from __future__ import annotations
 
@@ -11,35 +11,32 @@ pytestmark = pytest.mark.extras
 gymnasium = pytest.importorskip("gymnasium")
 
 from gymnasium.utils.env_checker import check_env  # noqa: E402
+from stable_baselines3.common.env_checker import check_env as check_for_stable_baselines  # noqa: E402
 
+from bandmaster.changes import CHANGES  # noqa: E402
+from bandmaster.core import BandmasterError  # noqa: E402
 from bandmaster.environment import EnsembleEnv  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "simulated.yaml"
 
 
-@pytest.fixture(scope="module")
-def env() -> EnsembleEnv:
-    return EnsembleEnv(EXAMPLE)
-
-
-def test_it_passes_gymnasium_s_own_check() -> None:
-    made = gymnasium.make("bandmaster/Ensemble-v0", config=EXAMPLE, disable_env_checker=True)
+@pytest.mark.parametrize("changes", list(CHANGES))
+def test_it_passes_gymnasium_s_own_check_and_that_of_stable_baselines(changes: str) -> None:
+    made = gymnasium.make("bandmaster/Ensemble-v0", config=EXAMPLE, changes=changes, disable_env_checker=True)
     check_env(made.unwrapped, skip_render_check=True)
+    check_for_stable_baselines(made.unwrapped)
 
 
-def test_actions_add_remove_replace_and_keep_members_but_never_remove_the_last(env: EnsembleEnv) -> None:
-    both = np.array([True, True, False, False, False])
-    assert env.changed(both, 0).tolist() == both.tolist()
-    assert env.changed(both, 3).tolist() == [True, True, True, False, False]
-    assert env.changed(both, 6).tolist() == [False, True, False, False, False]
-    alone = np.array([True, False, False, False, False])
-    assert env.changed(alone, 6).tolist() == alone.tolist()
-    replaced = {tuple(env.changed(alone, action).tolist()) for action in range(11, env.action_space.n)}
-    assert replaced == {tuple(np.eye(5, dtype=bool)[k].tolist()) for k in range(5)}  # by any other one, or kept
+def test_several_can_be_played_side_by_side() -> None:
+    side_by_side = gymnasium.make_vec("bandmaster/Ensemble-v0", num_envs=3, config=EXAMPLE)
+    observations, _ = side_by_side.reset(seed=0)
+    assert observations.shape == (3, *side_by_side.single_observation_space.shape)
+    _, rewards, *_ = side_by_side.step(side_by_side.action_space.sample())
+    assert len(set(rewards.tolist())) == 3  # each its own traffic
 
 
-def test_an_episode_is_as_long_as_its_log_and_the_same_for_the_same_seed(env: EnsembleEnv) -> None:
-    courses = []
+def test_an_episode_is_as_long_as_its_log_and_the_same_for_the_same_seed() -> None:
+    env, courses = EnsembleEnv(EXAMPLE), []
     for _ in range(2):
         observation, _ = env.reset(seed=5)
         rewards, over = [], False
@@ -52,3 +49,10 @@ def test_an_episode_is_as_long_as_its_log_and_the_same_for_the_same_seed(env: En
         courses.append(rewards)
     assert len(courses[0]) == 100
     assert courses[0] == courses[1]
+
+
+def test_what_cannot_be_played_is_refused() -> None:
+    with pytest.raises(BandmasterError, match="no way 'leaps' to change an ensemble; there are steps, picks"):
+        EnsembleEnv(EXAMPLE, changes="leaps")
+    with pytest.raises(BandmasterError, match="a log of 10000 requests has no window of 20000; make windows smaller"):
+        EnsembleEnv(EXAMPLE, window=20_000)

@@ -13,7 +13,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bandmaster.config import ConfigError, load
 from bandmaster.core import BandmasterError
 from bandmaster.journal.places import JOURNAL_VARIABLE
-from bandmaster.serving.discovery import find_config, load_service, placed
+from bandmaster.serving.discovery import find_block, load_service, placed
 from tests.serving.tiny import block, project
 
 
@@ -45,25 +45,25 @@ def test_bentoml_config_comes_before_bentofile_before_pyproject_before_arguments
     (folder / "config.yaml").write_text(yaml.safe_dump({"services": {"Iris": {"orchestration": block(seed=0)}}}))
 
     monkeypatch.setenv("BENTOML_CONFIG", str(folder / "config.yaml"))
-    assert find_config().seed == 0
+    assert find_block()[0]["seed"] == 0
     monkeypatch.delenv("BENTOML_CONFIG")
-    assert find_config().seed == 1
+    assert find_block()[0]["seed"] == 1
     (folder / "bentofile.yaml").unlink()
-    assert find_config().seed == 3
+    assert find_block()[0]["seed"] == 3
     (folder / "pyproject.toml").unlink()
-    assert find_config().seed == 4
+    assert find_block()[0]["seed"] == 4
 
 
 def test_where_there_is_no_block_both_places_are_named(folder: Path) -> None:
     (folder / "bentofile.yaml").write_text("service: service:Iris\n")
     with pytest.raises(ConfigError, match=r"no orchestration block: neither .*bentofile\.yaml"):
-        find_config()
+        find_block()
 
 
 def test_a_block_without_a_service_is_told_what_to_write(folder: Path) -> None:
     project(folder, service=None)
     with pytest.raises(ConfigError, match="service: is missing"):
-        find_config()
+        find_block()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_block_without_a_service_is_told_what_to_write(folder: Path) -> None:
 def test_a_service_that_is_none_is_refused_with_its_place(folder: Path, service: str, why: str) -> None:
     project(folder, service=service)
     with pytest.raises(ConfigError, match=why) as refused:
-        load_service(find_config())
+        load_service(*find_block())
     assert "args.orchestration.service" in str(refused.value)
 
 

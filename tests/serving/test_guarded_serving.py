@@ -20,7 +20,7 @@ from bandmaster.pin import Pin
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import THREADS, Worker
-from tests.serving.tiny import LABELS, ROWS, project
+from tests.serving.tiny import LABELS, ROWS, made_of, project
 
 BASELINE = "linear+tree+bayes"
 
@@ -36,11 +36,10 @@ class Served:
 
     def __init__(self, config: Config) -> None:
         self.config, self.hosted = config, build.host(config)
-        self.plans = build.catalogue(config, self.hosted.ensemble)
-        self.loop = LearningLoop(config, self.hosted.ensemble, self.plans)
+        self.loop = LearningLoop(made_of(config, self.hosted))
 
     async def worker(self) -> Worker:
-        return Worker(self.config, self.hosted, self.plans, worker=1)
+        return Worker(made_of(self.config, self.hosted), worker=1)
 
     async def ask(self, worker: Worker, rows: np.ndarray) -> list[Decision]:
         made = [await worker.answer(Request(r[None].astype(np.float32), r, time.time())) for r in rows]
@@ -128,7 +127,7 @@ def test_a_learner_that_starts_again_knows_what_was_lost(tmp_path: Path, mode: s
     asyncio.run(run())
     before = served.loop.state().guard
     served.loop.close()
-    again = LearningLoop(served.config, served.hosted.ensemble, served.plans)
+    again = LearningLoop(made_of(served.config, served.hosted))
     assert again.state().guard == before
     again.close()
 
@@ -175,7 +174,7 @@ def test_what_was_exposed_after_the_last_snapshot_of_a_learner_that_then_died_is
     assert room < 1.0
     served.loop._journal.close()
     served.loop._lease.close()
-    again = LearningLoop(served.config, served.hosted.ensemble, served.plans)
+    again = LearningLoop(made_of(served.config, served.hosted))
     found = again.state().guard
     assert found is not None
     assert found.room <= room + 1e-9
@@ -187,12 +186,12 @@ def test_a_request_that_is_cancelled_before_it_ran_takes_up_no_room_for_ever(tmp
 
     async def run() -> tuple[float, float]:
         worker = await served.worker()
-        admission = worker._orchestrator._admission
+        admission = worker._serving.orchestrator._admission
         assert admission is not None
         blocked = threading.Event()
         for _ in range(THREADS):
             worker._threads.submit(blocked.wait)
-        worker._slow = frozenset(served.hosted.ensemble.names)  # so that all wait for a thread
+        worker._serving.slow = frozenset(served.hosted.ensemble.names)  # so that all wait for a thread
         asked = [
             asyncio.create_task(worker.answer(Request(r[None].astype(np.float32), r, time.time()))) for r in ROWS[:4]
         ]
@@ -202,7 +201,7 @@ def test_a_request_that_is_cancelled_before_it_ran_takes_up_no_room_for_ever(tmp
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
         served.loop.tick()
-        worker._learned.guard.counted = time.time() + 1.0  # type: ignore[union-attr]
+        worker._serving.learned.guard.counted = time.time() + 1.0  # type: ignore[union-attr]
         freed = admission.room
         blocked.set()
         await worker.close()
@@ -219,11 +218,13 @@ def test_an_exposed_request_takes_up_room_while_its_probe_is_under_way(tmp_path:
 
     async def run() -> list[tuple[bool, bool]]:
         worker = await served.worker()
-        admission, found = worker._orchestrator._admission, []
+        admission, found = worker._serving.orchestrator._admission, []
         assert admission is not None
         for row in ROWS[:20]:
-            decision = worker._orchestrator.decide(Request(row[None].astype(np.float32), row, time.time()))
-            decision, _ = worker._orchestrator.run(decision, Request(row[None].astype(np.float32), row, time.time()))
+            decision = worker._serving.orchestrator.decide(Request(row[None].astype(np.float32), row, time.time()))
+            decision, _ = worker._serving.orchestrator.run(
+                decision, Request(row[None].astype(np.float32), row, time.time())
+            )
             if decision.exposure is not None and decision.exposure.exposed:
                 found.append((decision.probed, admission._unseen[decision.id][0] == float("inf")))
         await worker.close()
@@ -243,7 +244,7 @@ def test_that_it_was_pinned_is_told_once_over_restarts(tmp_path: Path) -> None:
     served.loop.close()
     for change, expected in ((lambda: None, 1), (pin.clear, 2)):
         change()
-        loop = LearningLoop(served.config, served.hosted.ensemble, served.plans)
+        loop = LearningLoop(made_of(served.config, served.hosted))
         loop.tick()
         assert len([e for e in loop.state().drift if e.name in ("pin", "unpin")]) == expected
         loop.close()
@@ -253,7 +254,7 @@ def test_a_burn_that_leaves_no_worker_room_is_warned_of(tmp_path: Path, caplog: 
     served = Served(configured(tmp_path, "live", burn=2))
 
     async def run() -> None:
-        await Worker(served.config, served.hosted, served.plans, worker=1, workers=4).close()
+        await Worker(made_of(served.config, served.hosted), worker=1, workers=4).close()
 
     asyncio.run(run())
     assert "guard.burn: 2, shared by 4 workers" in caplog.text

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from _bentoml_sdk import Service
 from starlette.testclient import TestClient
 
-from bandmaster.config import load
+from bandmaster.config import read_block
 from bandmaster.core import BandmasterError
 from bandmaster.serving.door import Scope
 from bandmaster.serving.front import DECISION_HEADER
@@ -88,7 +89,7 @@ def made(folder: Path, text: str, **changes: Any) -> Service[Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return wrap(module.Iris, load(folder / "bentofile.yaml"))
+    return wrap(module.Iris, partial(read_block, folder / "bentofile.yaml"))
 
 
 def service(method: str) -> str:

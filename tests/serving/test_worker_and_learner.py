@@ -19,7 +19,7 @@ from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import BUSY_AT, THREADS, Worker
-from tests.serving.tiny import LABELS, POISON, ROWS, project
+from tests.serving.tiny import LABELS, POISON, ROWS, made_of, project
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def loop(config: Config, hosted: build.Hosted) -> Iterator[LearningLoop]:
 
 
 def make_loop(config: Config, hosted: build.Hosted) -> LearningLoop:
-    return LearningLoop(config, hosted.ensemble, build.catalogue(config, hosted.ensemble))
+    return LearningLoop(made_of(config, hosted))
 
 
 def ask(config: Config, hosted: build.Hosted, rows: np.ndarray) -> list[tuple[Decision, Answer]]:
     """A worker's answers to single rows; it has finished its probes and gone when they are returned."""
 
     async def work() -> list[tuple[Decision, Answer]]:
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        worker = Worker(made_of(config, hosted), worker=1)
         answers = [await worker.answer(Request(r[None].astype(np.float32), r, time.time())) for r in rows]
         await worker.close()
         return answers
@@ -66,7 +66,7 @@ def test_what_a_worker_decided_is_joined_learned_and_published(
     assert (page.counts["decisions"], page.counts["joined"], page.snapshot_version) == (40, 40, 1)
 
     async def follow() -> int:
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=2)
+        worker = Worker(made_of(config, hosted), worker=2)
         worker.poll()
         await worker.close()
         return worker.snapshot
@@ -165,10 +165,10 @@ def test_the_mix_of_classes_is_followed_without_any_label_and_reaches_the_worker
     assert page.repeats < 0.1  # the newest label is of long ago
 
     async def follow() -> np.ndarray:
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=2)
+        worker = Worker(made_of(config, hosted), worker=2)
         worker.poll()
         await worker.close()
-        return worker._learned.state.label_mix
+        return worker._serving.learned.state.label_mix
 
     assert asyncio.run(follow())[1] == pytest.approx(page.label_mix["versicolor"])
 
@@ -209,7 +209,7 @@ def test_what_another_ensemble_decided_is_not_noticed(config: Config, hosted: bu
     answers = ask(config, hosted, ROWS[:20])
     assert len(answers) == 20
     more = replace(hosted.ensemble, classes=(*hosted.ensemble.classes, "a fourth"))
-    loop = LearningLoop(config, more, build.catalogue(config, more))
+    loop = LearningLoop(made_of(config, replace(hosted, ensemble=more)))
     loop.tick()
     page = loop.state()
     loop.close()
@@ -224,14 +224,14 @@ def test_while_much_is_under_way_nothing_is_probed_and_that_is_what_is_logged(tm
         member.latency_s = 1.0  # declared slow: they run in threads, and so overlap
 
     async def work() -> tuple[list[Decision], list[Decision], Decision]:
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
-        gate, real = threading.Event(), worker._orchestrator.run
+        worker = Worker(made_of(config, hosted), worker=1)
+        gate, real = threading.Event(), worker._serving.orchestrator.run
 
         def held(decision: Decision, request: Request, due: float | None = None) -> Answer:
             assert gate.wait(30.0)
             return real(decision, request, due)
 
-        worker._orchestrator.run = held  # type: ignore[method-assign]
+        worker._serving.orchestrator.run = held  # type: ignore[method-assign]
         requests = [Request(r[None].astype(np.float32), r, time.time()) for r in ROWS[: THREADS + 2]]
         asked = [asyncio.create_task(worker.answer(r)) for r in requests]
         await asyncio.sleep(0)  # each has been decided, none answered
@@ -242,13 +242,13 @@ def test_while_much_is_under_way_nothing_is_probed_and_that_is_what_is_logged(tm
         for request in requests:
             alone.append((await worker.answer(request))[0])
             await asyncio.gather(*worker._after)
-        probing, real_probe, shut = [], worker._orchestrator.probe, threading.Event()
+        probing, real_probe, shut = [], worker._serving.orchestrator.probe, threading.Event()
 
         def stuck(decision: Decision, answer: Answer, request: Request) -> Answer:
             assert shut.wait(30.0)
             return real_probe(decision, answer, request)
 
-        worker._orchestrator.probe = stuck  # type: ignore[method-assign]
+        worker._serving.orchestrator.probe = stuck  # type: ignore[method-assign]
         for request in requests[: BUSY_AT + 1]:
             probing.append((await worker.answer(request))[0])
         shut.set()
@@ -268,7 +268,7 @@ def test_slow_members_leave_the_event_loop_free(config: Config, hosted: build.Ho
         member.latency_s = 1.0  # declared slow: what counts is where they run
 
     async def work() -> int:
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        worker = Worker(made_of(config, hosted), worker=1)
         turns = 0
 
         async def spin() -> None:
@@ -288,7 +288,7 @@ def test_slow_members_leave_the_event_loop_free(config: Config, hosted: build.Ho
 
 def test_a_worker_may_be_asked_from_another_event_loop(config: Config, hosted: build.Hosted) -> None:
     async def work() -> tuple[Decision, Answer]:
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=1)
+        worker = Worker(made_of(config, hosted), worker=1)
         request = Request(ROWS[:1].astype(np.float32), ROWS[0], time.time())
         found = await asyncio.to_thread(lambda: asyncio.run(worker.answer(request)))
         await worker.close()
@@ -305,7 +305,7 @@ def test_models_with_other_classes_start_anew_on_an_old_journal(config: Config, 
     first.settle([report(d, 0) for d, _ in answers[:15]])
     first.close()
     more = replace(hosted.ensemble, classes=(*hosted.ensemble.classes, "a fourth"))
-    second = LearningLoop(config, more, build.catalogue(config, more))
+    second = LearningLoop(made_of(config, replace(hosted, ensemble=more)))
     receipts = second.settle([report(d, 0) for d, _ in answers[15:]])  # answered by the models of before
     page = second.state()
     second.close()
@@ -340,7 +340,7 @@ def test_snapshots_outnumber_those_that_another_key_sealed(config: Config, hoste
     second.close()
 
     async def follow() -> int:
-        worker = Worker(config, hosted, build.catalogue(config, hosted.ensemble), worker=2)
+        worker = Worker(made_of(config, hosted), worker=2)
         worker.poll()
         await worker.close()
         return worker.snapshot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,13 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
+
+from bandmaster.build import Hosted
+from bandmaster.config import Config, read_block
+from bandmaster.config_manager import ConfigManager
+from bandmaster.journal.places import locate
+from bandmaster.serving.discovery import placed
+from bandmaster.serving.live import Made
 
 CLASSES = ("setosa", "versicolor", "virginica")
 ROWS, LABELS = load_iris(return_X_y=True)
@@ -45,6 +52,12 @@ class Iris:
     async def version(self) -> dict:
         return {"version": 7}
 '''
+
+
+def made_of(config: Config, hosted: Hosted) -> Made:
+    """What a service is made of that serves by ``config``."""
+    read = partial(read_block, Path(config.source.name))
+    return Made(placed(config), hosted, ConfigManager(read, locate(config.journal, config.root)), read)
 
 
 @cache

@@ -16,10 +16,11 @@ ROOMS = [
     [
         *("contract", "combine", "plans", "estimators", "features", "counterfactual", "intervals", "limits"),
         *("yaml_reader", "yaml_writer", "metrics", "consensus", "belief", "competence", "planner", "awaited", "probes"),
-        *("errors", "files", "guard", "ledger", "breaker", "seldom"),
+        *("errors", "files", "guard", "ledger", "breaker", "seldom", "seen", "changes"),
     ],
     [
         *("members", "policies", "journal", "drift", "power", "meter", "pin", "regimes", "state", "value_planner"),
+        *("agents", "conductor", "edits"),
         *(
             "table",
             "answers",
@@ -37,8 +38,8 @@ ROOMS = [
     ["orchestrator"],
     ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy", "windows"],
     ["testing", "config"],
-    ["build"],
-    ["serving", "demo", "environment"],
+    ["build", "config_manager"],
+    ["serving", "demo", "environment", "training"],
     ["cli"],
     ["auto", "__main__"],
 ]
@@ -47,7 +48,7 @@ PACKAGES = {
         *("keys", "seal", "ids", "codec", "rules", "places", "snapshots", "spool"),
         *("schema", "reading", "memory", "sqlite", "checkup"),
     ],
-    "serving": ["pages", "door", "signature", "discovery", "learning", "worker", "front", "service"],
+    "serving": ["pages", "door", "signature", "discovery", "live", "learning", "worker", "front", "service"],
     "offpolicy": ["estimators", "log", "model", "examples", "dsjson", "learning", "target", "evaluate"],
     "cli": [
         "shown",
@@ -55,6 +56,7 @@ PACKAGES = {
         "configured",
         "replayed",
         "simulated",
+        "trained",
         "swept",
         "gated",
         "demonstrated",
@@ -65,6 +67,7 @@ PACKAGES = {
         "rotated",
         "initiated",
         "doctored",
+        "edited",
     ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
     "visualizer": ["units", "page", "frontier", "verdict", "report"],

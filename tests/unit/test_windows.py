@@ -9,8 +9,9 @@ import pytest
 
 from bandmaster.contract import Contract, Metric
 from bandmaster.policies.traditional import ConstantPolicy
+from bandmaster.seen import NAIVE, Seen
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
-from bandmaster.windows import NAIVE, Seen, Windows
+from bandmaster.windows import Windows
 
 CONTRACT = Contract.of(
     Metric("accuracy", 0.6),

@@ -15,6 +15,7 @@ from bandmaster.cli.configured import check, plans, profile_command
 from bandmaster.cli.converted import convert_command
 from bandmaster.cli.demonstrated import demo_command
 from bandmaster.cli.doctored import doctor
+from bandmaster.cli.edited import config_group
 from bandmaster.cli.evaluated import evaluate_command
 from bandmaster.cli.exported import export_command
 from bandmaster.cli.gated import gate_command
@@ -24,6 +25,7 @@ from bandmaster.cli.replayed import replay_command
 from bandmaster.cli.rotated import rotate_key
 from bandmaster.cli.simulated import fit_command, simulate_command
 from bandmaster.cli.swept import sweep_command
+from bandmaster.cli.trained import train_command
 from bandmaster.core import BandmasterError
 
 
@@ -51,9 +53,11 @@ def main() -> None:
       bandmaster check bentofile.yaml
       bandmaster doctor bentofile.yaml
       bandmaster rotate-key bentofile.yaml
+      bandmaster config log bentofile.yaml
       bandmaster plans bentofile.yaml
       bandmaster replay traffic.parquet --config bentofile.yaml
       bandmaster simulate configs/simulated.yaml
+      bandmaster train configs/simulated.yaml --algo ppo
       bandmaster sweep traffic.parquet --config bentofile.yaml --report frontier.html
       bandmaster gate traffic.parquet --config new.yaml --against constant
       bandmaster evaluate decisions.parquet --target uniform
@@ -68,6 +72,7 @@ for _command in (
     replay_command,
     simulate_command,
     fit_command,
+    train_command,
     sweep_command,
     gate_command,
     evaluate_command,
@@ -77,6 +82,7 @@ for _command in (
     pin,
     unpin,
     rotate_key,
+    config_group,
     demo_command,
 ):
     main.add_command(_command)

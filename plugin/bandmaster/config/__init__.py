@@ -4,7 +4,7 @@
 raise, so that one run shows all there is to mend.
 """
 
-from bandmaster.config.block import load, parse
+from bandmaster.config.block import load, parse, read_block
 from bandmaster.config.records import (
     KEYS,
     POLICIES,
@@ -22,5 +22,5 @@ from bandmaster.yaml_reader import ConfigError
 
 __all__ = [
     "KEYS", "POLICIES", "UNITS", "Config", "ConfigError", "DriftConfig", "FaultsConfig", "FeedbackConfig",
-    "MemberConfig", "PlansConfig", "PolicyConfig", "Source", "load", "parse", "quantity",
+    "MemberConfig", "PlansConfig", "PolicyConfig", "Source", "load", "parse", "quantity", "read_block",
 ]  # fmt: skip

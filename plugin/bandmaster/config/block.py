@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from bandmaster.config.checks import check_consensus, check_declared, check_prices, check_task
 from bandmaster.config.contract import read_metrics, read_profiles
@@ -27,10 +28,17 @@ def load(path: Path) -> Config:
 
     Raises ``ConfigError`` listing every problem as ``file:line: path: value is wrong so; do this``.
     """
-    book = Book(str(path))
-    document = read_yaml(read_text(path, book), book)
-    at = _find_block(document, book)
-    return _config(at, Source(str(path), dotted(at.path), path.parent))
+    return _config(*_found(path))
+
+
+def read_block(path: Path) -> tuple[Mapping[str, object], Source]:
+    """A file's block as it stands there, once it has been found to be one, for ``parse`` to read with edits over it.
+
+    Raises ``ConfigError`` as ``load`` does.
+    """
+    at, source = _found(path)
+    _config(at, source)
+    return cast(Mapping[str, object], at.value), source
 
 
 def parse(block: Mapping[str, object], source: Source) -> Config:
@@ -40,6 +48,12 @@ def parse(block: Mapping[str, object], source: Source) -> Config:
     """
     at = At(Book(source.name), tuple(filter(None, source.path.split("."))), block)
     return _config(at, source)
+
+
+def _found(path: Path) -> tuple[At, Source]:
+    book = Book(str(path))
+    at = _find_block(read_yaml(read_text(path, book), book), book)
+    return at, Source(str(path), dotted(at.path), path.parent)
 
 
 def _find_block(document: object, book: Book) -> At:
@@ -77,7 +91,7 @@ def _config(at: At, source: Source) -> Config:
     names = tuple(m.name for m in members)
     task: Task = choice_of(get("task"), "classification", ("classification", "regression"))
     check_task(at, task, metrics, names)
-    policy = read_policy(get("policy"), names)
+    policy = read_policy(get("policy"), names, root)
     by_consensus = any(m.name == "accuracy" and m.source == "consensus" for m in metrics)
     seed, guard = get("seed"), get("guard")
     default = Config(contract=Contract(()), members=(), source=source, root=root)

@@ -29,7 +29,10 @@ def read_members(at: At | None, root: Path) -> tuple[MemberConfig, ...]:
     entries = entries_of(at, fix)
     if at.value == {}:
         at.refuse(f"has no member; {fix}")
-    return tuple(_member(name, entry, root) for name, entry in entries.items())
+    members = tuple(_member(name, entry, root) for name, entry in entries.items())
+    if members and not any(member.active for member in members):
+        at.refuse("has no member that is active; take active: false from one of them")
+    return members
 
 
 def _member(name: str, at: At, root: Path) -> MemberConfig:
@@ -37,17 +40,18 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
-    get = fields_of(at, ("onnx", "bento_model", "profile", "weight", "deadline", "isolated")).get
+    get = fields_of(at, ("onnx", "bento_model", "profile", "weight", "active", "deadline", "isolated")).get
     onnx, bento_model = get("onnx"), get("bento_model")
     if onnx and bento_model:
         at.book.refuse(at.path, "has both onnx and bento_model; keep one of them")
     tag = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
     return MemberConfig(
         name=name,
-        onnx=_onnx(onnx, root) if onnx else None,
+        onnx=onnx_path(onnx, root) if onnx else None,
         bento_model=text_of(bento_model, tag, "name:version, as in digits-linear:latest"),
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
+        active=flag_of(get("active"), True),
         deadline_s=duration_of(get("deadline"), None, "200 ms"),
         isolated=flag_of(get("isolated"), False),
     )
@@ -58,7 +62,7 @@ def _profile(at: At | None) -> Profile:
     return Profile(**{field_: figure_of(get(metric), metric) for metric, field_ in PROFILE_FIELDS.items()})
 
 
-def _onnx(at: At, root: Path) -> Path | None:
+def onnx_path(at: At, root: Path) -> Path | None:
     """The model's resolved path: a file inside ``root``, also after every link has been followed."""
     text = at.value
     if not isinstance(text, str) or not text:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from bandmaster.config.members import onnx_path
 from bandmaster.config.plans import plan_name
 from bandmaster.config.records import POLICIES, PolicyConfig
 from bandmaster.config.values import choice_of, fields_of, integer_of, items_of, number_of
+from bandmaster.plans import ALL
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
 from bandmaster.yaml_reader import At
 
 
-def read_policy(at: At | None, members: tuple[str, ...]) -> PolicyConfig:
-    get, default = fields_of(at, ("use", "explore", "plan", "experts")).get, PolicyConfig()
+def read_policy(at: At | None, members: tuple[str, ...], root: Path) -> PolicyConfig:
+    """``root`` is the folder that the agent's path starts from and may not leave."""
+    get, default = fields_of(at, ("use", "explore", "plan", "experts", "agent")).get, PolicyConfig()
     use, plan, experts = choice_of(get("use"), default.use, POLICIES), get("plan"), get("experts")
     if plan and use != "constant":
         plan.refuse("is for the constant policy only; remove it or write use: constant")
     if experts and use != "exp4":
         experts.refuse("is for exp4 only; remove it or write use: exp4")
-    return PolicyConfig(use, _explore(get("explore"), use), plan_name(plan, members), _experts(experts, members))
+    named = plan_name(plan, members)
+    if plan and named not in (None, ALL) and get("agent"):
+        plan.refuse(f"leaves the agent nobody to choose; write plan: {ALL}, and it decides who that is")
+    agent = onnx_path(at, root) if (at := get("agent")) else None
+    return PolicyConfig(use, _explore(get("explore"), use), named, _experts(experts, members), agent)
 
 
 def _explore(at: At | None, use: str) -> Exploration:

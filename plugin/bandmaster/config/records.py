@@ -38,7 +38,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MemberConfig:
-    """One member: a model file or a model of BentoML's store; with neither it exists only in logs.
+    """One member: a model file or a model of BentoML's store; with neither it exists only in logs. Nobody asks one that
+    is not ``active``.
 
     A call of it may take ``deadline_s``; where that is ``None``, what its speed at start allows (``build``). An
     ``isolated`` one has a process of its own.
@@ -49,6 +50,7 @@ class MemberConfig:
     bento_model: str | None = None
     profile: Profile = field(default_factory=Profile)
     weight: float = 1.0
+    active: bool = True
     deadline_s: float | None = None
     isolated: bool = False
 
@@ -67,13 +69,15 @@ class PlansConfig:
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """Who chooses. ``explore`` is for bandit and vw; ``plan`` names the constant policy's plan; ``experts`` are the
-    policies that exp4 weighs, as ``--policies`` names them: none for every member alone.
+    policies that exp4 weighs, as ``--policies`` names them: none for every member alone. The ``agent`` in that file, if
+    one is named, decides per window who is in the ensemble.
     """
 
     use: str = "bandit"
     explore: Exploration = field(default_factory=Exploration)
     plan: str | None = None
     experts: tuple[str, ...] = ()
+    agent: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,11 @@ class Config:
     durability: Literal["group", "full"] = "group"
     retention_s: float | None = None
     seed: int | None = None
+
+    @property
+    def benched(self) -> tuple[bool, ...]:
+        """Whether each member is one that nobody asks; empty where none is."""
+        return () if all(m.active for m in self.members) else tuple(not m.active for m in self.members)
 
     @property
     def guarding(self) -> Guarding | None:

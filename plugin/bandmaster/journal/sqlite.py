@@ -98,30 +98,25 @@ class SqliteJournal:
             self._store(decision.id, decision.at, waits, encode(decision), encode(answer))
 
     def settle(self, decision_id: str, outcome: Outcome, decided_at: float | None = None) -> Settlement:
-        """As ``Journal.settle``. By ``decided_at`` (Unix s), which a signed id tells, an outcome is known to be late
-        whose decision has been removed.
+        """As ``Journal.settle``; ``decided_at`` as for ``settle_all``."""
+        return self.settle_all([(decision_id, outcome, decided_at)])[0]
+
+    def settle_all(self, reported: Sequence[tuple[str, Outcome, float | None]]) -> list[Settlement]:
+        """Settle outcomes in order, all or none: the disk is waited for once. Each comes with its decision's id, and
+        when that was made (Unix s) as far as a signed id tells; so one is known to be late whose decision has been
+        removed.
         """
-        raw = encode(outcome)
         with self._lock:
-            stored = self._one("SELECT waits FROM decisions WHERE id = ?", decision_id)
-            if stored is None or stored[0]:
+            if any(self._awaited(id_) for id_, _, _ in reported):
                 self.drain()
-            self._clock = max(self._clock, outcome.at)
+            self._clock = max([self._clock, *(outcome.at for _, outcome, _ in reported)])
             with self._transaction():
-                if self._one("SELECT 1 FROM outcomes WHERE id = ?", decision_id):
-                    self._count(duplicate=1)
-                    return Settlement(Status.DUPLICATE)
-                if self._is_gone(decision_id, outcome.at, decided_at):
-                    row = (decision_id, outcome.at, b"", Status.LATE)
-                    self._connection.execute("INSERT INTO outcomes (id, at, outcome, status) VALUES (?, ?, ?, ?)", row)
-                    self._count(late=1)
-                    return Settlement(Status.LATE)
-                self._connection.execute(
-                    "INSERT INTO outcomes (id, at, outcome, status) VALUES (?, ?, ?, 'early')",
-                    (decision_id, outcome.at, raw),
-                )
-                self._count(early=1)
-                return self._place(decision_id, outcome, self._clock)
+                return [self._settle(*each) for each in reported]
+
+    def _awaited(self, decision_id: str) -> bool:
+        """Whether a spool may hold what is lacking of a decision."""
+        stored = self._one("SELECT waits FROM decisions WHERE id = ?", decision_id)
+        return stored is None or bool(stored[0])
 
     def due(self, now: float | None = None) -> Sequence[Joined]:
         """Join what has become ready. ``now`` (Unix s) defaults to the newest outcome's time."""
@@ -391,6 +386,19 @@ class SqliteJournal:
             _log.error("a spool cannot be drained and is left in place: %s", error)
 
     # Inside a transaction.
+
+    def _settle(self, id_: str, outcome: Outcome, decided_at: float | None) -> Settlement:
+        if self._one("SELECT 1 FROM outcomes WHERE id = ?", id_):
+            self._count(duplicate=1)
+            return Settlement(Status.DUPLICATE)
+        insert = "INSERT INTO outcomes (id, at, outcome, status) VALUES (?, ?, ?, ?)"
+        if self._is_gone(id_, outcome.at, decided_at):
+            self._connection.execute(insert, (id_, outcome.at, b"", Status.LATE))
+            self._count(late=1)
+            return Settlement(Status.LATE)
+        self._connection.execute(insert, (id_, outcome.at, encode(outcome), Status.EARLY))
+        self._count(early=1)
+        return self._place(id_, outcome, self._clock)
 
     def _store(self, id_: str, at: float, waits: bool, decision: bytes, answer: bytes) -> None:
         if self._is_forgotten(id_):

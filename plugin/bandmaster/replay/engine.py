@@ -90,7 +90,15 @@ class Bench:
         """Whether a policy's seed makes a difference to it, not to its traffic alone."""
         if policy in REFERENCES:
             return policy not in SEEDLESS
-        return getattr(self.make(policy, self.logs[0], 0).learner.manager.policy, "draws", True)
+        manager = self.make(policy, self.logs[0], 0).learner.manager
+        return manager.conductor is not None or getattr(manager.policy, "draws", True)
+
+    def conducted_by(self, policy: str | None, seed: int) -> str:
+        """Which agent decides who is in the ensemble that a policy plays; empty where none does."""
+        if policy is None or policy in REFERENCES:
+            return ""
+        conductor = self.make(policy, self.logs[0], seed).learner.manager.conductor
+        return conductor.agent.version if conductor else ""
 
 
 def replay(
@@ -174,7 +182,11 @@ def _tasks(
             tasks.append(_Task(name, tuple(group), tuple(lasts), own))
     if kept is None:
         return tasks
-    return [replace(task, path=kept.path(task.policy, task.seeds, task.lasts, task.alone)) for task in tasks]
+    return [
+        replace(task, path=kept.path(task.policy, agent, task.seeds, task.lasts, task.alone))
+        for task in tasks
+        for agent in [bench.conducted_by(task.policy, task.seeds[0])]
+    ]
 
 
 def _do(bench: Bench, task: _Task) -> _Found:

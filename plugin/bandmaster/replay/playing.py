@@ -13,7 +13,7 @@ from bandmaster.lean import LeanLearner
 from bandmaster.learner import Learner
 from bandmaster.metrics import NoFigureError, own_figures
 from bandmaster.orchestrator import Orchestrator, settle
-from bandmaster.plans import compiled, parse_plan, pool_weights
+from bandmaster.plans import compiled, in_service, parse_plan, pool_weights
 from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, Course, Played
 from bandmaster.replay.trace import Trace, figures_of, trace_of
@@ -84,9 +84,10 @@ class _Tally:
         self._weights = np.zeros((n, len(log.ensemble.names)))
 
     def add(self, i: int, decision: Decision, answer: Answer) -> None:
-        self._plan[i] = self._plans.setdefault(decision.plan, len(self._plans))
+        plan, stages = _as_run(decision, answer, self._log.ensemble)
+        self._plan[i] = self._plans.setdefault(plan, len(self._plans))
         of = slice(i, i + 1) if self._log.bounds is None else slice(self._log.bounds[i], self._log.bounds[i + 1])
-        self._stages[of], self._label[of] = _stages_by_row(decision, answer, self._log.ensemble), answer.labels
+        self._stages[of], self._label[of] = stages, answer.labels
         self._propensity[i], self._confidence[of] = decision.propensity, answer.confidence
         self._probed[i], self.over[i] = decision.probed, decision.over_limits
         self._weights[i] = answer.weights
@@ -120,12 +121,15 @@ class _Tally:
         )
 
 
-def _stages_by_row(decision: Decision, answer: Answer, ensemble: Ensemble) -> IntArray | int:
-    """How many stages each row went through, (n,)."""
+def _as_run(decision: Decision, answer: Answer, ensemble: Ensemble) -> tuple[str, IntArray | int]:
+    """The plan that ran, without members out of service, and how many of its stages each row went through, (n,)."""
+    ran = {reply.name for reply in answer.ran}
+    stages = [stage for stage in parse_plan(decision.plan, ensemble).stages[: answer.stages_run] if ran & {*stage}]
+    plan = in_service(decision.plan, ensemble, decision.state.out)
     if len(answer.labels) == 1:
-        return answer.stages_run
-    stages, replies = np.zeros(len(answer.labels), dtype=np.int64), iter(answer.ran)
-    for stage in parse_plan(decision.plan, ensemble).stages[: answer.stages_run]:
-        (reply, *_) = (next(replies) for _ in stage)
-        stages[reply.rows] += 1
-    return stages
+        return plan, len(stages)
+    by_row, replies = np.zeros(len(answer.labels), dtype=np.int64), iter(answer.ran)
+    for stage in stages:
+        (reply, *_) = [next(replies) for name in stage if name in ran]
+        by_row[reply.rows] += 1
+    return plan, by_row

@@ -14,11 +14,12 @@ import yaml
 from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from bandmaster.config import Config, ConfigError, Source, load, parse
+from bandmaster.config import Config, ConfigError, Source, parse, read_block
+from bandmaster.config_manager import ConfigManager, ReadBlock
 from bandmaster.journal.places import journal_url, locate
 
 
-def find_config() -> Config:
+def find_block() -> tuple[Mapping[str, Any], Source]:
     """Read the block from the first of: ``services.<Name>.orchestration`` of the file that ``BENTOML_CONFIG`` names,
     ``bentofile.yaml`` or ``pyproject.toml`` in the working directory, the arguments of the bento being served.
 
@@ -31,15 +32,24 @@ def find_config() -> Config:
             f"no orchestration block: neither {Path.cwd() / 'bentofile.yaml'} (args: orchestration:) nor the bento's "
             "arguments hold one; add the block, or run bentoml in the folder whose bentofile.yaml does"
         )
-    if found.service is None:
+    block, source = found
+    if block.get("service") is None:
         raise ConfigError(
-            f"{found.source.name}: {found.source.path}.service: is missing; bandmaster.auto:svc needs the service to "
+            f"{source.name}: {source.path}.service: is missing; bandmaster.auto:svc needs the service to "
             'orchestrate, as in service: "service:Digits"'
         )
-    return found
+    return block, source
 
 
-def _from_bentoml_config() -> Config | None:
+Found = tuple[Mapping[str, Any], Source]
+
+
+def _checked(block: Any, source: Source) -> Found:
+    parse(block, source)
+    return block, source
+
+
+def _from_bentoml_config() -> Found | None:
     path = os.environ.get("BENTOML_CONFIG")
     if not path:
         return None
@@ -49,23 +59,23 @@ def _from_bentoml_config() -> Config | None:
         raise ConfigError(f"BENTOML_CONFIG={path}: cannot be read: {problem}") from None
     for name, settings in services.items():
         if isinstance(settings, Mapping) and "orchestration" in settings:
-            return parse(settings["orchestration"], Source(path, f"services.{name}.orchestration", Path.cwd()))
+            return _checked(settings["orchestration"], Source(path, f"services.{name}.orchestration", Path.cwd()))
     return None
 
 
-def _from_bentofile() -> Config | None:
+def _from_bentofile() -> Found | None:
     path = Path("bentofile.yaml")
     if not path.is_file():
         return None
     try:
         document = yaml.safe_load(path.read_text())
     except yaml.YAMLError:
-        return load(path)  # which says where and what
+        return read_block(path)  # which says where and what
     args = document.get("args") if isinstance(document, Mapping) else None
-    return load(path) if isinstance(args, Mapping) and "orchestration" in args else None
+    return read_block(path) if isinstance(args, Mapping) and "orchestration" in args else None
 
 
-def _from_pyproject() -> Config | None:
+def _from_pyproject() -> Found | None:
     path = Path("pyproject.toml")
     if not path.is_file():
         return None
@@ -74,20 +84,19 @@ def _from_pyproject() -> Config | None:
     except tomllib.TOMLDecodeError as problem:
         raise ConfigError(f"{path}: {problem}") from None
     block = document.get("tool", {}).get("bentoml", {}).get("build", {}).get("args", {}).get("orchestration")
-    return (
-        None if block is None else parse(block, Source(str(path), "tool.bentoml.build.args.orchestration", Path.cwd()))
-    )
+    source = Source(str(path), "tool.bentoml.build.args.orchestration", Path.cwd())
+    return None if block is None else _checked(block, source)
 
 
-def _from_arguments() -> Config | None:
+def _from_arguments() -> Found | None:
     block = BentoMLContainer.bento_arguments.get().get("orchestration")
-    return None if block is None else parse(block, Source("the bento's arguments", "orchestration", Path.cwd()))
+    return None if block is None else _checked(block, Source("the bento's arguments", "orchestration", Path.cwd()))
 
 
-def load_service(config: Config) -> Service[Any]:
+def load_service(block: Mapping[str, Any], source: Source) -> Service[Any]:
     """Import the service that the block names. Raises ``ConfigError`` when it is not there or is no service."""
-    module, _, attribute = (config.service or "").partition(":")
-    place = f"{config.source.name}: {config.source.path}.service: {config.service!r}"
+    module, _, attribute = block["service"].partition(":")
+    place = f"{source.name}: {source.path}.service: {block['service']!r}"
     try:
         service = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as problem:
@@ -97,6 +106,16 @@ def load_service(config: Config) -> Service[Any]:
     if not isinstance(service, Service):
         raise ConfigError(f"{place}: is no BentoML service; put @bentoml.service over the class")
     return service
+
+
+def in_force(read: ReadBlock) -> tuple[Config, ConfigManager]:
+    """The block that is read with the edits over it, as it holds here, and the manager of those edits.
+
+    Raises ``ConfigError`` where one of them cannot be used, or both together.
+    """
+    own = placed(parse(*read()))
+    manager = ConfigManager(read, locate(own.journal, own.root))
+    return placed(manager.effective()), manager
 
 
 def placed(config: Config) -> Config:

@@ -21,7 +21,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from bandmaster import build
 from bandmaster.config import Config
 from bandmaster.contract import Contract
 from bandmaster.core import (
@@ -37,9 +36,9 @@ from bandmaster.core import (
 from bandmaster.features import features_of
 from bandmaster.journal.places import locate
 from bandmaster.pin import Pin
-from bandmaster.plans import Catalogue
 from bandmaster.serving.door import HEADERS, BodyTooLarge, Door, Refusal, Scope, read_body
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S
+from bandmaster.serving.live import Made
 from bandmaster.serving.pages import Receipt, Report, StatePage
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_count, worker_number
@@ -135,10 +134,10 @@ Receipts = Annotated[
 class Front:
     """Holds this process's worker. Its ``…_function`` methods give functions to hang on the user's class."""
 
-    def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, rows: Rows, reply: Reply | None) -> None:
-        self._config, self._hosted, self._plans = config, hosted, plans
+    def __init__(self, made: Made, rows: Rows, reply: Reply | None) -> None:
+        self._made, self._hosted = made, made.hosted  # whose classes and rows no change of the configuration changes
         self._rows, self._reply = rows, reply
-        self._door = Door(config.feedback.rate)
+        self._door = Door(made.config.feedback.rate)
         self._worker: Worker | None = None
         self._learner: Any = None
         self._in_process_learner: Any = None
@@ -150,6 +149,10 @@ class Front:
         assert self._worker is not None  # BentoML starts the service before it answers
         return self._worker
 
+    @property
+    def _config(self) -> Config:
+        return self.worker.config
+
     def start_function(self) -> Callable[[Any], Any]:
         async def bandmaster_start(service: Any) -> None:
             learner = service.bandmaster_learner
@@ -158,7 +161,7 @@ class Front:
                 self._in_process_learner = learner
                 await learner.start()
             self._learner = learner.to_async
-            self._worker = Worker(self._config, self._hosted, self._plans, worker_number(), worker_count())
+            self._worker = Worker(self._made, worker_number(), worker_count())
             self._following = asyncio.create_task(self._worker.follow())
             # What lives now lives for ever: keep the collector from walking it in the middle of a request.
             gc.collect()

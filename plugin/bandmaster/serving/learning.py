@@ -22,15 +22,17 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build
 from bandmaster.config import Config
+from bandmaster.config_manager import POLICY
 from bandmaster.core import (
     Answer,
     BandmasterError,
+    BoolArray,
     Decision,
     DriftEvent,
-    Ensemble,
     Experience,
     Joined,
     Outcome,
+    Settlement,
     Snapshot,
     State,
 )
@@ -38,11 +40,15 @@ from bandmaster.guard import Guard
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.places import lease_file, locate
 from bandmaster.journal.sqlite import open_journal
+from bandmaster.learner import Learner, profile_figures
+from bandmaster.metrics import NoFigureError
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
-from bandmaster.plans import Catalogue
+from bandmaster.plans import compiled
+from bandmaster.policies.traditional import ScoringPolicy
 from bandmaster.reporters import Reporters
 from bandmaster.seldom import Seldom
+from bandmaster.serving.live import Live, Made
 from bandmaster.serving.pages import (
     EventPage,
     Receipt,
@@ -71,6 +77,10 @@ LEASE_PATIENCE_S = 5.0
 
 LEARNER_TIMEOUT_S = 10.0
 
+RELEARNED = 2_000
+"""So many of the newest outcomes are learned from again where a change of the configuration leaves nothing else: a
+second or two, in which nobody else is served."""
+
 REMEMBERED = 2_000
 """So many outcomes before its last snapshot a learner that starts looks at again, to know who reports how."""
 
@@ -84,27 +94,68 @@ EXPIRE_EVERY_S = 60.0
 class LearningLoop:
     """The one learner of a journal: whoever holds the lease, a lock on a file beside it."""
 
-    def __init__(self, config: Config, ensemble: Ensemble, plans: Catalogue) -> None:
+    def __init__(self, made: Made) -> None:
         """Raises ``BandmasterError`` when another learner holds the lease and does not let go in time."""
+        config, ensemble = made.config, made.hosted.ensemble
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lease = _take_lease(path)
+        self.live, self._manager = Live(made), made.manager
         self._config, self._ensemble = config, ensemble
         self._keys = Keys.of(path.parent)
         window_s = config.feedback.window_s
         self._journal = open_journal(config.journal, config.root, self._keys, window_s, self._notice)
         self._journal.take_over()
-        self._learner, self._spare = (
-            build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding) for _ in range(2)
-        )
+        self._learner, self._spare = self._learners()
         self._version = 0
-        self._unfit = False
+        self._unfit, self._windows = False, 0
         self._golden: deque[State] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = None if ensemble.regression else Reporters()
         self._pin = Pin(path)
         self._pinned = self._last_pinned()
         self._restore()
+
+    def _learners(self) -> tuple[Learner, Learner]:
+        """Two that have learned nothing yet, under the configuration that is served by."""
+        config, plans = self._config, build.catalogue(self._config, self._ensemble)
+        first, second = (
+            build.learner(config, plans, np.random.default_rng(config.seed), guarding=config.guarding) for _ in range(2)
+        )
+        return first, second
+
+    def _adopt(self) -> None:
+        """Whatever the agent had decided, the configuration says who is in the ensemble."""
+        if (conductor := self._learner.manager.conductor) is not None:
+            conductor.adopt(np.array([member.active for member in self._config.members]))
+            self._windows = conductor.windows
+
+    def keep_up(self, found: tuple[Config, build.Hosted]) -> None:
+        """Learn under another configuration from now on: with what has been learned where that fits it, and else with
+        the newest of what the journal holds.
+        """
+        learned = self._learner.dump()
+        self._config, self._ensemble = found[0], found[1].ensemble
+        self._learner, self._spare = self._learners()
+        try:
+            self._learner.load(learned)
+        except BandmasterError as problem:
+            _log.info("%s", problem)
+            self._relearn(max(self._journal.counts().joined - RELEARNED, 0))
+        self._adopt()
+        self._golden.clear()
+        self.live.accept(*found)
+        self._publish(time.time())
+
+    def _relearn(self, cursor: int) -> None:
+        """Learn again from what the journal holds after a settlement; all else that follows from it followed then."""
+        for joined in self._journal.since(cursor):
+            if self._learner.refuses(joined) is None:
+                try:
+                    self._learner.notice(joined.decision, joined.answer)
+                    self._learner.learn(joined)
+                except NoFigureError:
+                    continue
 
     def _restore(self) -> None:
         # Versions only ever grow, past those that cannot be read too: workers look for greater ones.
@@ -131,6 +182,7 @@ class LearningLoop:
                 self._learn(joined)
             else:
                 refused += 1
+        self._adopt()
         self._good = self._learner.dump()
         if refused:
             _log.warning("%d earlier decisions cannot be learned from; the last one because %s", refused, why)
@@ -175,7 +227,9 @@ class LearningLoop:
                 Receipt(decision_id=r.decision_id, status="refused", why=w)
                 for r, w in zip(reports, misfits, strict=True)
             ]
-        return [self._settle(report) for report in reports]
+        outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
+        settled = self._journal.settle_all(outcomes)
+        return [self._learned(report, settlement) for report, settlement in zip(reports, settled, strict=True)]
 
     def _misfit(self, report: Report) -> str | None:
         if report.labels is None:
@@ -191,9 +245,7 @@ class LearningLoop:
             "came; send a list with one label a row"
         )
 
-    def _settle(self, report: Report) -> Receipt:
-        outcome = Outcome(report.at, report.labels, report.reward, report.consensus, report.source)
-        settlement = self._journal.settle(report.decision_id, outcome, report.decided_at)
+    def _learned(self, report: Report, settlement: Settlement) -> Receipt:
         experience = self._learn(settlement.joined) if settlement.joined else None
         reward = experience.reward.value if experience else None
         return Receipt(decision_id=report.decision_id, status=settlement.status.value, reward=reward)
@@ -223,6 +275,7 @@ class LearningLoop:
             self._learn(joined)
         if self._learner.guard is not None:
             self._watch(self._learner.guard, now)
+        self._conduct()
         self._expire(now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
@@ -256,6 +309,37 @@ class LearningLoop:
             p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
             if not np.array_equal(p, loaded):
                 raise BandmasterError("loaded, it decides otherwise than it was learned")
+
+    def _conduct(self) -> None:
+        """Edit into the configuration whom the agent has put into the ensemble, or out of it, once a window."""
+        conductor = self._learner.manager.conductor
+        if conductor is None or conductor.windows == self._windows:
+            return
+        self._windows = conductor.windows
+        now = np.array([member.active for member in self._config.members])
+        changed = np.flatnonzero(conductor.active != now)
+        if not len(changed):
+            return
+        names = self._ensemble.names
+        try:
+            self._manager.apply(
+                {f"members.{names[m]}.active": bool(conductor.active[m]) for m in changed},
+                author=f"{POLICY}{conductor.agent.version}",
+                reason=f"window {conductor.windows} of {conductor.agent.about.window} requests",
+                predicted=self._predicted(now, conductor.active),
+            )
+        except BandmasterError as problem:
+            _log.warning("the agent's choice is not put into force: %s", problem)
+            conductor.adopt(now)
+
+    def _predicted(self, before: BoolArray, after: BoolArray) -> float:
+        """By how much more an ensemble is to earn a request than the one before, by members' recent statistics."""
+        names = self._ensemble.names
+        both = ["+".join(n for n, on in zip(names, active, strict=True) if on) for active in (before, after)]
+        plans = compiled(tuple(both), self._ensemble)
+        scoring = ScoringPolicy(plans, self._config.contract, profile_figures(self._ensemble))
+        earned = scoring.scores(self._learner.state.statistics())
+        return float(earned[1] - earned[0])
 
     def _expire(self, now: float) -> None:
         """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
@@ -308,6 +392,7 @@ class LearningLoop:
             sources=self._reporters.standings() if self._reporters else [],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events(last=50)],
             guard=guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
+            config=self.live.page(),
         )
 
     def close(self) -> None:
@@ -316,6 +401,10 @@ class LearningLoop:
         self.tick()
         self._journal.close()
         self._lease.close()
+
+
+def _outcome(report: Report) -> Outcome:
+    return Outcome(report.at, report.labels, report.reward, report.consensus, report.source)
 
 
 def _take_lease(journal: Path) -> TextIO:
@@ -346,7 +435,7 @@ def check_journal(config: Config) -> None:
         raise SystemExit(2) from None
 
 
-def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalogue) -> Service[Any]:
+def learner_service(name: str, made: Made) -> Service[Any]:
     """The one learner, as a BentoML service of its own that the user's service depends on."""
 
     class Learner:
@@ -354,7 +443,7 @@ def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalo
         async def start(self) -> None:
             # Matrices of a few dozen rows: handing them to several threads costs more than multiplying them.
             threadpool_limits(1)
-            self._loop = LearningLoop(config, ensemble, plans)
+            self._loop = LearningLoop(made)
             self._ticking = asyncio.create_task(self._tick())
 
         async def _tick(self) -> None:
@@ -362,6 +451,8 @@ def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalo
             while True:
                 try:
                     self._loop.tick()
+                    if self._loop.live.changed() and (found := await asyncio.to_thread(self._loop.live.newer)):
+                        self._loop.keep_up(found)
                 except Exception:  # a learner that stopped would be noticed by nobody
                     seldom.error("the learner goes on after", exc_info=True)
                 await asyncio.sleep(TICK_S)
@@ -388,11 +479,11 @@ def learner_service(name: str, config: Config, ensemble: Ensemble, plans: Catalo
             return self._loop.state()
 
     Learner.__name__ = Learner.__qualname__ = name
-    made: Service[Any] = bentoml.service(
+    service: Service[Any] = bentoml.service(
         name=name,
         workers=1,
         traffic={"timeout": int(LEARNER_TIMEOUT_S) + 5},
         # BentoML's client drops calls in flight after 100 requests unless told otherwise.
         runner_connection={"max_requests": 10**9, "max_age": 1e9},
     )(Learner)
-    return made
+    return service

@@ -69,6 +69,16 @@ class GuardPage(pydantic.BaseModel):
     enough: bool
 
 
+class ConfigPage(pydantic.BaseModel):
+    """Which ``version`` of the overlay a process serves by, a ``digest`` of all that it serves by, and why by nothing
+    newer, where that cannot be used.
+    """
+
+    version: int
+    digest: str
+    error: str | None
+
+
 class StatePage(pydantic.BaseModel):
     """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome."""
 
@@ -86,6 +96,7 @@ class StatePage(pydantic.BaseModel):
     sources: list[Standing]
     drift: list[EventPage]
     guard: GuardPage | None
+    config: ConfigPage
 
 
 def label_mix(ensemble: Ensemble, mix: FloatArray) -> dict[str, float]:

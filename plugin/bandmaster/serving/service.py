@@ -14,12 +14,14 @@ from bentoml.models import BentoModel
 from starlette.applications import Starlette
 
 from bandmaster import build
-from bandmaster.config import Config, load
+from bandmaster.config import Config, read_block
+from bandmaster.config_manager import ReadBlock
 from bandmaster.core import BandmasterError
-from bandmaster.serving.discovery import placed
+from bandmaster.serving.discovery import in_force
 from bandmaster.serving.door import Scope, capped
 from bandmaster.serving.front import CONTEXT, Front
 from bandmaster.serving.learning import check_journal, learner_service
+from bandmaster.serving.live import Made
 from bandmaster.serving.signature import Reply, Rows, check_arguments, read_reply
 
 OURS = ("feedback", "bandmaster_learner", "bandmaster_start", "bandmaster_stop", "bandmaster_check")
@@ -38,19 +40,21 @@ def orchestrate(service: Any = None, *, config: str | Path = "bentofile.yaml") -
     if service is None:
         return functools.partial(orchestrate, config=config)
     inner = service.inner if isinstance(service, Service) else service
-    settings = load(Path(inspect.getfile(inner)).parent / config)
+    read = functools.partial(read_block, Path(inspect.getfile(inner)).parent / config)
     if isinstance(service, Service):
-        return wrap(service, settings)
+        return wrap(service, read)
     # Under @bentoml.service: the class itself is extended, and BentoML makes the service of it.
-    return _extended(service, settings, service.__name__)
+    return _extended(service, read, service.__name__)
 
 
-def wrap(service: Service[Any], config: Config) -> Service[Any]:
-    """The same service with its method orchestrated. Its other methods, mounts, middlewares and settings stay."""
+def wrap(service: Service[Any], read: ReadBlock) -> Service[Any]:
+    """The same service with its method orchestrated, by the block that is ``read``, again whenever it has changed. Its
+    other methods, mounts, middlewares and settings stay.
+    """
     wrapped: Service[Any] = type(service)(
         name=service.name,
         config=service.config,
-        inner=_extended(service.inner, config, service.name),
+        inner=_extended(service.inner, read, service.name),
         image=service.image,
         description=service.description,
         path_prefix=service.path_prefix,
@@ -65,8 +69,9 @@ def wrap(service: Service[Any], config: Config) -> Service[Any]:
     return wrapped
 
 
-def _extended(inner: type, config: Config, name: str) -> type:
+def _extended(inner: type, read: ReadBlock, name: str) -> type:
     """A subclass of the user's class whose method asks the ensemble."""
+    config, manager = in_force(read)
     method = getattr(inner, config.method, None)
     if not isinstance(method, APIMethod):
         raise BandmasterError(
@@ -74,16 +79,15 @@ def _extended(inner: type, config: Config, name: str) -> type:
         )
     if taken := [attribute for attribute in OURS if hasattr(inner, attribute)]:
         raise BandmasterError(f"{inner.__name__} has a {taken[0]!r} of its own, which Bandmaster adds; rename it")
-    config = placed(config)
     hosted = build.host(config)
-    plans = build.catalogue(config, hosted.ensemble)
     rows, reply = _signature(inner, method, config, hosted)
-    front = Front(config, hosted, plans, rows, reply)
+    made = Made(config, hosted, manager, read)
+    front = Front(made, rows, reply)
     context_name = method.ctx_param or CONTEXT
     namespace: dict[str, Any] = {
         "__doc__": inner.__doc__,
         "__module__": inner.__module__,
-        "bandmaster_learner": bentoml.depends(learner_service(f"{name}Learner", config, hosted.ensemble, plans)),
+        "bandmaster_learner": bentoml.depends(learner_service(f"{name}Learner", made)),
         "bandmaster_check": bentoml.on_deployment(functools.partial(check_journal, config)),
         "bandmaster_start": bentoml.on_startup(front.start_function()),
         "bandmaster_stop": bentoml.on_shutdown(front.stop_function()),

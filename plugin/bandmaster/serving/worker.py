@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from bandmaster import build
 from bandmaster.breaker import Absence
-from bandmaster.calling import Caller
+from bandmaster.calling import Caller, Faults
 from bandmaster.config import Config
 from bandmaster.core import Answer, BandmasterError, Decision, Request
 from bandmaster.journal.ids import DecisionIds
@@ -23,11 +24,14 @@ from bandmaster.journal.keys import Keys
 from bandmaster.journal.places import locate
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.sqlite import open_spool
+from bandmaster.learner import Learner
 from bandmaster.meter import CpuTimeMeter
+from bandmaster.orchestrator import Orchestrator
 from bandmaster.pin import Pin
-from bandmaster.plans import Catalogue, parse_plan
+from bandmaster.plans import parse_plan
 from bandmaster.power import Power
 from bandmaster.seldom import Seldom
+from bandmaster.serving.live import Live, Made
 
 T = TypeVar("T")
 
@@ -41,11 +45,25 @@ BUSY_AT = THREADS // 2
 stay free for replies, and probes that take longer than the requests come cannot pile up."""
 
 
+@dataclass(slots=True)
+class _Serving:
+    """What answers under one configuration. Requests that are ``under_way`` keep it when another comes into force."""
+
+    config: Config
+    hosted: build.Hosted
+    learned: Learner
+    faults: Faults
+    orchestrator: Orchestrator
+    slow: frozenset[str]
+    under_way: int = 0
+
+
 class Worker:
     """Everything that one server process needs to answer. Made on, and belonging to, the server's event loop."""
 
-    def __init__(self, config: Config, hosted: build.Hosted, plans: Catalogue, worker: int, workers: int = 1) -> None:
+    def __init__(self, made: Made, worker: int, workers: int = 1) -> None:
         """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly."""
+        config = made.config
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._keys = Keys.of(path.parent)
@@ -55,76 +73,91 @@ class Worker:
         self._spool = open_spool(config.journal, config.root, f"w{worker}", synced=config.durability == "full")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
         self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
-        rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
-        self._learned = build.learner(config, plans, rng, guarding=config.guarding)
-        self._slow = hosted.slow
-        self._faults = build.faults(config, hosted, _told)
-        for member in hosted.isolated:
-            member.start()
-        self._isolated = hosted.isolated
-        self._power = Power.of_machine()
-        self._meter = CpuTimeMeter(len(hosted.ensemble.classes), task=hosted.ensemble.task, power=self._power)
-        caller = Caller(
-            hosted.members,
-            self._meter,
-            executor=self._stage_threads,
-            slow=hosted.slow,
-            faults=self._faults,
-        )
-        self._orchestrator = build.orchestrator(
-            config,
-            self._learned,
-            caller=caller,
-            recorder=self._spool,
-            new_id=self.ids.new,
-            workers=workers,
-            clock=time.time,
-            pinned=Pin(path).__bool__,
-        )
-        _warn(config, workers)
+        self._workers, self._pin = workers, Pin(path)
+        self._rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
+        ensemble, self._power = made.hosted.ensemble, Power.of_machine()
+        self._meter = CpuTimeMeter(len(ensemble.classes), task=ensemble.task, power=self._power)
+        self._live, self._payload = Live(made), b""
+        self._serving = self._made(made.config, made.hosted, None)
+        self._leaving: list[_Serving] = []
         self._seldom = Seldom(_log)
         self._answering = 0
         self._after: set[asyncio.Future[Any]] = set()  # what was begun after a reply: probes, trials
         self._event_loop = asyncio.get_running_loop()
+
+    @property
+    def config(self) -> Config:
+        """What is served by."""
+        return self._serving.config
+
+    def _made(self, config: Config, hosted: build.Hosted, before: _Serving | None) -> _Serving:
+        """What answers under a configuration. What members did and what was spent ``before`` is not forgotten."""
+        plans = build.catalogue(config, hosted.ensemble)
+        learned = build.learner(config, plans, self._rng, guarding=config.guarding, conducts=False)
+        for member in hosted.isolated:
+            if before is None or member not in before.hosted.isolated:
+                member.start()
+        faults = build.faults(config, hosted, _told)
+        if before is not None and before.config.faults == config.faults:
+            faults.breaker.take_over(before.faults.breaker)
+        caller = Caller(hosted.members, self._meter, executor=self._stage_threads, slow=hosted.slow, faults=faults)
+        orchestrator = build.orchestrator(
+            config,
+            learned,
+            caller=caller,
+            recorder=self._spool,
+            new_id=self.ids.new,
+            workers=self._workers,
+            clock=time.time,
+            pinned=self._pin.__bool__,
+        )
+        if before is not None:
+            orchestrator.take_over(before.orchestrator)
+        _warn(config, self._workers)
+        return _Serving(config, hosted, learned, faults, orchestrator, hosted.slow)
 
     async def answer(self, request: Request) -> tuple[Decision, Answer]:
         """Answer one request; slow members run in a thread, a probe after the reply."""
         if asyncio.get_running_loop() is not self._event_loop:
             # A service's own blocking method that calls this one has BentoML run another loop for it.
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(request), self._event_loop))
-        busy = self._answering + len(self._after) >= BUSY_AT
-        decision = self._orchestrator.decide(request, busy=busy)
+        busy, by = self._answering + len(self._after) >= BUSY_AT, self._serving
+        decision = by.orchestrator.decide(request, busy=busy)
         self._answering += 1
+        by.under_way += 1
         try:
-            decision, answer = await self._run(decision, request)
+            decision, answer = await self._run(by, decision, request)
         except BaseException:  # it failed, or was cancelled, perhaps before a thread took it up
-            self._orchestrator.abandon(decision)
+            by.orchestrator.abandon(decision)
             raise
         finally:
             self._answering -= 1
+            by.under_way -= 1
         if decision.probed:
-            self._begin_after(self._orchestrator.probe, decision, answer, request)
+            self._begin_after(by, by.orchestrator.probe, decision, answer, request)
         well = all(said.error is None for said in answer.ran)  # else its rows may be what members fail at
-        if well and (name := self._faults.breaker.due()) is not None:
-            self._begin_after(self._orchestrator.trial, name, request)
+        if well and (name := by.faults.breaker.due()) is not None:
+            self._begin_after(by, by.orchestrator.trial, name, request)
         return decision, answer
 
-    async def _run(self, decision: Decision, request: Request) -> tuple[Decision, Answer]:
-        plan = parse_plan(decision.plan, self._orchestrator.ensemble)
-        if (self._slow | self._faults.breaker.wary).isdisjoint(plan.members):
-            return self._orchestrator.run(decision, request)
-        return await self._in_thread(self._orchestrator.run, decision, request, self._orchestrator.due(request))
+    async def _run(self, by: _Serving, decision: Decision, request: Request) -> tuple[Decision, Answer]:
+        plan = parse_plan(decision.plan, by.orchestrator.ensemble)
+        if (by.slow | by.faults.breaker.wary).isdisjoint(plan.members):
+            return by.orchestrator.run(decision, request)
+        return await self._in_thread(by.orchestrator.run, decision, request, by.orchestrator.due(request))
 
     def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _begin_after(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def _begin_after(self, by: _Serving, function: Callable[..., Any], *arguments: Any) -> None:
         begun = self._in_thread(function, *arguments)
         self._after.add(begun)  # held, or the loop might drop it half way
-        begun.add_done_callback(self._ended_after)
+        by.under_way += 1
+        begun.add_done_callback(functools.partial(self._ended_after, by))
 
-    def _ended_after(self, begun: asyncio.Future[Any]) -> None:
+    def _ended_after(self, by: _Serving, begun: asyncio.Future[Any]) -> None:
         self._after.discard(begun)
+        by.under_way -= 1
         if not begun.cancelled() and (problem := begun.exception()) is not None:
             _log.error("a probe or trial failed, its decision keeps what it had", exc_info=problem)
 
@@ -133,23 +166,25 @@ class Worker:
         be recorded, those over limits, what it has left of its share of each budget, and the members that are out of
         its service.
         """
-        limiter = self._orchestrator.limiter
-        out = {name: asdict(absence) for name, absence in self._faults.breaker.absent().items()}
+        limiter, by = self._serving.orchestrator.limiter, self._serving
+        out = {name: asdict(absence) for name, absence in by.faults.breaker.absent().items()}
         left = limiter.left(now)
         return {
             "snapshot_version": self.snapshot,
             "energy_from": self._meter.energy_from,
-            "unrecorded": self._orchestrator.unrecorded,
+            "unrecorded": by.orchestrator.unrecorded,
             "over_limits": limiter.over,
             "left": left,
             "out_of_service": out,
+            "config": self._live.page().model_dump(),
         }
 
     async def follow(self) -> None:
-        """Take over each new snapshot, for as long as the process lives."""
+        """Take over each new snapshot and configuration, for as long as the process lives."""
         while True:
             self.poll()
             try:
+                await self.keep_up()
                 self._spool.renew()
                 if self._power is not None:
                     self._power.sample()
@@ -164,18 +199,46 @@ class Worker:
             snapshot = self._reader.latest_after(self._seen)
             if snapshot is not None:
                 self._seen = snapshot.version  # whatever comes of it, it is not tried again
-                self._learned.load(snapshot.payload)
-                self.snapshot = snapshot.version
+                self._serving.learned.load(snapshot.payload)
+                self.snapshot, self._payload = snapshot.version, snapshot.payload
         except BandmasterError as problem:
             self._seldom.error("%s", problem)
         except Exception:  # a worker that stopped following would be noticed by nobody
             _log.exception("snapshot %s cannot be taken over", self._seen)
 
+    async def keep_up(self) -> None:
+        """Serve by the configuration in force. What is new is made ready first, in a thread; requests that have begun
+        end as they began, and members that nobody needs any more go after that.
+        """
+        for left in [left for left in self._leaving if not left.under_way]:
+            self._leaving.remove(left)
+            self._stop(left)
+        if not self._live.changed():
+            return
+        if (found := await self._in_thread(self._live.newer)) is None:
+            return
+        serving = self._made(*found, self._serving)
+        if self._payload:
+            try:
+                serving.learned.load(self._payload)
+            except BandmasterError as problem:  # the learner will have one that fits
+                _log.info("%s", problem)
+        self._leaving.append(self._serving)
+        self._serving = serving
+        self._live.accept(*found)
+
+    def _stop(self, left: _Serving) -> None:
+        """Let go of the members of a configuration that is over, unless another has them still."""
+        kept = {id(m) for serving in (self._serving, *self._leaving) for m in serving.hosted.isolated}
+        for member in left.hosted.isolated:
+            if id(member) not in kept:
+                member.stop()
+
     async def close(self) -> None:
         """Finish the probes under way and let go of the files."""
         if self._after:
             await asyncio.wait(self._after, timeout=5.0)
-        for member in self._isolated:
+        for member in {id(m): m for s in (self._serving, *self._leaving) for m in s.hosted.isolated}.values():
             member.stop()
         self._threads.shutdown(wait=False)
         self._stage_threads.shutdown(wait=False)

@@ -121,7 +121,7 @@ def sample_orchestrator(
     return Orchestrator(
         ensemble=log.ensemble,
         state=learner.state,
-        manager=RLManager(learner.manager.policy, np.random.default_rng(seed)),
+        manager=RLManager(learner.manager.policy, np.random.default_rng(seed), learner.manager.conductor),
         caller=Caller(members, meter or RecordedMeter(log), faults=faults),
         recorder=journal,
         new_id=lambda at: str(next(count)),

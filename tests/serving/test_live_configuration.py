@@ -1,0 +1,255 @@
+"""The configuration changes under a learner and a worker that run: by edits, by hand, by an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from bandmaster import build
+from bandmaster.config import load
+from bandmaster.core import BandmasterError, Decision, Ensemble, Request
+from bandmaster.serving.learning import LearningLoop
+from bandmaster.serving.live import Made
+from bandmaster.serving.pages import Report
+from bandmaster.serving.worker import Worker
+from tests.serving.tiny import CLASSES, LABELS, ROWS, block, made_of, models, project
+from tests.unit.test_conductor import WINDOW, exported
+
+NAMES = ("linear", "tree", "bayes", "fragile")
+
+
+class Running:
+    """A learner that runs, and workers as they are asked for."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.folder, self.file = folder, folder / "bentofile.yaml"
+        config = load(project(folder, seed=3, **changes) / "bentofile.yaml")
+        self.made: Made = made_of(config, build.host(config))
+        self.edits = self.made.manager
+        self.loop = LearningLoop(self.made)
+
+    def learner_keeps_up(self) -> None:
+        if self.loop.live.changed() and (found := self.loop.live.newer()):
+            self.loop.keep_up(found)
+
+    def write(self, **changes: Any) -> None:
+        """By hand."""
+        document = yaml.safe_load(self.file.read_text())
+        document["args"]["orchestration"] = block(**changes)
+        self.file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def work(self, script: Callable[[Worker], Awaitable[Any]]) -> Any:
+        async def run() -> Any:
+            worker = Worker(self.made, worker=1)
+            try:
+                return await script(worker)
+            finally:
+                await worker.close()
+
+        return asyncio.run(run())
+
+    def settle(self, decisions: list[Decision], labels: np.ndarray) -> None:
+        self.loop.settle(
+            [Report(decision_id=d.id, at=time.time(), labels=(int(y),)) for d, y in zip(decisions, labels, strict=True)]
+        )
+        self.loop.tick()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    made: list[Running] = []
+
+    def run(**changes: Any) -> Running:
+        made.append(Running(tmp_path, **changes))
+        return made[-1]
+
+    yield run
+    for each in made:
+        each.loop.close()
+
+
+async def asked(worker: Worker, rows: np.ndarray) -> list[Decision]:
+    return [(await worker.answer(Request(r[None].astype(np.float32), r, time.time())))[0] for r in rows]
+
+
+def test_whom_an_edit_takes_out_is_asked_by_nobody_and_whom_it_brings_back_is(running: Callable[..., Running]) -> None:
+    service = running(probes={"share": 0.5, "adapt": False})
+
+    async def script(worker: Worker) -> None:
+        service.edits.apply({"members.tree.active": False}, "cli:ann", "")
+        await worker.keep_up()
+        decisions = await asked(worker, ROWS[:30])
+        assert all(decision.state.out == (False, True, False, False) for decision in decisions)
+        assert not any("tree" in decision.plan for decision in decisions)
+        assert worker.page(0.0)["config"]["version"] == 1
+        service.edits.revert(0, "cli:ann")
+        await worker.keep_up()
+        assert all(decision.state.out == () for decision in await asked(worker, ROWS[:3]))
+
+    service.work(script)
+    service.learner_keeps_up()
+    assert service.loop.state().config.version == 2
+
+
+def test_a_new_member_is_loaded_and_tried_before_it_serves_and_a_broken_one_changes_nothing(
+    running: Callable[..., Running],
+) -> None:
+    service = running()
+    (service.folder / "extra.onnx").write_bytes(models()["bayes"])
+    (service.folder / "broken.onnx").write_bytes(b"no model")
+
+    async def script(worker: Worker) -> None:
+        service.edits.apply({"members.extra.onnx": "broken.onnx"}, "cli:ann", "")
+        await worker.keep_up()
+        page = worker.page(0.0)["config"]
+        assert "extra: " in page["error"]
+        assert page["version"] == 0
+        assert len((await asked(worker, ROWS[:1]))[0].state.members.accuracy) == 4
+        service.edits.apply({"members.extra.onnx": "extra.onnx"}, "cli:ann", "")
+        await worker.keep_up()
+        mended = worker.page(0.0)["config"]
+        assert (mended["version"], mended["error"]) == (2, None)
+        assert mended["digest"] != page["digest"]
+        assert len((await asked(worker, ROWS[:1]))[0].state.members.accuracy) == 5
+
+    service.work(script)
+    service.learner_keeps_up()
+    assert [member.name for member in service.loop.state().members] == [*NAMES, "extra"]
+
+
+def test_members_that_stay_as_they_were_are_not_loaded_again(running: Callable[..., Running]) -> None:
+    service = running()
+    before = service.made.hosted.members
+    service.write(members={name: {"onnx": f"{name}.onnx"} for name in NAMES[:3]}, seed=3)
+    service.learner_keeps_up()
+    after = service.loop.live.hosted.members
+    assert list(after) == list(NAMES[:3])
+    assert all(after[name] is before[name] for name in after)
+
+
+def test_what_was_learned_stays_where_it_fits(running: Callable[..., Running]) -> None:
+    service = running()
+    decisions = service.work(lambda worker: asked(worker, ROWS[:60]))
+    service.settle(decisions, LABELS[:60])
+    before = service.loop.state()
+    service.edits.apply({"members.tree.weight": 2, "members.fragile.active": False}, "cli:ann", "")
+    service.learner_keeps_up()
+    after = service.loop.state()
+    assert after.members == before.members
+    assert after.reward == before.reward
+    assert after.snapshot_version > before.snapshot_version
+
+
+def test_for_another_policy_the_newest_outcomes_are_learned_from_again(running: Callable[..., Running]) -> None:
+    service = running()
+    decisions = service.work(lambda worker: asked(worker, ROWS[:60]))
+    service.settle(decisions, LABELS[:60])
+    service.edits.apply({"policy.use": "thompson"}, "cli:ann", "")
+    service.learner_keeps_up()
+    page = service.loop.state()
+    assert page.config.error is None
+    assert page.policy == "thompson"
+    assert page.members[0].labelled > 0
+
+
+def test_requests_under_way_end_by_the_configuration_that_they_began_by(running: Callable[..., Running]) -> None:
+    service = running()
+
+    async def script(worker: Worker) -> None:
+        by = worker._serving
+        decision = by.orchestrator.decide(Request(ROWS[:1].astype(np.float32), ROWS[0], time.time()))
+        by.under_way += 1
+        service.edits.apply({"members.tree.active": False}, "cli:ann", "")
+        await worker.keep_up()
+        assert worker._leaving == [by]
+        _, answer = by.orchestrator.run(decision, Request(ROWS[:1].astype(np.float32), ROWS[0], time.time()))
+        assert answer.ran
+        by.under_way -= 1
+        await worker.keep_up()
+        assert worker._leaving == []
+
+    service.work(script)
+
+
+def test_isolated_members_go_once_nobody_needs_them(running: Callable[..., Running]) -> None:
+    members = {name: {"onnx": f"{name}.onnx", "isolated": name in ("tree", "bayes")} for name in NAMES}
+    service = running(members=members)
+
+    async def script(worker: Worker) -> None:
+        tree, bayes = (worker._serving.hosted.members[name] for name in ("tree", "bayes"))
+        await asked(worker, ROWS[:10])
+        members.pop("tree")
+        service.write(members=members, seed=3)
+        await worker.keep_up()
+        await worker.keep_up()
+        assert tree._child is None  # type: ignore[union-attr]
+        assert worker._serving.hosted.members["bayes"] is bayes
+        assert all("tree" not in decision.plan for decision in await asked(worker, ROWS[:10]))
+
+    service.work(script)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (
+            {"method": "one_by_one"},
+            "orchestration.method: cannot be changed while the service runs; start it anew",
+        ),
+        ({"feedback": {"window": "1 s"}}, "args.orchestration.feedback: cannot be changed while the service runs"),
+        ({"contract": {}}, "args.orchestration.contract"),
+    ],
+)
+def test_what_cannot_change_while_it_runs_leaves_all_as_it_was_and_is_shown(
+    running: Callable[..., Running], changes: dict[str, Any], why: str
+) -> None:
+    service = running()
+    before = service.loop.state().config
+    service.write(seed=3, **changes)
+    service.learner_keeps_up()
+    page = service.loop.state().config
+    assert page.error is not None
+    assert why in page.error
+    assert page.digest == before.digest
+    service.write(seed=3)
+    service.learner_keeps_up()
+    assert service.loop.state().config == before
+
+
+def test_an_agent_edits_the_configuration_window_by_window(running: Callable[..., Running], tmp_path: Path) -> None:
+    agent = exported(tmp_path, Ensemble(NAMES, CLASSES), "picks", seed=3)
+    service = running(policy={"use": "constant", "agent": agent.name})
+    for start in range(0, 3 * WINDOW, WINDOW):
+
+        async def script(worker: Worker) -> list[Decision]:
+            await worker.keep_up()
+            return await asked(worker, ROWS[start : start + WINDOW])  # noqa: B023 - it is awaited here
+
+        benched = service.edits.effective().benched
+        decisions = service.work(script)
+        assert all(decision.state.out == benched for decision in decisions)
+        service.settle(decisions, LABELS[start : start + WINDOW])
+        service.learner_keeps_up()
+    edits = service.edits.edits.history()
+    assert edits
+    assert all(edit.author.startswith("policy:ppo@") for edit in edits)
+    assert all(edit.reason.endswith(f" of {WINDOW} requests") for edit in edits)
+    assert all(edit.predicted is not None for edit in edits)
+    assert all(change.path.endswith(".active") for edit in edits for change in edit.changes)
+    conductor = service.loop._learner.manager.conductor
+    assert conductor is not None
+    assert conductor.windows == 3
+    assert tuple(not on for on in conductor.active) == (service.edits.effective().benched or (False,) * 4)
+
+
+def test_an_agent_that_was_trained_for_others_is_refused_at_start(tmp_path: Path) -> None:
+    agent = exported(tmp_path, Ensemble(("a", "b", "c", "d"), CLASSES), "picks")
+    with pytest.raises(BandmasterError, match="was trained for the members a, b, c, d, not linear, tree"):
+        Running(tmp_path, policy={"use": "constant", "agent": agent.name})

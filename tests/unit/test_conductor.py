@@ -1,0 +1,187 @@
+"""An exported agent decides, window by window, who is in the ensemble: live as in training, and across restarts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from bandmaster.agents import METADATA, Agent
+from bandmaster.changes import CHANGES, Picks, Steps
+from bandmaster.conductor import Conductor
+from bandmaster.core import BandmasterError, Ensemble
+from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
+from bandmaster.seen import Seen
+from bandmaster.testing import sample_experiences, sample_learner, sample_log
+from bandmaster.windows import Windows
+from tests.unit.test_windows import CONTRACT
+
+LOG = sample_log(600, seed=3)
+ALL = "m0+m1+m2+m3"
+WINDOW = 40
+
+
+def usual(ensemble: Ensemble) -> np.ndarray:
+    """What is seen of half of the ensemble, so that actions depend on what is different from it."""
+    windows = Windows(sample_log(WINDOW, members=len(ensemble.names)), CONTRACT, WINDOW)
+    windows.play(np.arange(len(ensemble.names)) % 2 == 0)
+    return windows.seen().vector()
+
+
+def exported(folder: Path, ensemble: Ensemble, changes: str, seed: int = 0) -> Path:
+    """An agent with random weights, as training exports them: its actions depend on all that it sees."""
+    members, classes = len(ensemble.names), len(ensemble.classes)
+    sizes, rng = CHANGES[changes](members).sizes, np.random.default_rng(seed)
+    size = Seen.size(members, classes)
+    weights = rng.standard_normal((size, sum(sizes))).astype(np.float32)
+    bias = rng.standard_normal(sum(sizes)).astype(np.float32) - weights.T @ usual(ensemble)
+    constants = [
+        helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel()),
+        helper.make_tensor("bias", TensorProto.FLOAT, bias.shape, bias.ravel()),
+        helper.make_tensor("sizes", TensorProto.INT64, [len(sizes)], sizes),
+    ]
+    parts = [f"part{k}" for k in range(len(sizes))]
+    nodes = [
+        helper.make_node("Gemm", ["observation", "weights", "bias"], ["preferences"]),
+        helper.make_node("Split", ["preferences", "sizes"], parts, axis=1),
+        *(helper.make_node("ArgMax", [part], [f"best_{part}"], axis=1, keepdims=1) for part in parts),
+        helper.make_node("Concat", [f"best_{part}" for part in parts], ["action"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "agent",
+        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["rows", size])],
+        [
+            helper.make_tensor_value_info("action", TensorProto.INT64, ["rows", len(sizes)]),
+            helper.make_tensor_value_info("preferences", TensorProto.FLOAT, ["rows", sum(sizes)]),
+        ],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    about = {
+        "algorithm": "ppo", "members": ensemble.names, "classes": [str(c) for c in ensemble.classes],
+        "changes": changes, "window": WINDOW, "steps": 7,
+    }  # fmt: skip
+    helper.set_model_props(model, {METADATA: json.dumps(about)})
+    path = folder / f"{changes}{seed}.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(("changes", "seed"), [("steps", 30), ("picks", 10)])  # of those that change much
+def test_what_an_agent_earns_live_it_earned_in_training(changes: str, seed: int, tmp_path: Path) -> None:
+    agent = Agent(exported(tmp_path, LOG.ensemble, changes, seed))
+    learner = sample_learner(lambda plans, *_: ConstantPolicy(plans, ALL), LOG, contract=CONTRACT)
+    learner.manager.conductor = conductor = Conductor(agent, LOG.ensemble, CONTRACT)
+    earned, active = [], []
+    for experience in sample_experiences(learner, LOG):
+        earned.append(experience.own)
+        active.append(experience.known[0].tolist())
+    windows = Windows(LOG, CONTRACT, WINDOW)
+    trained, played = [], []
+    while not windows.over:
+        seen = windows.seen()
+        played.append(agent.changes.after(seen.active, agent.act(seen.vector())))
+        trained.append(windows.play(played[-1]))
+    np.testing.assert_allclose(np.reshape(earned, (-1, WINDOW)).mean(axis=1), trained, atol=1e-12)
+    assert np.array_equal(active, np.repeat(played, WINDOW, axis=0))
+    assert conductor.windows == len(LOG) // WINDOW
+    assert len({tuple(a) for a in active}) > 2  # it does change the ensemble
+
+
+def test_whoever_is_not_in_the_ensemble_runs_for_no_policy_and_no_probe(tmp_path: Path) -> None:
+    learner = sample_learner(lambda plans, *_: RandomPolicy(plans), LOG)
+    conductor = Conductor(Agent(exported(tmp_path, LOG.ensemble, "picks", 10)), LOG.ensemble, CONTRACT)
+    learner.manager.conductor = conductor
+    out = conductor.out
+    for experience in sample_experiences(learner, LOG):
+        assert experience.joined.decision.state.out == out
+        ran = {said.name for said in (*experience.joined.answer.ran, *experience.joined.answer.probes)}
+        assert not ran & {n for n, gone in zip(LOG.ensemble.names, out, strict=bool(out)) if gone}
+        out = conductor.out
+
+
+def test_a_snapshot_goes_on_in_the_middle_of_a_window(tmp_path: Path) -> None:
+    agent = Agent(exported(tmp_path, LOG.ensemble, "picks", 10))
+
+    def fresh():
+        learner = sample_learner(lambda plans, *_: ConstantPolicy(plans, ALL), LOG)
+        learner.manager.conductor = Conductor(agent, LOG.ensemble, CONTRACT)
+        return learner
+
+    first, second = fresh(), fresh()
+    experiences = list(sample_experiences(first, LOG))
+    other = fresh()
+    for experience in experiences[: WINDOW + 13]:
+        other.manager.conductor.learn(experience)
+    second.load(other.dump())
+    for experience in experiences[WINDOW + 13 :]:
+        second.manager.conductor.learn(experience)
+    assert second.manager.conductor.dump() == first.manager.conductor.dump()
+
+
+def test_another_agent_does_not_take_over_what_the_one_before_saw(tmp_path: Path) -> None:
+    one, two = (
+        Conductor(Agent(exported(tmp_path, LOG.ensemble, "picks", seed)), LOG.ensemble, CONTRACT) for seed in (10, 11)
+    )
+    before = two.dump()
+    two.load(one.dump())
+    assert two.dump() == before
+
+
+def test_an_agent_is_refused_where_it_cannot_decide(tmp_path: Path) -> None:
+    agent = Agent(exported(tmp_path, LOG.ensemble, "steps"))
+    others = Ensemble(("x", *LOG.ensemble.names[1:]), LOG.ensemble.classes)
+    with pytest.raises(BandmasterError, match=r"was trained for the members m0, m1, m2, m3, not x, m1, .*train one"):
+        Conductor(agent, others, CONTRACT)
+    regression = Ensemble(LOG.ensemble.names, ("value",), task="regression")
+    with pytest.raises(BandmasterError, match=r"was trained for the classes 0, 1, 2, not value"):
+        Conductor(agent, regression, CONTRACT)
+
+
+def test_a_file_that_is_no_agent_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(BandmasterError, match=r"gone\.onnx: cannot be read \(No such file"):
+        Agent(tmp_path / "gone.onnx")
+    (tmp_path / "noise.onnx").write_bytes(b"noise")
+    with pytest.raises(BandmasterError, match=r"noise\.onnx: cannot be loaded as an agent"):
+        Agent(tmp_path / "noise.onnx")
+    path = exported(tmp_path, LOG.ensemble, "steps")
+    model = onnx.load(path)
+    helper.set_model_props(model, {"other": "{}"})
+    onnx.save(model, tmp_path / "plain.onnx")
+    with pytest.raises(BandmasterError, match=r"plain\.onnx: is no agent; train one: bandmaster train"):
+        Agent(tmp_path / "plain.onnx")
+    wider = Ensemble((*LOG.ensemble.names, "m4"), LOG.ensemble.classes)
+    model = onnx.load(exported(tmp_path, wider, "picks"))
+    described = {"algorithm": "ppo", "members": LOG.ensemble.names, "classes": ["0", "1", "2"], "changes": "picks",
+                 "window": 5}  # fmt: skip
+    helper.set_model_props(model, {METADATA: json.dumps(described)})
+    onnx.save(model, tmp_path / "wider.onnx")
+    with pytest.raises(BandmasterError, match=r"wider\.onnx: does not act on what is seen of its ensemble"):
+        Agent(tmp_path / "wider.onnx")
+
+
+def test_steps_add_remove_replace_and_keep_but_never_remove_the_last() -> None:
+    steps, both = Steps(5), np.array([True, True, False, False, False])
+
+    def after(active: np.ndarray, action: int) -> list[bool]:
+        return steps.after(active, np.array([action])).tolist()
+
+    assert after(both, 0) == both.tolist()
+    assert after(both, 3) == [True, True, True, False, False]
+    assert after(both, 6) == [False, True, False, False, False]
+    alone = np.array([True, False, False, False, False])
+    assert after(alone, 6) == alone.tolist()
+    replaced = {tuple(after(alone, action)) for action in range(11, steps.sizes[0])}
+    assert replaced == {tuple(np.eye(5, dtype=bool)[k].tolist()) for k in range(5)}  # by any other one, or kept
+    assert both.tolist() == [True, True, False, False, False]  # what it was given it leaves alone
+
+
+def test_picks_choose_the_whole_ensemble_and_picking_nobody_keeps_it() -> None:
+    picks, both = Picks(3), np.array([True, True, False])
+    assert picks.after(both, np.array([0, 0, 1])).tolist() == [False, False, True]
+    assert picks.after(both, np.array([0, 0, 0])).tolist() == both.tolist()
