@@ -132,7 +132,7 @@ def _trained(scenario: Trained, place: Place, listener: Listener, seeds: int, jo
     config = scenario.read_config()
     (log, *_) = logs_of(scenario, config, place, seeds, listener.line)
     taught, judged = trained.split(scenario, log, config)
-    specs = trained.policies(scenario, taught, config, place, seeds, listener.line)
+    specs = trained.policies(scenario, taught, config, place, seeds, jobs, listener.line)
     bench = build.bench(config, [judged], scenario.traffic.traffic())
     play = Play(windows={"replay": scenario.traffic.last})
     found, times = _play(bench, play, [*scenario.policies, *specs.values()], seeds, jobs, scenario.over_time, listener)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import msgspec
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import bandmaster
 from bandmaster.config import Config
@@ -28,22 +31,31 @@ def split(scenario: Trained, log: RecordedLog, config: Config) -> tuple[Recorded
 
 
 def policies(
-    scenario: Trained, taught: RecordedLog, config: Config, place: Place, seeds: int, told: Callable[[str], None]
+    scenario: Trained,
+    taught: RecordedLog,
+    config: Config,
+    place: Place,
+    seeds: int,
+    jobs: int | None,
+    told: Callable[[str], None],
 ) -> dict[str, str]:
     """What plays each agent, one of its own for each seed, and those above the bandit; by the names of both."""
-    found = {}
-    for name, spec in scenario.agents.items():
-        folder = place.cache / "agents" / _key(scenario, spec, taught, config)
-        for seed in range(seeds):
-            agent = folder / f"{seed}.onnx"
-            if not agent.is_file():
-                told(f"{scenario.id}: {name}, seed {seed}")
-                _train(scenario, spec, taught, config, seed, agent)
-        found[name] = f"agent:{folder}/{{seed}}.onnx"
+    folders = {
+        name: place.cache / "agents" / _key(scenario, spec, taught, config) for name, spec in scenario.agents.items()
+    }
+    tasks = [
+        joblib.delayed(_train)(scenario, scenario.agents[name], taught, config, seed, folder / f"{seed}.onnx")
+        for seed in range(seeds)
+        for name, folder in folders.items()
+        if not (folder / f"{seed}.onnx").is_file()
+    ]
+    for done, line in enumerate(joblib.Parallel(n_jobs=jobs or -1, return_as="generator")(tasks), start=1):
+        told(f"{done}/{len(tasks)} {line}")
+    found = {name: f"agent:{folder}/{{seed}}.onnx" for name, folder in folders.items()}
     return found | {f"{name}+bandit": f"{found[name]}+bandit" for name in scenario.above}
 
 
-def _train(scenario: Trained, spec: AgentSpec, taught: RecordedLog, config: Config, seed: int, agent: Path) -> None:
+def _train(scenario: Trained, spec: AgentSpec, taught: RecordedLog, config: Config, seed: int, agent: Path) -> str:
     training, environment = _extra("training"), _extra("environment")
     source = environment.Recorded(taught, config.contract, scenario.traffic.traffic())
     how = training.Training(
@@ -51,8 +63,21 @@ def _train(scenario: Trained, spec: AgentSpec, taught: RecordedLog, config: Conf
         settings=spec.settings, every=spec.every,
     )  # fmt: skip
     folder = agent.with_suffix("")
-    trained = training.train(*source.split(TUNED_ON), how, folder, lambda step: None, False)
-    trained.replace(agent)
+    looks: list[Any] = []
+    began = time.perf_counter()
+    with threadpool_limits(1):
+        _extra_threads()
+        training.train(*source.split(TUNED_ON), how, folder, looks.append, False).replace(agent)
+    last, took_s = looks[-1], time.perf_counter() - began
+    named = f"{spec.algorithm} by {spec.changes}, seed {seed}"
+    return f"{named}: {last.steps} windows in {took_s:.0f} s, {last.best:.4f} a request"
+
+
+def _extra_threads() -> None:
+    """One thread of torch: other agents are trained on the other cores."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _key(scenario: Trained, spec: AgentSpec, taught: RecordedLog, config: Config) -> str:

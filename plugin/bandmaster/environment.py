@@ -20,7 +20,7 @@ from bandmaster.config.simulation import load_simulation
 from bandmaster.contract import Contract
 from bandmaster.core import FloatArray, IntArray
 from bandmaster.recorded import RecordedLog
-from bandmaster.replay import Traffic, draw
+from bandmaster.replay import Traffic, redraw
 from bandmaster.seen import Seen
 from bandmaster.simulator import Simulation
 from bandmaster.windows import Windows
@@ -64,7 +64,7 @@ class Recorded:
     traffic: Traffic
 
     def log(self, seed: int) -> RecordedLog:
-        return draw(self.whole, self.traffic, seed).log
+        return redraw(self.whole, self.traffic, seed)
 
     def split(self, held_out: float) -> tuple[Recorded, Recorded]:
         """The requests parted by lot, a share of them ``held_out`` in (0, 1), which comes second."""

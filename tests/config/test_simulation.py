@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bandmaster.config import ConfigError
+from bandmaster.config import ConfigError, load
 from bandmaster.config.simulation import load_simulation, simulation_text
 from bandmaster.simulator import ModelRL, Simulation, Timing
 
@@ -101,3 +101,11 @@ def test_what_cannot_be_simulated_is_refused_with_its_place_and_the_fix(
     with pytest.raises(ConfigError) as refused:
         read(tmp_path, written)
     assert any(said in problem for problem in refused.value.problems), refused.value.problems
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLE.parent.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_simulation_that_comes_along_can_be_played(path: Path) -> None:
+    if "\nsimulation:" not in path.read_text():
+        return
+    log = ModelRL(load_simulation(path)).log(seed=0, requests=50)
+    assert log.ensemble.names == tuple(member.name for member in load(path).members)

@@ -13,7 +13,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Course:
     at_h: list[float] = field(default_factory=list)
     figures: dict[str, list[float]] = field(default_factory=dict)
     requests: int = 0
-    failures: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
 
     def look(self, at_h: float, seen: dict[str, float]) -> None:
         self.at_h.append(at_h)
@@ -93,13 +93,14 @@ class Traffic:
         try:
             async with self._session.post("/classify", json={"input_series": [row.tolist()]}) as response:
                 await response.read()
-                good, name = response.status == 200, response.headers.get(HEADER, "")
-        except (aiohttp.ClientError, TimeoutError):
-            good, name = False, ""
+                went, name = str(response.status), response.headers.get(HEADER, "")
+        except (aiohttp.ClientError, TimeoutError) as problem:
+            went, name = type(problem).__name__, ""
         self.took_s.append(time.monotonic() - due)
         self._course.requests += 1
-        self._course.failures += not good
-        if good:
+        if went != "200":
+            self._course.failures[f"/classify {went}"] += 1
+        else:
             self._labels.append((time.monotonic(), {"decision_id": name, "label": CLASSES[LABELS[k]]}))
 
     async def report(self, all_of_them: bool = False) -> None:
@@ -112,10 +113,11 @@ class Traffic:
         try:
             async with self._session.post("/feedback", json=body) as response:
                 await response.read()
-                good = response.status < 400
-        except (aiohttp.ClientError, TimeoutError):
-            good = False
-        self._course.failures += not good
+                went = str(response.status)
+        except (aiohttp.ClientError, TimeoutError) as problem:
+            went = type(problem).__name__
+        if went not in ("200", "202"):
+            self._course.failures[f"/feedback {went}"] += 1
 
     @property
     def waiting(self) -> int:
@@ -201,7 +203,7 @@ def main() -> int:
     asked = parser(__doc__, "minutes", 60).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         course, rate = soaked(asked.minutes, Path(folder), asked.seed, shown=True)
-    print(f"{course.requests} requests at {rate:.0f} a second, {course.failures} failures")
+    print(f"{course.requests} requests at {rate:.0f} a second, failures: {dict(course.failures) or 'none'}")
     found = slopes(course)
     for slope in found:
         print(

@@ -24,7 +24,7 @@ def test_a_short_one_runs_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.faults.soak.PROBING_S", 2.0)
     monkeypatch.setattr("tests.faults.soak.LOOKS_PER_MINUTE", 30)
     found, rate = soaked(0.2, tmp_path)
-    assert found.failures == 0
+    assert not found.failures
     assert found.requests > 0.5 * rate * 12
     assert len(found.figures["worker (MB)"]) >= 4
     assert set(found.figures) == {"p99 (ms)", "worker (MB)", "worker (files)", "learner (MB)", "learner (files)"}

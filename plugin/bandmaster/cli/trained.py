@@ -73,12 +73,12 @@ def train_command(
       bandmaster simulate configs/simulated.yaml --policies constant,bandit,agent:build/train/ppo/agent.onnx
     """
     chosen, traffic = dict(map(_setting, settings)), _traffic(log, order, mix_classes, mix_every, requests)
-    training = _training()
+    environment, training = _extra()
     wanted = training.Training(
         algorithm=algo, window=how["window"], changes=how["changes"], steps=how["steps"], environments=how["envs"],
         every=how["every"], patience=how["patience"], seed=how["seed"], settings=chosen,
     )  # fmt: skip
-    taught, judged = training.environment.source_of(file, log, traffic).split(held_out)
+    taught, judged = environment.source_of(file, log, traffic).split(held_out)
     folder = folder or Path("build/train") / algo
     with _progress(algo, wanted.steps) as told:
         agent = training.train(taught, judged, wanted, folder, told, resume)
@@ -87,14 +87,14 @@ def train_command(
     click.echo(f"{agent}: replay it as agent:{agent}, or name it under policy: agent:")
 
 
-def _training() -> ModuleType:
+def _extra() -> tuple[ModuleType, ModuleType]:
     try:
-        from bandmaster import training  # here: it imports torch
+        from bandmaster import environment, training  # here: it imports torch
     except ModuleNotFoundError as problem:
         if (problem.name or "").partition(".")[0] not in EXTRA:
             raise
         raise BandmasterError(f"train needs {problem.name}: pip install 'bandmaster[rl]'") from None
-    return training
+    return environment, training
 
 
 def _setting(text: str) -> tuple[str, Any]:

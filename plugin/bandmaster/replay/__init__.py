@@ -5,10 +5,10 @@ from bandmaster.replay.hindsight import FixedPlans, fixed_plans
 from bandmaster.replay.playing import MakeParts, Parts, refer, run
 from bandmaster.replay.spread import Spread, processes, ray_cluster
 from bandmaster.replay.trace import Trace, figures_of, profiles_of, trace_frame
-from bandmaster.replay.traffic import Drawn, Mix, Order, Traffic, draw
+from bandmaster.replay.traffic import Drawn, Mix, Order, Traffic, draw, redraw
 
 __all__ = [
     "Bench", "Drawn", "FixedPlans", "MakeParts", "Mix", "Order", "Parts", "Spread", "Step", "Trace", "Traffic",
     "draw", "figures_of", "fixed_plans", "processes", "profiles_of",
-    "ray_cluster", "refer", "replay", "run", "trace_frame",
+    "ray_cluster", "redraw", "refer", "replay", "run", "trace_frame",
 ]  # fmt: skip

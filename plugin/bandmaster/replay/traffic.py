@@ -61,19 +61,23 @@ class Drawn:
 
 def draw(log: RecordedLog, traffic: Traffic, seed: int) -> Drawn:
     """The traffic of one seed; every policy of that seed sees the same."""
-    if traffic.delay is not None:
-        log = replace(log, delay=np.full(len(log), traffic.delay))
-    rng = np.random.default_rng([seed, 0])
-    if traffic.mix is not None:
-        log = _mixed(log, traffic.mix, rng)
-    elif traffic.order == "shuffled":
-        log = log.redrawn(rng.permutation(len(log)))
+    log = redraw(log, traffic, seed)
     reported = np.random.default_rng([seed, 1]).random(len(log)) < traffic.label_share
     after = np.arange(len(log)) + log.delay
     arrivals: list[list[int]] = [[] for _ in range(len(log))]
     for i in np.flatnonzero(reported & log.labelled & (after < len(log))):
         arrivals[after[i]].append(int(i))
     return Drawn(log, tuple(map(tuple, arrivals)))
+
+
+def redraw(log: RecordedLog, traffic: Traffic, seed: int) -> RecordedLog:
+    """The requests of one seed's traffic in their order, whenever labels become known."""
+    if traffic.delay is not None:
+        log = replace(log, delay=np.full(len(log), traffic.delay))
+    rng = np.random.default_rng([seed, 0])
+    if traffic.mix is not None:
+        return _mixed(log, traffic.mix, rng)
+    return log.redrawn(rng.permutation(len(log))) if traffic.order == "shuffled" else log
 
 
 def _mixed(log: RecordedLog, mix: Mix, rng: np.random.Generator) -> RecordedLog:
