@@ -15,7 +15,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras  ## what needs the optional dependencies: Ray, Schemathesis, Atheris, Gymnasium
+test-extras: $(VENV)/.extras  ## what needs the optional dependencies: torch, Gymnasium, Ray, Schemathesis, Atheris
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
