@@ -90,11 +90,11 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
     require_functions(config)
     problems: list[str] = []
     models = {declared.name: _model(declared) for declared in config.members}
+    kept = {name: now.members[name] for name, model in models.items() if now and now.models.get(name) == model}
     members: dict[str, OnnxMember | IsolatedMember] = {}
     for declared in config.members:
         try:
-            same = now is not None and now.models.get(declared.name) == models[declared.name]
-            members[declared.name] = now.members[declared.name] if same and now else _member(declared, config)
+            members[declared.name] = kept.get(declared.name) or _member(declared, config)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first = next(iter(members.values()), None)

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, BoolArray, Ensemble, Experience, IntArray
+from bandmaster.core import NO_ANSWER, BandmasterError, BoolArray, Ensemble, Experience
 from bandmaster.seen import Answered, Watch
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which the request path does not need
@@ -53,7 +53,7 @@ class Conductor:
                 sure=experience.scores.max(axis=2),
                 known=experience.known,
                 labels=answer.labels,
-                truth=_none(len(answer.labels)) if experience.truth is None else experience.truth,
+                truth=np.full_like(answer.labels, NO_ANSWER) if experience.truth is None else experience.truth,
                 latency_s=experience.figures.latency_s[None],
                 energy_j=experience.figures.energy_j[None],
             ),
@@ -85,7 +85,3 @@ class Conductor:
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as problem:
             raise BandmasterError(f"a conductor's snapshot cannot be used: {problem}") from None
         self.active, self.windows = np.array(conducted.active, dtype=np.bool_), conducted.windows
-
-
-def _none(rows: int) -> IntArray:
-    return np.full(rows, -1, dtype=np.int64)

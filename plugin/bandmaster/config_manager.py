@@ -38,7 +38,7 @@ class ConfigManager:
 
     def effective(self) -> Config:
         """What is in force: the user's block with the overlay over it. Raises ``ConfigError`` where that is wrong."""
-        return self._parsed(self.edits.overlay())
+        return with_edits(*self._read(), self.edits.overlay())
 
     def apply(
         self, changes: Mapping[str, Any], author: str, reason: str, predicted: float | None = None
@@ -114,9 +114,10 @@ class ConfigManager:
         self.edits.commit(edit)
         return edit
 
-    def _parsed(self, overlay: Mapping[str, Any]) -> Config:
-        block, source = self._read()
-        return _parse(_over(block, overlay), source) if overlay else config.parse(block, source)
+
+def with_edits(block: Mapping[str, Any], source: Source, overlay: Mapping[str, Any]) -> Config:
+    """The configuration of a block with the overlay over it. Raises ``ConfigError`` where that is wrong."""
+    return _parse(_over(block, overlay), source) if overlay else config.parse(block, source)
 
 
 def _over(block: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,11 @@ def without(plan: Plan, out: Set[str]) -> Plan | None:
     return Plan(tuple(stages), plan.weights, tuple(stop_at[:-1])) if stages else None
 
 
+def side_by_side(ensemble: Ensemble, active: BoolArray) -> str:
+    """The name of the plan that runs the ``active`` members (M,), one at least, all at once."""
+    return "+".join(name for name, on in zip(ensemble.names, active, strict=True) if on)
+
+
 def in_service(text: str, ensemble: Ensemble, out: Sequence[bool]) -> str:
     """The name of what is left of a plan without the members that are ``out`` (M,; empty: nobody); its own where
     nothing is.

@@ -27,7 +27,7 @@ from bandmaster.agents import METADATA, About, Agent
 from bandmaster.core import BandmasterError, BoolArray, FloatArray
 from bandmaster.environment import EnsembleEnv, Source
 from bandmaster.files import write
-from bandmaster.windows import Windows
+from bandmaster.plans import side_by_side
 
 ALGORITHMS: Mapping[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN}
 
@@ -317,24 +317,17 @@ MOST_MEMBERS = 8
 
 def best_constant(source: Source, training: Training) -> tuple[str, float]:
     """The ensemble that, never changed, earns most on the episodes that agents are looked at, and its mean reward."""
-    logs = [source.log(_episode_seed(episode)) for episode in range(training.episodes)]
-    names = logs[0].ensemble.names
-    earned = {}
-    for active in _ensembles(len(names)):
-        played = [_constantly(Windows(log, source.contract, training.window), active) for log in logs]
-        earned["+".join(n for n, on in zip(names, active, strict=True) if on)] = float(np.mean(played))
+    env = EnsembleEnv(source, window=training.window, changes="picks")
+    earned = {
+        side_by_side(env.ensemble, active): played(env, training.episodes, _constantly(active))
+        for active in _ensembles(len(env.ensemble.names))
+    }
     best = max(earned, key=earned.__getitem__)
     return best, earned[best]
 
 
-def _episode_seed(episode: int) -> int:
-    """As ``EnsembleEnv.reset`` draws it."""
-    rng, _ = gymnasium.utils.seeding.np_random(episode)
-    return int(rng.integers(2**31))
-
-
-def _constantly(windows: Windows, active: BoolArray) -> float:
-    return float(np.mean([windows.play(active) for _ in range(len(windows))]))
+def _constantly(active: BoolArray) -> Callable[[FloatArray], BoolArray]:
+    return lambda seen: active
 
 
 def _ensembles(members: int) -> list[BoolArray]:

@@ -11,7 +11,7 @@ import numpy as np
 from bandmaster.contract import Contract
 from bandmaster.core import BandmasterError, BoolArray
 from bandmaster.counterfactual import evaluate, spend
-from bandmaster.plans import Catalogue, compiled
+from bandmaster.plans import compiled, side_by_side
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import figures_of
 from bandmaster.seen import Answered, Seen, Watch
@@ -47,7 +47,7 @@ class Windows:
     def play(self, active: BoolArray) -> float:
         """The mean reward a request of the next window, answered by the ``active`` members (M,), one at least."""
         part = self.log.part(slice(self.at * self.size, (self.at + 1) * self.size))
-        plan = self._plan(active)
+        plan = compiled((side_by_side(self.log.ensemble, active),), self.log.ensemble)
         scores = self.log.scores[part.rows].astype(np.float64)
         weights = np.ones(scores.shape[:2])
         answer = evaluate(plan, scores, np.ones(scores.shape[:2], dtype=np.bool_), weights)
@@ -71,7 +71,3 @@ class Windows:
         self._watch.close(active)
         self.at += 1
         return self.seen().reward
-
-    def _plan(self, active: BoolArray) -> Catalogue:
-        ensemble = self.log.ensemble
-        return compiled(("+".join(n for n, on in zip(ensemble.names, active, strict=True) if on),), ensemble)

@@ -44,7 +44,8 @@ class Asked:
     def bench(self) -> tuple[Config, Bench]:
         """The configuration, and what its policies are compared on."""
         read, bench = read_bench(self.file, self.logs, self.cache)
-        traffic = Traffic(self.order, self.delay, self.label_share, self._mix(len(bench.logs[0])))
+        mix = mix_of(self.order, self.mix_classes, self.mix_every, self.requests, len(bench.logs[0]))
+        traffic = Traffic(self.order, self.delay, self.label_share, mix)
         return read, replace(bench, traffic=traffic)
 
     def play(self, bench: Bench, progress: Callable[[Step], None], trace: Path | None = None) -> Results:
@@ -54,16 +55,6 @@ class Asked:
         )  # fmt: skip
         return results
 
-    def _mix(self, rows: int) -> Mix | None:
-        given = {"--mix-classes": self.mix_classes, "--mix-every": self.mix_every, "--requests": self.requests}
-        if self.order != "mixed":
-            if (flag := next((name for name, value in given.items() if value is not None), None)) is not None:
-                raise BandmasterError(f"{flag}: goes with --order mixed; leave it out, or add that")
-            return None
-        if self.mix_classes is None or self.mix_every is None:
-            raise BandmasterError("--order mixed: needs --mix-classes and --mix-every, as in 5 and 2500")
-        return Mix(self.mix_classes, self.mix_every, self.requests or rows)
-
     def _spread(self) -> Spread[Any]:
         if self.backend == "ray":
             if self.jobs is not None:
@@ -72,6 +63,25 @@ class Asked:
         if self.address is not None:
             raise BandmasterError("--address: goes with --backend ray; leave it out, or add that")
         return processes(self.jobs)
+
+
+def mix_flag(classes: int | None, every: int | None, requests: int | None) -> str | None:
+    """The first option about a mix that was given."""
+    given = {"--mix-classes": classes, "--mix-every": every, "--requests": requests}
+    return next((name for name, value in given.items() if value is not None), None)
+
+
+def mix_of(order: Order, classes: int | None, every: int | None, requests: int | None, otherwise: int) -> Mix | None:
+    """The mix that options ask for, of ``otherwise`` requests where none say how many; ``None`` where the order is
+    another. Raises ``BandmasterError`` where they do not go together.
+    """
+    if order != "mixed":
+        if (flag := mix_flag(classes, every, requests)) is not None:
+            raise BandmasterError(f"{flag}: goes with --order mixed; leave it out, or add that")
+        return None
+    if classes is None or every is None:
+        raise BandmasterError("--order mixed: needs --mix-classes and --mix-every, as in 5 and 2500")
+    return Mix(classes, every, requests or otherwise)
 
 
 def read_bench(file: Path, logs: Sequence[Path], cache: Path | None = None) -> tuple[Config, Bench]:

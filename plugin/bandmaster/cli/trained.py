@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bandmaster.changes import CHANGES
+from bandmaster.cli.played import mix_flag, mix_of
 from bandmaster.core import BandmasterError
-from bandmaster.replay import Mix, Order, Traffic
+from bandmaster.replay import Order, Traffic
 
 if TYPE_CHECKING:
     from bandmaster.training import Progress as Step
@@ -110,17 +111,10 @@ def _setting(text: str) -> tuple[str, Any]:
 def _traffic(
     log: Path | None, order: Order, classes: int | None, every: int | None, requests: int | None
 ) -> Traffic | None:
-    given = {"--mix-classes": classes, "--mix-every": every, "--requests": requests}
-    flag = next((name for name, value in given.items() if value is not None), None)
+    flag = mix_flag(classes, every, requests)
     if log is None and (flag or order == "mixed"):
         raise BandmasterError(f"{flag or '--order'}: goes with --log; what is simulated has phases of its own")
-    if order != "mixed":
-        if flag is not None:
-            raise BandmasterError(f"{flag}: goes with --order mixed; leave it out, or add that")
-        return Traffic("shuffled")
-    if classes is None or every is None:
-        raise BandmasterError("--order mixed: needs --mix-classes and --mix-every, as in 5 and 2500")
-    return Traffic("mixed", mix=Mix(classes, every, requests or 10 * every))
+    return Traffic(order, mix=mix_of(order, classes, every, requests, 10 * (every or 0)))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from _bentoml_sdk import Service
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bandmaster.config import Config, ConfigError, Source, parse, read_block
-from bandmaster.config_manager import ConfigManager, ReadBlock
+from bandmaster.config_manager import ConfigManager, ReadBlock, with_edits
 from bandmaster.journal.places import journal_url, locate
 
 
@@ -113,9 +113,10 @@ def in_force(read: ReadBlock) -> tuple[Config, ConfigManager]:
 
     Raises ``ConfigError`` where one of them cannot be used, or both together.
     """
-    own = placed(parse(*read()))
+    block, source = read()
+    own = placed(parse(block, source))
     manager = ConfigManager(read, locate(own.journal, own.root))
-    return placed(manager.effective()), manager
+    return placed(with_edits(block, source, manager.edits.overlay())), manager
 
 
 def placed(config: Config) -> Config:

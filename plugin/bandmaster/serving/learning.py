@@ -44,7 +44,7 @@ from bandmaster.learner import Learner, profile_figures
 from bandmaster.metrics import NoFigureError
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
-from bandmaster.plans import compiled
+from bandmaster.plans import compiled, side_by_side
 from bandmaster.policies.traditional import ScoringPolicy
 from bandmaster.reporters import Reporters
 from bandmaster.seldom import Seldom
@@ -124,10 +124,14 @@ class LearningLoop:
         )
         return first, second
 
+    def _active(self) -> BoolArray:
+        """Who is in the ensemble by the configuration, (M,)."""
+        return np.array([member.active for member in self._config.members])
+
     def _adopt(self) -> None:
         """Whatever the agent had decided, the configuration says who is in the ensemble."""
         if (conductor := self._learner.manager.conductor) is not None:
-            conductor.adopt(np.array([member.active for member in self._config.members]))
+            conductor.adopt(self._active())
             self._windows = conductor.windows
 
     def keep_up(self, found: tuple[Config, build.Hosted]) -> None:
@@ -316,7 +320,7 @@ class LearningLoop:
         if conductor is None or conductor.windows == self._windows:
             return
         self._windows = conductor.windows
-        now = np.array([member.active for member in self._config.members])
+        now = self._active()
         changed = np.flatnonzero(conductor.active != now)
         if not len(changed):
             return
@@ -334,9 +338,8 @@ class LearningLoop:
 
     def _predicted(self, before: BoolArray, after: BoolArray) -> float:
         """By how much more an ensemble is to earn a request than the one before, by members' recent statistics."""
-        names = self._ensemble.names
-        both = ["+".join(n for n, on in zip(names, active, strict=True) if on) for active in (before, after)]
-        plans = compiled(tuple(both), self._ensemble)
+        both = tuple(side_by_side(self._ensemble, active) for active in (before, after))
+        plans = compiled(both, self._ensemble)
         scoring = ScoringPolicy(plans, self._config.contract, profile_figures(self._ensemble))
         earned = scoring.scores(self._learner.state.statistics())
         return float(earned[1] - earned[0])
