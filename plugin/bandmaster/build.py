@@ -42,8 +42,10 @@ from bandmaster.policies.profiled import ProfiledPolicy
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy, ScoringPolicy
 from bandmaster.policies.vw_alone import VowpalWabbitPolicy
 from bandmaster.recorded import RecordedLog, RecordedMember, RecordedMeter, read_logs
+from bandmaster.rehearsal import Rehearsal
 from bandmaster.replay import Bench, Parts, Traffic
 from bandmaster.rl_manager import RLManager
+from bandmaster.shadows import Shadows
 from bandmaster.simulator import ModelRL, Simulation
 from bandmaster.state import StateManager, Tracking
 from bandmaster.table import Table
@@ -307,7 +309,12 @@ def learner(
     state = StateManager(plans.ensemble, tracking(config), replace(config.probes, aim=aim))
     file, use = conducted(spec, config.seed or 0) if spec else (config.policy.agent, config.policy.use)
     conductor = _conductor(file, use, config, plans) if conducts else None
-    manager = RLManager(policy(use, config, plans, state.belief), rng, conductor, config.benched)
+    compares = spec is None and config.policy.compares
+    shadows = _shadows(conductor, config, plans) if conductor and compares and config.policy.shadows else None
+    chooses = policy(use, config, plans, state.belief)
+    manager = RLManager(chooses, rng, conductor, config.benched, shadows, compares)
+    if conductor and compares:
+        manager.rehearsal = Rehearsal(plans.ensemble, config.contract, chooses, manager.distribution)
     return Learner(plans.ensemble, config.contract, state, manager, guarding)
 
 
@@ -334,6 +341,11 @@ def _conductor(file: Path | None, use: str, config: Config, plans: Catalogue) ->
     if name == "constant" and (plan or config.policy.plan or ALL) != ALL:
         raise BandmasterError(f"policy {use!r}: an agent decides who is in the ensemble; let it play all: constant:all")
     return Conductor(Agent(file), plans.ensemble, config.contract)
+
+
+def _shadows(conductor: Conductor, config: Config, plans: Catalogue) -> Shadows:
+    agents = [Agent(file) for file in config.policy.shadows]
+    return Shadows(agents, plans.ensemble, config.contract, conductor.agent.version)
 
 
 def faults(config: Config, hosted: Hosted, told: Callable[[str, Absence | None], None]) -> Faults:

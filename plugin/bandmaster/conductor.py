@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import NO_ANSWER, BandmasterError, BoolArray, Ensemble, Experience
+from bandmaster.core import NO_ANSWER, BandmasterError, BoolArray, Ensemble, Experience, IntArray
 from bandmaster.seen import Answered, Watch
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which the request path does not need
@@ -45,19 +45,28 @@ class Conductor:
         self.active = active.copy()
 
     def learn(self, experience: Experience) -> None:
-        """Count what came of a request; act where that ends a window."""
-        answer = experience.joined.answer
+        """Count what came of a request; act where that ends a window. What a probe told of others does not count: in
+        training there was none.
+        """
+        out, known = experience.joined.decision.state.out, experience.known
+        known = known & ~np.array(out) if out else known
+        self.count(experience, known, experience.joined.answer.labels, experience.own)
+
+    def count(self, experience: Experience, known: BoolArray, labels: IntArray, earned: float) -> None:
+        """Count a request that was answered by these ``labels`` (n,) and has ``earned`` so much; of members, what is
+        to be ``known`` (n, M).
+        """
         self._watch.add(
             Answered(
                 said=experience.said.label,
                 sure=experience.scores.max(axis=2),
-                known=experience.known,
-                labels=answer.labels,
-                truth=np.full_like(answer.labels, NO_ANSWER) if experience.truth is None else experience.truth,
+                known=known,
+                labels=labels,
+                truth=np.full_like(labels, NO_ANSWER) if experience.truth is None else experience.truth,
                 latency_s=experience.figures.latency_s[None],
                 energy_j=experience.figures.energy_j[None],
             ),
-            experience.own,
+            earned,
             1,
         )
         if self._watch.rewarded == self.agent.about.window:

@@ -58,6 +58,25 @@ class ConfigManager:
             self._require_members(changes, overlay)
             return self._committed(last, as_text(overlay), changes, author, reason, predicted)
 
+    def promote(self, shadow: Path, author: str, reason: str, predicted: float | None = None) -> Edit | None:
+        """Have one of ``policy.shadows``, named by its file, conduct, and the agent that did be a shadow in its place.
+
+        It is the one way in which a policy may change who conducts. Raises ``BandmasterError`` where it is no shadow.
+        """
+        with self.edits.editing() as last:
+            block, source = self._read()
+            policy = _over(block, as_mapping(last.overlay)).get("policy") or {}
+            shadows = config.parse(_over(block, as_mapping(last.overlay)), source).policy.shadows
+            if shadow not in shadows:
+                raise BandmasterError(f"{shadow}: is no shadow of the configuration in force, and cannot be promoted")
+            files = list(policy["shadows"])
+            k = shadows.index(shadow)
+            chosen, files[k] = files[k], policy["agent"]
+            overlay = with_value(as_mapping(last.overlay), ("policy", "agent"), chosen)
+            overlay = with_value(overlay, ("policy", "shadows"), files)
+            changed = ("policy.agent", "policy.shadows")
+            return self._committed(last, as_text(overlay), changed, author, reason, predicted)
+
     def revert(self, version: int, author: str, reason: str = "") -> Edit | None:
         """Have the overlay be what it was at a version, to the byte; 0 is before the first edit. It is one edit more.
 

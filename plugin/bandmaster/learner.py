@@ -61,6 +61,7 @@ class Learned(msgspec.Struct, frozen=True):
     state: dict[str, Any]
     guard: dict[str, Any] | None = None
     conductor: bytes | None = None
+    shadows: bytes | None = None
 
 
 def _read(payload: bytes) -> Learned:
@@ -234,9 +235,9 @@ class Learner:
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
         guard = self.guard.dump() if self.guard else None
-        conductor = self.manager.conductor.dump() if self.manager.conductor else None
+        conductor, shadows = (part.dump() if part else None for part in (self.manager.conductor, self.manager.shadows))
         return msgspec.msgpack.encode(
-            Learned(self._fits, self.manager.policy.dump(), self.state.dump(), guard, conductor)
+            Learned(self._fits, self.manager.policy.dump(), self.state.dump(), guard, conductor, shadows)
         )
 
     def roll_back(self, payload: bytes) -> bytes:
@@ -265,7 +266,9 @@ class Learner:
         self.state.load(learned.state)
         if self.guard is not None and learned.guard is not None:
             self.guard.load(learned.guard)
-        if self.manager.conductor is not None and learned.conductor is not None:
+        if self.manager.conductor is not None and self.manager.shadows is not None:
+            self.manager.shadows.load(learned.shadows, learned.conductor, self.manager.conductor)
+        elif self.manager.conductor is not None and learned.conductor is not None:
             self.manager.conductor.load(learned.conductor)
 
     def reward(self, joined: Joined) -> Reward:

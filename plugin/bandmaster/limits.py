@@ -68,6 +68,14 @@ def fitting(overspent: FloatArray, latency_s: FloatArray, deadline_s: float) -> 
     return Fitting(remain & (latency_s == latency_s[remain].min()), True)
 
 
+def needing(plans: Catalogue, out: tuple[bool, ...]) -> BoolArray:
+    """Which plans (P,) need a member that is ``out`` (M,; empty: nobody), and may not be chosen; none, where all do."""
+    if not out:
+        return np.zeros(len(plans), dtype=np.bool_)
+    needs = (plans.stage_members.any(axis=1) & np.array(out)).any(axis=1)
+    return np.asarray(needs & ~needs.all())
+
+
 def masked(probabilities: FloatArray, fits: BoolArray) -> FloatArray:
     """The distribution (P,) over the plans that fit: renormalised, or even where it gives them (all but) nothing."""
     kept = np.where(fits, probabilities, 0.0)
@@ -149,8 +157,7 @@ class Limiter:
             return None
         plans = compiled(offer.names, self._ensemble)
         ran = plans.stage_members.any(axis=1).astype(np.float64)
-        needs = ran @ np.array(out, dtype=np.float64) > 0.0 if out else np.zeros(len(plans), dtype=np.bool_)
-        overspent = np.where(needs & ~needs.all(), np.inf, -np.inf)
+        overspent = np.where(needing(plans, out), np.inf, -np.inf)
         for spending, each in self._budgets(state, len(request.rows)):
             over = (ran @ each - spending.left(request.at)) / spending.budget.amount
             overspent = np.maximum(overspent, over)

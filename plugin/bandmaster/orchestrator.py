@@ -110,7 +110,7 @@ class Orchestrator:
             rows, lot = len(request.rows), self.manager.lot()
             found = self._admission.admit(plans, probabilities, chosen, state.profile, rows, lot)
             plans, probabilities, chosen, exposure = found.plans, found.probabilities, found.chosen, found.exposure
-        probe_p = 0.0 if busy or not self.manager.policy.probes else state.probe_share
+        probe_p = 0.0 if busy or not self.manager.probes else state.probe_share
         decision = Decision(
             id=self._new_id(request.at),
             at=request.at,
@@ -200,9 +200,12 @@ class Orchestrator:
         return probed
 
     def _left_out(self, decision: Decision, answer: Answer) -> list[str]:
-        """The members in service that have not seen every row."""
+        """The members in service that have not seen every row; where agents are compared, those out of the ensemble,
+        too.
+        """
         complete = {said.name for said in answer.ran if len(said.rows) == len(answer.labels)}
-        return [name for name in self._in_service(self.ensemble.names, decision.state) if name not in complete]
+        state = replace(decision.state, out=self._caller.out) if self.manager.compares else decision.state
+        return [name for name in self._in_service(self.ensemble.names, state) if name not in complete]
 
     def _in_service(self, names: Sequence[str], state: State) -> list[str]:
         """Those that were in service when the request was decided."""

@@ -1,5 +1,5 @@
 """RLManager: runs the policy, checks its distribution, samples from it, and runs the agent that decides who is in the
-ensemble. Nothing else chooses.
+ensemble, with its shadows. Nothing else chooses.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from bandmaster.core import (
     State,
 )
 from bandmaster.limits import masked
+from bandmaster.rehearsal import Rehearsal
+from bandmaster.shadows import Shadows
 
 
 def checked_distribution(probabilities: FloatArray, size: int, who: str) -> FloatArray:
@@ -48,7 +50,9 @@ def either(first: tuple[bool, ...], second: tuple[bool, ...]) -> tuple[bool, ...
 
 
 class RLManager:
-    """Holds what decides for one orchestrator: the policy per request, a ``conductor`` per window, if there is one."""
+    """Holds what decides for one orchestrator: the policy per request, a ``conductor`` per window, if there is one,
+    and its shadows.
+    """
 
     def __init__(
         self,
@@ -56,14 +60,26 @@ class RLManager:
         rng: np.random.Generator,
         conductor: Conductor | None = None,
         benched: tuple[bool, ...] = (),
+        shadows: Shadows | None = None,
+        compares: bool = False,
     ) -> None:
-        """``benched`` (M,; empty: nobody) are out of the ensemble whatever is decided."""
+        """``benched`` (M,; empty: nobody) are out of the ensemble whatever is decided. ``compares`` says whether
+        ensembles are compared, here or where learning goes on: then probes ask those, too, who are out of the ensemble.
+        """
         self.policy, self._rng, self.conductor, self._benched = policy, rng, conductor, benched
+        self.shadows, self.compares = shadows, compares
+        self.rehearsal: Rehearsal | None = None
+        """What compares ensembles here."""
 
     @property
     def out(self) -> tuple[bool, ...]:
         """Who is not in the ensemble, (M,); empty where all are."""
         return either(self._benched, self.conductor.out if self.conductor else ())
+
+    @property
+    def probes(self) -> bool:
+        """Whether anybody learns from probes."""
+        return self.policy.probes or self.compares
 
     def choose(self, state: State) -> tuple[Offer, FloatArray, int]:
         """The plans on offer, the distribution over them and the index sampled from it."""
@@ -92,9 +108,15 @@ class RLManager:
 
     def forget(self, decision_id: str) -> bool:
         """Have the policy keep no single probe of this decision; whether it did."""
+        if self.rehearsal is not None:
+            self.rehearsal.forget(decision_id)
         return isinstance(self.policy, Noticing) and self.policy.forget(decision_id)
 
     def learn(self, experience: Experience) -> None:
+        if self.rehearsal is not None:
+            self.rehearsal.learn(experience)
+            if self.shadows is not None:
+                self.shadows.learn(experience, self.rehearsal)
         self.policy.learn(experience)
         if self.conductor is not None:
             self.conductor.learn(experience)

@@ -150,6 +150,10 @@ APPENDED = [
     ("policy: {use: exp4, experts: [scoring, exp4]}", "policy.experts[1]: exp4 is no expert; write one of bandit, c"),
     ("policy: {use: exp4, experts: [bandit, bandit]}", "policy.experts[1]: bandit stands twice; keep one of them"),
     ("policy: {use: exp4, experts: [bandit, constant:mlp]}", "policy.experts[1]: plan 'mlp': no member 'mlp'"),
+    ("policy: {shadows: [linear.onnx]}", "policy.shadows: [linear.onnx] have nobody to be compared with; name the"),
+    ("policy: {promote: true}", "policy.promote: true has nobody to promote; name agents under shadows:, or remove it"),
+    ("policy: {promote: 1}", "policy.promote: 1 is neither true nor false; write one of them"),
+    ("policy: {gate: 0.01}", "policy.gate: 0.01 is for what an agent edits; name one, as in agent: ppo.onnx, or rem"),
     ("probes: {share: -0.1}", "probes.share: -0.1 is outside [0, 1]; write a number inside"),
     ("probes: {share: 2 %}", "probes.share: 2 % is text, not a number; write a number in [0, 1]"),
     ("drift: {detector: kswin}", "drift.detector: kswin is no choice here; write adwin"),
@@ -199,6 +203,22 @@ def test_each_setting_is_checked(tmp_path: Path, new: str, text: str) -> None:
     found = problems(tmp_path, f"{GOOD}    {new}\n")
     assert found[0].startswith(f"bentofile.yaml:11: {O}.{text}")
     assert len(found) == (2 if new == "classes: [yes, no]" else 1)
+
+
+@pytest.mark.parametrize(
+    ("new", "text"),
+    [
+        ("shadows: b.onnx", "shadows: b.onnx is not a list of at least one; write a list of agents' files, as in"),
+        ("shadows: [gone.onnx]", "shadows[0]: gone.onnx is no file; put the model there or correct the path"),
+        ("shadows: [b.onnx, a.onnx]", "shadows[1]: a.onnx stands twice; keep one of them"),
+        ("gate: 2", "gate: 2 is outside [0, 1]; write a number inside"),
+    ],
+)
+def test_what_an_agent_is_compared_with_is_checked(tmp_path: Path, new: str, text: str) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).touch()
+    (found,) = problems(tmp_path, f"{GOOD}    policy: {{agent: a.onnx, {new}}}\n")
+    assert found.startswith(f"bentofile.yaml:11: {O}.policy.{text}")
 
 
 MEMBERS = [

@@ -19,8 +19,8 @@ from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.live import Made
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
-from tests.serving.tiny import CLASSES, LABELS, ROWS, block, made_of, models, project
-from tests.unit.test_conductor import WINDOW, exported
+from tests.serving.tiny import CLASSES, LABELS, POISON, ROWS, block, made_of, models, project
+from tests.unit.test_conductor import WINDOW, always, exported
 
 NAMES = ("linear", "tree", "bayes", "fragile")
 
@@ -247,6 +247,65 @@ def test_an_agent_edits_the_configuration_window_by_window(running: Callable[...
     assert conductor is not None
     assert conductor.windows == 3
     assert tuple(not on for on in conductor.active) == (service.edits.effective().benched or (False,) * 4)
+
+
+def test_a_shadow_that_is_surely_better_takes_the_agents_place(running: Callable[..., Running], tmp_path: Path) -> None:
+    bad, good = (always(tmp_path, Ensemble(NAMES, CLASSES), name, window=10) for name in ("fragile", "linear"))
+    policy = {"use": "constant", "agent": bad.name, "shadows": [good.name], "promote": True}
+    service = running(policy=policy, probes={"share": 0.5, "adapt": False})
+    rows = ROWS.copy()
+    rows[::2, 0] = POISON + 1.0  # what fragile fails at
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+
+        async def script(worker: Worker) -> list[Decision]:
+            await worker.keep_up()
+            return await asked(worker, rows[chosen])  # noqa: B023 - it is awaited here
+
+        chosen = rng.integers(len(rows), size=40)
+        service.settle(service.work(script), LABELS[chosen])
+        service.learner_keeps_up()
+        if service.edits.effective().policy.agent == good:
+            break
+    else:
+        raise AssertionError(service.loop.state().agent)
+    assert service.edits.effective().policy.shadows == (bad,)
+    edit = service.edits.edits.history()[-1]
+    page = service.loop.state().agent
+    assert page is not None
+    assert edit.author == f"policy:{page.agent}"
+    assert edit.reason.startswith(f"surely better than {page.shadows[0].agent}: at least 0.")
+    assert {change.path for change in edit.changes} == {"policy.agent", "policy.shadows"}
+    assert page.windows > 0  # what it saw in the shadow stays with it
+    assert page.shadows[0].requests == 0  # against this one nothing is known of the other
+    service.edits.promote(bad, "cli:me", "back")
+    assert service.edits.effective().policy.agent == bad
+    with pytest.raises(BandmasterError, match="is no shadow of the configuration in force"):
+        service.edits.promote(bad, "cli:me", "again")
+
+
+def test_a_gate_lets_no_edit_into_force_that_may_cost_too_much(tmp_path: Path) -> None:
+    """Fragile alone is right on a third; linear alone is as good as all together, and faster."""
+    for name, better in (("fragile", False), ("linear", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        agent = always(folder, Ensemble(NAMES, CLASSES), name)
+        policy = {"use": "constant", "agent": agent.name, "gate": 0.01}
+        service = Running(folder, policy=policy, probes={"share": 1.0, "adapt": False})
+        for start in range(0, 3 * WINDOW, WINDOW):
+
+            async def script(worker: Worker) -> list[Decision]:
+                await worker.keep_up()
+                return await asked(worker, ROWS[start : start + WINDOW])  # noqa: B023 - it is awaited here
+
+            service.settle(service.work(script), LABELS[start : start + WINDOW])
+            service.learner_keeps_up()
+        page, edits = service.loop.state().agent, service.edits.edits.history()
+        service.loop.close()
+        assert page is not None
+        assert bool(edits) == better
+        assert page.refused == (0 if better else 3)
+        assert all(edit.predicted is not None and edit.predicted > 0.0 for edit in edits)
 
 
 def test_an_agent_that_was_trained_for_others_is_refused_at_start(tmp_path: Path) -> None:

@@ -34,11 +34,25 @@ def usual(ensemble: Ensemble) -> np.ndarray:
 
 def exported(folder: Path, ensemble: Ensemble, changes: str, seed: int = 0) -> Path:
     """An agent with random weights, as training exports them: its actions depend on all that it sees."""
-    members, classes = len(ensemble.names), len(ensemble.classes)
-    sizes, rng = CHANGES[changes](members).sizes, np.random.default_rng(seed)
-    size = Seen.size(members, classes)
+    sizes, rng = CHANGES[changes](len(ensemble.names)).sizes, np.random.default_rng(seed)
+    size = Seen.size(len(ensemble.names), len(ensemble.classes))
     weights = rng.standard_normal((size, sum(sizes))).astype(np.float32)
     bias = rng.standard_normal(sum(sizes)).astype(np.float32) - weights.T @ usual(ensemble)
+    return written(folder / f"{changes}{seed}.onnx", ensemble, changes, weights, bias)
+
+
+def always(folder: Path, ensemble: Ensemble, *members: str, window: int = WINDOW) -> Path:
+    """An agent that wants these members, whatever it sees."""
+    wanted = np.array([(0.0, 1.0) if name in members else (1.0, 0.0) for name in ensemble.names], dtype=np.float32)
+    weights = np.zeros((Seen.size(len(ensemble.names), len(ensemble.classes)), wanted.size), dtype=np.float32)
+    return written(folder / f"always_{'_'.join(members)}.onnx", ensemble, "picks", weights, wanted.ravel(), window)
+
+
+def written(
+    path: Path, ensemble: Ensemble, changes: str, weights: np.ndarray, bias: np.ndarray, window: int = WINDOW
+) -> Path:
+    """An agent that prefers the actions with the greatest ``observation @ weights + bias``."""
+    sizes, size = CHANGES[changes](len(ensemble.names)).sizes, len(weights)
     constants = [
         helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel()),
         helper.make_tensor("bias", TensorProto.FLOAT, bias.shape, bias.ravel()),
@@ -64,10 +78,9 @@ def exported(folder: Path, ensemble: Ensemble, changes: str, seed: int = 0) -> P
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     about = {
         "algorithm": "ppo", "members": ensemble.names, "classes": [str(c) for c in ensemble.classes],
-        "changes": changes, "window": WINDOW, "steps": 7,
+        "changes": changes, "window": window, "steps": 7,
     }  # fmt: skip
     helper.set_model_props(model, {METADATA: json.dumps(about)})
-    path = folder / f"{changes}{seed}.onnx"
     onnx.save(model, path)
     return path
 

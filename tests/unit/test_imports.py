@@ -20,7 +20,7 @@ ROOMS = [
     ],
     [
         *("members", "policies", "journal", "drift", "power", "meter", "pin", "regimes", "state", "value_planner"),
-        *("agents", "conductor", "edits"),
+        *("agents", "conductor", "rehearsal", "shadows", "edits"),
         *(
             "table",
             "answers",

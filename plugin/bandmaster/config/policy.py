@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from bandmaster.config.members import onnx_path
 from bandmaster.config.plans import plan_name
 from bandmaster.config.records import POLICIES, PolicyConfig
-from bandmaster.config.values import choice_of, fields_of, integer_of, items_of, number_of
+from bandmaster.config.values import choice_of, fields_of, flag_of, integer_of, items_of, number_of
 from bandmaster.plans import ALL
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
 from bandmaster.yaml_reader import At
 
+KEYS = ("use", "explore", "plan", "experts", "agent", "shadows", "promote", "gate")
+
 
 def read_policy(at: At | None, members: tuple[str, ...], root: Path) -> PolicyConfig:
     """``root`` is the folder that the agent's path starts from and may not leave."""
-    get, default = fields_of(at, ("use", "explore", "plan", "experts", "agent")).get, PolicyConfig()
+    get, default = fields_of(at, KEYS).get, PolicyConfig()
     use, plan, experts = choice_of(get("use"), default.use, POLICIES), get("plan"), get("experts")
     if plan and use != "constant":
         plan.refuse("is for the constant policy only; remove it or write use: constant")
@@ -26,7 +29,38 @@ def read_policy(at: At | None, members: tuple[str, ...], root: Path) -> PolicyCo
     if plan and named not in (None, ALL) and get("agent"):
         plan.refuse(f"leaves the agent nobody to choose; write plan: {ALL}, and it decides who that is")
     agent = onnx_path(at, root) if (at := get("agent")) else None
-    return PolicyConfig(use, _explore(get("explore"), use), named, _experts(experts, members), agent)
+    explore, weighed = _explore(get("explore"), use), _experts(experts, members)
+    return PolicyConfig(use, explore, named, weighed, agent, *_compared(get, agent, root))
+
+
+def _compared(
+    get: Callable[[str], At | None], agent: Path | None, root: Path
+) -> tuple[tuple[Path, ...], bool, float | None]:
+    """An agent's shadows, whether they are promoted, and its gate."""
+    shadows, promote, gate = get("shadows"), get("promote"), get("gate")
+    others, promotes, most = tuple[Path, ...](), flag_of(promote, False), None
+    if shadows and not get("agent"):
+        shadows.refuse("have nobody to be compared with; name the agent that conducts, as in agent: ppo.onnx")
+    elif shadows:
+        others = _shadows(shadows, agent, root)
+    if promote and promotes and not shadows:
+        promote.refuse("has nobody to promote; name agents under shadows:, or remove it")
+    if gate and not get("agent"):
+        gate.refuse("is for what an agent edits; name one, as in agent: ppo.onnx, or remove it")
+    elif gate:
+        most = number_of(gate, 0.0, 0, 1)
+    return others, promotes, most
+
+
+def _shadows(at: At, agent: Path | None, root: Path) -> tuple[Path, ...]:
+    found = list[Path]()
+    for item in items_of(at, "write a list of agents' files, as in [a2c.onnx, dqn.onnx]"):
+        path = onnx_path(item, root)
+        if path is not None and path in (agent, *found):
+            item.refuse("stands twice; keep one of them")
+        elif path is not None:
+            found.append(path)
+    return tuple(found)
 
 
 def _explore(at: At | None, use: str) -> Exploration:

@@ -70,7 +70,9 @@ class PlansConfig:
 class PolicyConfig:
     """Who chooses. ``explore`` is for bandit and vw; ``plan`` names the constant policy's plan; ``experts`` are the
     policies that exp4 weighs, as ``--policies`` names them: none for every member alone. The ``agent`` in that file, if
-    one is named, decides per window who is in the ensemble.
+    one is named, decides per window who is in the ensemble; its ``shadows`` decide as if they did, and with ``promote``
+    one that is surely better takes its place. Where there is a ``gate``, no edit of an agent's comes into force that
+    may cost more reward a request than that.
     """
 
     use: str = "bandit"
@@ -78,6 +80,14 @@ class PolicyConfig:
     plan: str | None = None
     experts: tuple[str, ...] = ()
     agent: Path | None = None
+    shadows: tuple[Path, ...] = ()
+    promote: bool = False
+    gate: float | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Whether probes have to tell of members, too, who are out of the ensemble."""
+        return bool(self.shadows) or self.gate is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from _bentoml_sdk import Service
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build
+from bandmaster.conductor import Conductor
 from bandmaster.config import Config
 from bandmaster.config_manager import POLICY
 from bandmaster.core import (
@@ -47,6 +48,7 @@ from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
 from bandmaster.plans import compiled, side_by_side
 from bandmaster.policies.traditional import ScoringPolicy
+from bandmaster.rehearsal import NEEDED
 from bandmaster.reporters import Reporters
 from bandmaster.seldom import Seldom
 from bandmaster.serving.live import Live, Made
@@ -55,6 +57,7 @@ from bandmaster.serving.pages import (
     Receipt,
     Report,
     StatePage,
+    agent_page,
     guard_page,
     label_mix,
     member_pages,
@@ -109,7 +112,7 @@ class LearningLoop:
         self._journal.take_over()
         self._learner, self._spare = self._learners()
         self._version = 0
-        self._unfit, self._windows = False, 0
+        self._unfit, self._windows, self._refused = False, 0, 0
         self._golden: deque[State] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = None if ensemble.regression else Reporters()
@@ -321,24 +324,63 @@ class LearningLoop:
         if conductor is None or conductor.windows == self._windows:
             return
         self._windows = conductor.windows
+        if self._promote(conductor):
+            return
         now = self._active()
         changed = np.flatnonzero(conductor.active != now)
         if not len(changed):
             return
         names = self._ensemble.names
+        predicted, why = self._predicted(now, conductor.active)
+        if why is not None:
+            self._refused += 1
+            _log.info("window %d: the agent's choice is not put into force: %s", conductor.windows, why)
+            conductor.adopt(now)
+            return
         try:
             self._manager.apply(
                 {f"members.{names[m]}.active": bool(conductor.active[m]) for m in changed},
                 author=f"{POLICY}{conductor.agent.version}",
                 reason=f"window {conductor.windows} of {conductor.agent.about.window} requests",
-                predicted=self._predicted(now, conductor.active),
+                predicted=predicted,
             )
         except BandmasterError as problem:
             _log.warning("the agent's choice is not put into force: %s", problem)
             conductor.adopt(now)
 
-    def _predicted(self, before: BoolArray, after: BoolArray) -> float:
-        """By how much more an ensemble is to earn a request than the one before, by members' recent statistics."""
+    def _promote(self, conductor: Conductor) -> bool:
+        """Edit into the configuration that a shadow conducts which surely is better, where that is wanted."""
+        shadows = self._learner.manager.shadows
+        if shadows is None or not self._config.policy.promote or (shadow := shadows.better()) is None:
+            return False
+        version, gain = shadow.conductor.agent.version, shadow.gain
+        file = self._config.policy.shadows[shadows.each.index(shadow)]
+        least = f"at least {shadows.least(shadow):.4f} a request, over {gain.requests} requests"
+        try:
+            self._manager.promote(
+                file, f"{POLICY}{version}", f"surely better than {conductor.agent.version}: {least}", gain.mean
+            )
+        except BandmasterError as problem:
+            _log.warning("%s is not promoted: %s", version, problem)
+            return False
+        return True
+
+    def _predicted(self, before: BoolArray, after: BoolArray) -> tuple[float, str | None]:
+        """By how much more an ensemble is to earn a request than the one before; and why it may not take its place,
+        where it may not. Known from requests of late if there are any that tell, else by members' statistics.
+        """
+        gate, rehearsal = self._config.policy.gate, self._learner.manager.rehearsal
+        outs = (tuple((~active).tolist()) for active in (before, after))
+        found = rehearsal.compare(*outs) if rehearsal is not None else None
+        if found is not None:
+            (low, high), why = found.interval, None
+            if gate is not None and low < -gate:
+                why = f"it gains {found.mean:+.4f} [{low:.4f}, {high:.4f}] on {found.requests} requests; gate: {gate:g}"
+            return found.mean, why
+        why = None if gate is None else f"fewer than {NEEDED} requests were probed that tell what it would earn"
+        return self._by_statistics(before, after), why
+
+    def _by_statistics(self, before: BoolArray, after: BoolArray) -> float:
         both = tuple(side_by_side(self._ensemble, active) for active in (before, after))
         plans = compiled(both, self._ensemble)
         scoring = ScoringPolicy(plans, self._config.contract, profile_figures(self._ensemble))
@@ -396,6 +438,7 @@ class LearningLoop:
             sources=self._reporters.standings() if self._reporters else [],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events(last=50)],
             guard=guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
+            agent=agent_page(self._learner.manager, self._refused),
             config=self.live.page(),
         )
 

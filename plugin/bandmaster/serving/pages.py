@@ -9,6 +9,8 @@ import pydantic
 from bandmaster.core import Ensemble, FloatArray, MemberStatistics
 from bandmaster.guard import Guard
 from bandmaster.reporters import Standing
+from bandmaster.rl_manager import RLManager
+from bandmaster.shadows import Shadow
 
 
 class Report(pydantic.BaseModel):
@@ -69,6 +71,31 @@ class GuardPage(pydantic.BaseModel):
     enough: bool
 
 
+class ShadowPage(pydantic.BaseModel):
+    """An agent that does not conduct, after so many ``windows``: by how much more its ensembles would have earned a
+    request than those in force, give or take a ``margin`` (95 % for all shadows together, at every moment; ``None``
+    before it is known), of so many ``requests``; and the ``members`` that it would have now.
+    """
+
+    agent: str
+    windows: int
+    requests: int
+    gain: float
+    margin: float | None
+    members: list[str]
+
+
+class AgentPage(pydantic.BaseModel):
+    """The agent that conducts, after so many ``windows``; how many of its edits the gate has ``refused`` since the
+    learner started; and its shadows.
+    """
+
+    agent: str
+    windows: int
+    refused: int
+    shadows: list[ShadowPage]
+
+
 class ConfigPage(pydantic.BaseModel):
     """Which ``version`` of the overlay a process serves by, a ``digest`` of all that it serves by, and why by nothing
     newer, where that cannot be used.
@@ -96,6 +123,7 @@ class StatePage(pydantic.BaseModel):
     sources: list[Standing]
     drift: list[EventPage]
     guard: GuardPage | None
+    agent: AgentPage | None
     config: ConfigPage
 
 
@@ -119,6 +147,27 @@ def guard_page(guard: Guard, pinned: str | None) -> GuardPage:
         gain=gain.mean,
         margin=margin if math.isfinite(margin) else None,
         enough=gain.mean - margin > -allowance.per_request,
+    )
+
+
+def agent_page(manager: RLManager, refused: int) -> AgentPage | None:
+    """``None`` where no agent conducts."""
+    conductor, shadows = manager.conductor, manager.shadows
+    if conductor is None:
+        return None
+    pages = [shadow_page(shadow, shadows.margin(shadow)) for shadow in shadows.each] if shadows else []
+    return AgentPage(agent=conductor.agent.version, windows=conductor.windows, refused=refused, shadows=pages)
+
+
+def shadow_page(shadow: Shadow, margin: float) -> ShadowPage:
+    conductor, gain = shadow.conductor, shadow.gain
+    return ShadowPage(
+        agent=conductor.agent.version,
+        windows=conductor.windows,
+        requests=gain.requests,
+        gain=gain.mean,
+        margin=margin if math.isfinite(margin) else None,
+        members=[n for n, on in zip(conductor.agent.about.members, conductor.active, strict=True) if on],
     )
 
 

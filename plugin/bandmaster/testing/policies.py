@@ -121,7 +121,12 @@ def sample_orchestrator(
     return Orchestrator(
         ensemble=log.ensemble,
         state=learner.state,
-        manager=RLManager(learner.manager.policy, np.random.default_rng(seed), learner.manager.conductor),
+        manager=RLManager(
+            learner.manager.policy,
+            np.random.default_rng(seed),
+            learner.manager.conductor,
+            compares=learner.manager.compares,
+        ),
         caller=Caller(members, meter or RecordedMeter(log), faults=faults),
         recorder=journal,
         new_id=lambda at: str(next(count)),

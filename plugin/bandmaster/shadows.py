@@ -1,0 +1,131 @@
+"""Shadows: agents that do not conduct, but decide as if they did; and what would have been gained by each."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from bandmaster.conductor import Conductor
+from bandmaster.contract import Contract
+from bandmaster.core import BandmasterError, Ensemble, Experience
+from bandmaster.counterfactual import evaluate
+from bandmaster.ledger import Gain
+from bandmaster.plans import compiled, side_by_side
+from bandmaster.rehearsal import Out, Rehearsal, known_p
+
+if TYPE_CHECKING:  # it imports ONNX Runtime, which the request path does not need
+    from bandmaster.agents import Agent
+
+KEPT = 100
+"""So many of a shadow's newest ensembles are kept: a request is judged by the one of when it was decided."""
+
+RISK = 0.05
+"""How probable it may be, ever, that some shadow is held to be better that is not."""
+
+
+class Shadow:
+    """One agent. It learns of requests of which every member's answer is known, as a probe makes it; a window is as
+    many of those as it was trained with.
+    """
+
+    def __init__(self, agent: Agent, ensemble: Ensemble, contract: Contract) -> None:
+        """Raises ``BandmasterError`` where the agent was trained for another ensemble."""
+        self.conductor, self.gain, self._ensemble = Conductor(agent, ensemble, contract), Gain(), ensemble
+        self._acted: deque[tuple[float, Out]] = deque([(-math.inf, self.conductor.out)], maxlen=KEPT)
+
+    def out_at(self, at: float) -> Out:
+        """Who was not in its ensemble at a time (Unix s)."""
+        return next((out for since, out in reversed(self._acted) if since <= at), self._acted[0][1])
+
+    def learn(self, experience: Experience, earned: float) -> None:
+        """Learn of a request whose members' answers are all known, on which its ensemble would have ``earned`` that."""
+        active, windows = self.conductor.active, self.conductor.windows
+        plan = compiled((side_by_side(self._ensemble, active),), self._ensemble)
+        scores, known = experience.scores, experience.known
+        labels = evaluate(plan, scores, known, np.ones(len(active)), experience.evidence).labels[:, 0]
+        self.conductor.count(experience, np.broadcast_to(active, known.shape), labels, earned)
+        if self.conductor.windows > windows:
+            self._acted.append((experience.joined.outcome.at, self.conductor.out))
+
+    def dump(self) -> dict[str, Any]:
+        return {"conductor": self.conductor.dump(), "gain": self.gain.dump(), "acted": list(self._acted)}
+
+    def load(self, dumped: Mapping[str, Any]) -> None:
+        """Restore what ``dump`` gave, but for what the agent saw. Raises ``KeyError``, ``TypeError`` or ``ValueError``
+        on anything else.
+        """
+        self.gain.load(dumped["gain"])
+        self._acted = deque(((float(since), tuple(out)) for since, out in dumped["acted"]), maxlen=KEPT)
+
+
+class Shadows:
+    """The shadows of an agent that conducts. What each would have gained against it is known from labelled requests
+    that were probed, each weighed by how improbable that was.
+    """
+
+    def __init__(self, agents: Sequence[Agent], ensemble: Ensemble, contract: Contract, against: str) -> None:
+        """One agent at least; ``against`` is the version of the one that conducts."""
+        self.each = tuple(Shadow(agent, ensemble, contract) for agent in agents)
+        self._against = against
+
+    def learn(self, experience: Experience, rehearsal: Rehearsal) -> None:
+        """Learn of one request, before the policy does; of one without labels there is nothing to learn."""
+        if experience.joined.outcome.labels is None or not (p := known_p(experience)):
+            return
+        if not experience.known.all():  # it was not probed, or a member was out of service
+            for shadow in self.each:
+                shadow.gain.add(math.nan, p)
+            return
+
+        @cache
+        def earned(out: Out) -> float:
+            return rehearsal.earned(experience, out)
+
+        decision = experience.joined.decision
+        for shadow in self.each:
+            gained, own = earned(shadow.out_at(decision.at)) - earned(decision.state.out), earned(shadow.conductor.out)
+            if not math.isnan(gained + own):
+                shadow.gain.add(gained, p)
+                shadow.learn(experience, own)
+
+    def better(self) -> Shadow | None:
+        """The one that surely would have earned more, by most; ``None`` where none surely would."""
+        best = max(self.each, key=self.least)
+        return best if self.least(best) > 0.0 else None
+
+    def least(self, shadow: Shadow) -> float:
+        """What it would have gained at least, a request; minus infinity while too little is known."""
+        return shadow.gain.mean - self.margin(shadow)
+
+    def margin(self, shadow: Shadow) -> float:
+        """What its mean gain may be off by, but with probability ``RISK`` for all shadows together."""
+        return shadow.gain.margin(RISK / len(self.each))
+
+    def dump(self) -> bytes:
+        return msgspec.msgpack.encode((self._against, {s.conductor.agent.version: s.dump() for s in self.each}))
+
+    def load(self, snapshot: bytes | None, conducted: bytes | None, conductor: Conductor) -> None:
+        """Restore what ``dump`` gave, and what the agent saw that ``conducted`` then; both may have changed places
+        since, or be others. Where another conducts now, gains begin anew.
+
+        Raises ``BandmasterError`` for what cannot be read.
+        """
+        try:
+            against, dumped = "", dict[str, Any]()
+            if snapshot is not None:
+                against, dumped = msgspec.msgpack.decode(snapshot, type=tuple[str, dict[str, Any]])
+            saw = [own["conductor"] for own in dumped.values()] + ([] if conducted is None else [conducted])
+            for agent in (conductor, *(shadow.conductor for shadow in self.each)):
+                for bytes_ in saw:
+                    agent.load(bytes_)  # nothing, where they are another's
+            for shadow in self.each if against == self._against else ():
+                if (own := dumped.get(shadow.conductor.agent.version)) is not None:
+                    shadow.load(own)
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as problem:
+            raise BandmasterError(f"a snapshot of shadows cannot be used: {problem}") from None
