@@ -292,13 +292,13 @@ def test_a_gate_lets_no_edit_into_force_that_may_cost_too_much(tmp_path: Path) -
         agent = always(folder, Ensemble(NAMES, CLASSES), name)
         policy = {"use": "constant", "agent": agent.name, "gate": 0.01}
         service = Running(folder, policy=policy, probes={"share": 1.0, "adapt": False})
-        for start in range(0, 3 * WINDOW, WINDOW):
+        for chosen in np.random.default_rng(0).permutation(len(ROWS))[: 3 * WINDOW].reshape(3, WINDOW):
 
             async def script(worker: Worker) -> list[Decision]:
                 await worker.keep_up()
-                return await asked(worker, ROWS[start : start + WINDOW])  # noqa: B023 - it is awaited here
+                return await asked(worker, ROWS[chosen])  # noqa: B023 - it is awaited here
 
-            service.settle(service.work(script), LABELS[start : start + WINDOW])
+            service.settle(service.work(script), LABELS[chosen])
             service.learner_keeps_up()
         page, edits = service.loop.state().agent, service.edits.edits.history()
         service.loop.close()
