@@ -36,7 +36,12 @@ class Shadow:
 
     def __init__(self, agent: Agent, ensemble: Ensemble, contract: Contract) -> None:
         """Raises ``BandmasterError`` where the agent was trained for another ensemble."""
-        self.conductor, self.gain, self._ensemble = Conductor(agent, ensemble, contract), Gain(), ensemble
+        self.conductor, self._ensemble = Conductor(agent, ensemble, contract), ensemble
+        self.begin()
+
+    def begin(self) -> None:
+        """Gain nothing yet, with the ensemble that it has now."""
+        self.gain = Gain()
         self._acted: deque[tuple[float, Out]] = deque([(-math.inf, self.conductor.out)], maxlen=KEPT)
 
     def out_at(self, at: float) -> Out:
@@ -124,8 +129,11 @@ class Shadows:
             for agent in (conductor, *(shadow.conductor for shadow in self.each)):
                 for bytes_ in saw:
                     agent.load(bytes_)  # nothing, where they are another's
-            for shadow in self.each if against == self._against else ():
-                if (own := dumped.get(shadow.conductor.agent.version)) is not None:
+            for shadow in self.each:
+                own = dumped.get(shadow.conductor.agent.version)
+                if own is not None and against == self._against:
                     shadow.load(own)
+                else:
+                    shadow.begin()
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as problem:
             raise BandmasterError(f"a snapshot of shadows cannot be used: {problem}") from None

@@ -145,6 +145,7 @@ def test_a_snapshot_goes_on_and_agents_that_change_places_keep_what_they_saw(tmp
         shadows_of(made).each[1].conductor.dump(), made.manager.conductor.dump(),
     ]  # fmt: skip
     assert all(s.gain.requests == 0 for s in shadows_of(swapped).each)  # another conducts
+    assert all(s.out_at(np.inf) == s.conductor.out for s in shadows_of(swapped).each)
 
 
 def test_a_shadow_that_was_trained_for_others_is_refused(tmp_path: Path) -> None:
