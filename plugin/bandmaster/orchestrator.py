@@ -242,6 +242,8 @@ class Orchestrator:
         stand_ins = self._caller.faults is not None
         if stand_ins and all(reply.scores is None for reply in said):
             said += self._stand_ins(said, decision, request, due)
+            if said[-1].scores is None:
+                said = self._asked_again(said, request)
             combined = combined if (last := said[-1].scores) is None else last
         # Where every member fails it is the request's fault, or nobody is there to take another's place.
         down = stand_ins and len(said) == len(ensemble.names) and all(reply.error is not None for reply in said)
@@ -282,6 +284,26 @@ class Orchestrator:
             until = self._caller.later(due, 2.0 * float(latency[i]) * len(every))
             (reply,) = self._caller.call([names[i]], request.rows, every, until)
             said.append(replace(reply, teaches=reply.teaches and reply.error is not None))
+            if reply.scores is not None:
+                break
+        return said
+
+    def _asked_again(self, failed: Sequence[MemberAnswer], request: Request) -> list[MemberAnswer]:
+        """The same replies, but of members that were cut short for want of the request's time: each is asked again, for
+        as long as it may take at all, until one answers. A late answer is better than none.
+        """
+        every, said = np.arange(len(request.rows)), list(failed)
+        for hurried in [reply for reply in failed if not reply.teaches]:
+            (reply,) = self._caller.call([hurried.name], request.rows, every)
+            said.remove(hurried)
+            said.append(
+                replace(
+                    reply,
+                    latency_s=hurried.latency_s + reply.latency_s,
+                    energy_j=hurried.energy_j + reply.energy_j,
+                    teaches=reply.teaches and reply.error is not None,
+                )
+            )
             if reply.scores is not None:
                 break
         return said

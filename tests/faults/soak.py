@@ -39,6 +39,7 @@ SHARE = 0.7
 PROBING_S, CALLERS = 20.0, 4
 LABEL_DELAY_S, AT_ONCE = 2.0, 50
 LOOKS_PER_MINUTE = 2
+CROWD, CROWD_REPORTS = 100, 10
 FLAT = 0.05
 """Per hour, of the level."""
 TOOK = ("p50 (ms)", "p99 (ms)", "worker (ms a request)", "learner (ms a request)")
@@ -141,11 +142,9 @@ class Traffic:
         else:
             self._labels.append((time.monotonic(), {"decision_id": name, "label": CLASSES[LABELS[k]]}))
 
-    async def report(self, all_of_them: bool = False) -> None:
-        """Report what is due."""
-        now, body = time.monotonic(), list[dict[str, str]]()
-        while self._labels and len(body) < AT_ONCE and (all_of_them or self._labels[0][0] < now - LABEL_DELAY_S):
-            body.append(self._labels.popleft()[1])
+    async def report(self, most: int = AT_ONCE) -> None:
+        """Report so many labels at ``most``, in the order of their requests."""
+        body = [self._labels.popleft()[1] for _ in range(min(most, len(self._labels)))]
         if not body:
             return
         try:
@@ -177,11 +176,17 @@ async def capacity(traffic: Traffic, seconds: float) -> float:
             await traffic.ask(time.monotonic())
             asked += 1
             if traffic.waiting >= AT_ONCE:
-                await traffic.report(all_of_them=True)
+                await traffic.report()
 
     start = time.monotonic()
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return asked / (time.monotonic() - start)
+
+
+async def crowd(traffic: Traffic) -> None:
+    """Many at once, so that all connections are made that there will ever be: they stay, and are files."""
+    await asyncio.gather(*(traffic.ask(time.monotonic()) for _ in range(CROWD * CROWD_REPORTS)))
+    await asyncio.gather(*(traffic.report(CROWD_REPORTS) for _ in range(CROWD)))
 
 
 async def played(server: Server, traffic: Traffic, rate: float, seconds: float, rng: np.random.Generator) -> Figures:
@@ -212,6 +217,7 @@ async def soak(server: Server, minutes: float, seed: int) -> tuple[Course, float
     course, rng = Course(), np.random.default_rng(seed)
     async with Traffic(server, course, seed) as traffic:
         await capacity(traffic, PROBING_S / 4)  # warm
+        await crowd(traffic)
         most = await capacity(traffic, PROBING_S)
         rate = SHARE * most
         print(f"{most:.0f} requests a second with their labels; {rate:.0f} from now on", flush=True)
