@@ -149,8 +149,8 @@ class Traffic:
             return
         try:
             async with self._session.post("/feedback", json=body) as response:
-                await response.read()
-                went = str(response.status)
+                said = await response.text()
+                went = str(response.status) if response.status in (200, 202) else f"{response.status} {said[:120]}"
         except (aiohttp.ClientError, TimeoutError) as problem:
             went = type(problem).__name__
         if went not in ("200", "202"):

@@ -52,6 +52,9 @@ DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
 """The most outcomes that one post may report: the learner takes them in one go, and others wait."""
 
+RETRIES = 2
+"""How often a call of the learner is tried again whose connection is lost."""
+
 CONTEXT = "bandmaster_context"
 """The parameter in which BentoML passes its context to a method that has none of its own for it."""
 
@@ -129,6 +132,18 @@ Reports = Annotated[
 Receipts = Annotated[
     Annotated[Receipt, pydantic.Tag("one")] | Annotated[list[Receipt], pydantic.Tag("many")], _one_or_many
 ]
+
+
+async def _retried(call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """Call the learner; anew where the connection was lost. A server closes those that have idled for some seconds, at
+    times just when they are to be used. What has been settled then nevertheless is a duplicate, and does no harm.
+    """
+    for _ in range(RETRIES):
+        try:
+            return await call(*arguments)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as problem:
+            _log.info("the learner is asked again: %s", problem)
+    return await call(*arguments)
 
 
 class Front:
@@ -303,7 +318,7 @@ class Front:
     async def _ask_learner(self, what: str, *arguments: Any) -> Any:
         try:
             async with asyncio.timeout(LEARNER_TIMEOUT_S):
-                return await getattr(self._learner, what)(*arguments)
+                return await _retried(getattr(self._learner, what), *arguments)
         except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
             why = str(problem) or type(problem).__name__
             raise Refusal(
