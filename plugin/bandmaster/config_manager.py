@@ -65,13 +65,12 @@ class ConfigManager:
         """
         with self.edits.editing() as last:
             block, source = self._read()
-            policy = _over(block, as_mapping(last.overlay)).get("policy") or {}
-            shadows = config.parse(_over(block, as_mapping(last.overlay)), source).policy.shadows
+            before = _over(block, as_mapping(last.overlay))
+            shadows = _parse(before, source).policy.shadows
             if shadow not in shadows:
                 raise BandmasterError(f"{shadow}: is no shadow of the configuration in force, and cannot be promoted")
-            files = list(policy["shadows"])
-            k = shadows.index(shadow)
-            chosen, files[k] = files[k], policy["agent"]
+            files, k = list(before["policy"]["shadows"]), shadows.index(shadow)
+            chosen, files[k] = files[k], before["policy"]["agent"]
             overlay = with_value(as_mapping(last.overlay), ("policy", "agent"), chosen)
             overlay = with_value(overlay, ("policy", "shadows"), files)
             changed = ("policy.agent", "policy.shadows")

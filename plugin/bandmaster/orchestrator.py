@@ -204,12 +204,12 @@ class Orchestrator:
         too.
         """
         complete = {said.name for said in answer.ran if len(said.rows) == len(answer.labels)}
-        state = replace(decision.state, out=self._caller.out) if self.manager.compares else decision.state
-        return [name for name in self._in_service(self.ensemble.names, state) if name not in complete]
+        out = self._caller.out if self.manager.compares else decision.state.out
+        return [name for name in self._in_service(self.ensemble.names, out) if name not in complete]
 
-    def _in_service(self, names: Sequence[str], state: State) -> list[str]:
-        """Those that were in service when the request was decided."""
-        return [n for n in names if not state.out[self.ensemble.index(n)]] if state.out else list(names)
+    def _in_service(self, names: Sequence[str], out: tuple[bool, ...]) -> list[str]:
+        """Those that are not ``out`` (M,; empty: nobody is)."""
+        return [n for n in names if not out[self.ensemble.index(n)]] if out else list(names)
 
     def _walk(self, decision: Decision, request: Request, due: float) -> Answer:
         ensemble, state = self.ensemble, decision.state
@@ -226,7 +226,7 @@ class Orchestrator:
         stages_run = 0
         for stage in plan.stages:
             stages_run += 1
-            replies = self._caller.call(self._in_service(stage, state), request.rows, pending, due)
+            replies = self._caller.call(self._in_service(stage, state.out), request.rows, pending, due)
             for reply in replies:
                 i = ensemble.index(reply.name)
                 ran[i] = True
@@ -295,15 +295,13 @@ class Orchestrator:
         every, said = np.arange(len(request.rows)), list(failed)
         for hurried in [reply for reply in failed if not reply.teaches]:
             (reply,) = self._caller.call([hurried.name], request.rows, every)
-            said.remove(hurried)
-            said.append(
-                replace(
-                    reply,
-                    latency_s=hurried.latency_s + reply.latency_s,
-                    energy_j=hurried.energy_j + reply.energy_j,
-                    teaches=reply.teaches and reply.error is not None,
-                )
+            both = replace(
+                reply,
+                latency_s=hurried.latency_s + reply.latency_s,
+                energy_j=hurried.energy_j + reply.energy_j,
+                teaches=reply.teaches and reply.error is not None,
             )
+            said = [*(other for other in said if other is not hurried), both]
             if reply.scores is not None:
                 break
         return said

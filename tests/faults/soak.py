@@ -14,7 +14,6 @@ by what the other took next to it. No ratio may be above 1.05, as far as its 95 
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 import tempfile
 import time
@@ -27,9 +26,9 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import psutil
-from scipy.stats import t as student
 from scipy.stats import theilslopes
 
+from bandmaster.intervals import t_interval
 from tests.end_to_end.servers import Server, environment, served
 from tests.faults.command import parser
 from tests.serving.tiny import CLASSES, IRIS, LABELS, ROWS, project
@@ -98,8 +97,7 @@ def ratios(aged: Course, new: Course) -> list[Estimate]:
     estimates = []
     for name in TOOK:
         logs = np.log(np.array(aged.figures[name]) / np.array(new.figures[name]))
-        wide = float(student.ppf(0.975, len(logs) - 1)) * logs.std(ddof=1) / math.sqrt(len(logs))
-        low, found, high = (float(np.exp(logs.mean() + off)) for off in (-wide, 0.0, wide))
+        found, low, high = map(float, np.exp([logs.mean(), *t_interval(logs)]))
         estimates.append(Estimate(name, float(np.median(new.figures[name])), found, low, high))
     return estimates
 
