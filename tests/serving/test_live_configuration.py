@@ -61,6 +61,18 @@ class Running:
         )
         self.loop.tick()
 
+    def play(self, rows: np.ndarray, labels: np.ndarray) -> list[Decision]:
+        """Have a worker answer that has kept up, settle its decisions, and have the learner keep up."""
+
+        async def script(worker: Worker) -> list[Decision]:
+            await worker.keep_up()
+            return await asked(worker, rows)
+
+        decisions: list[Decision] = self.work(script)
+        self.settle(decisions, labels)
+        self.learner_keeps_up()
+        return decisions
+
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
@@ -227,16 +239,9 @@ def test_an_agent_edits_the_configuration_window_by_window(running: Callable[...
     agent = exported(tmp_path, Ensemble(NAMES, CLASSES), "picks", seed=3)
     service = running(policy={"use": "constant", "agent": agent.name})
     for start in range(0, 3 * WINDOW, WINDOW):
-
-        async def script(worker: Worker) -> list[Decision]:
-            await worker.keep_up()
-            return await asked(worker, ROWS[start : start + WINDOW])  # noqa: B023 - it is awaited here
-
         benched = service.edits.effective().benched
-        decisions = service.work(script)
+        decisions = service.play(ROWS[start : start + WINDOW], LABELS[start : start + WINDOW])
         assert all(decision.state.out == benched for decision in decisions)
-        service.settle(decisions, LABELS[start : start + WINDOW])
-        service.learner_keeps_up()
     edits = service.edits.edits.history()
     assert edits
     assert all(edit.author.startswith("policy:ppo@") for edit in edits)
@@ -257,14 +262,8 @@ def test_a_shadow_that_is_surely_better_takes_the_agents_place(running: Callable
     rows[::2, 0] = POISON + 1.0  # what fragile fails at
     rng = np.random.default_rng(0)
     for _ in range(40):
-
-        async def script(worker: Worker) -> list[Decision]:
-            await worker.keep_up()
-            return await asked(worker, rows[chosen])  # noqa: B023 - it is awaited here
-
         chosen = rng.integers(len(rows), size=40)
-        service.settle(service.work(script), LABELS[chosen])
-        service.learner_keeps_up()
+        service.play(rows[chosen], LABELS[chosen])
         if service.edits.effective().policy.agent == good:
             break
     else:
@@ -293,13 +292,7 @@ def test_a_gate_lets_no_edit_into_force_that_may_cost_too_much(tmp_path: Path) -
         policy = {"use": "constant", "agent": agent.name, "gate": 0.1}
         service = Running(folder, policy=policy, probes={"share": 1.0, "adapt": False})
         for chosen in np.random.default_rng(0).permutation(len(ROWS))[: 3 * WINDOW].reshape(3, WINDOW):
-
-            async def script(worker: Worker) -> list[Decision]:
-                await worker.keep_up()
-                return await asked(worker, ROWS[chosen])  # noqa: B023 - it is awaited here
-
-            service.settle(service.work(script), LABELS[chosen])
-            service.learner_keeps_up()
+            service.play(ROWS[chosen], LABELS[chosen])
         page, edits = service.loop.state().agent, service.edits.edits.history()
         service.loop.close()
         assert page is not None
