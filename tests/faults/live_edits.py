@@ -169,6 +169,7 @@ class Editor:
     async def _wrong_by_hand(self) -> None:
         cut = self._written[: int(len(self._written) * self._rng.uniform(0.2, 0.9))]
         wrong = [
+            "",
             cut + "\n  - [",
             self._written.replace("accuracy:", "acuracy:"),
             self._written.replace("linear.onnx", "gone.onnx"),

@@ -13,7 +13,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bandmaster.config import ConfigError, load
 from bandmaster.core import BandmasterError
 from bandmaster.journal.places import JOURNAL_VARIABLE
-from bandmaster.serving.discovery import find_block, load_service, placed
+from bandmaster.serving.discovery import find_block, load_service, placed, staying
 from tests.serving.tiny import block, project
 
 
@@ -52,6 +52,20 @@ def test_bentoml_config_comes_before_bentofile_before_pyproject_before_arguments
     assert find_block()[0]["seed"] == 3
     (folder / "pyproject.toml").unlink()
     assert find_block()[0]["seed"] == 4
+
+
+@pytest.mark.usefixtures("arguments")
+def test_a_block_that_has_gone_is_not_found_elsewhere_while_the_service_runs(folder: Path) -> None:
+    file = folder / "bentofile.yaml"
+    text, read = file.read_text(), staying(find_block, find_block()[1])
+    file.write_text("")
+    with pytest.raises(ConfigError, match=r"bentofile\.yaml:1: null is not a mapping"):
+        find_block()  # nor when it starts
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"bentofile\.yaml: .*holds no block any more, though the bento's arguments"):
+        read()
+    file.write_text(text.replace("seed: 1", "seed: 2"))
+    assert read()[0]["seed"] == 2
 
 
 def test_where_there_is_no_block_both_places_are_named(folder: Path) -> None:

@@ -44,6 +44,25 @@ def find_block() -> tuple[Mapping[str, Any], Source]:
 Found = tuple[Mapping[str, Any], Source]
 
 
+def staying(read: ReadBlock, source: Source) -> ReadBlock:
+    """``read``, but that it raises ``ConfigError`` where the block it finds stands elsewhere than it did.
+
+    A file that somebody is just writing is empty or not there for a moment; what is then found in its stead, as the
+    arguments that BentoML keeps from its start, is not what a running service is to serve by.
+    """
+
+    def reading() -> Found:
+        block, found = read()
+        if found != source:
+            raise ConfigError(
+                f"{source.name}: {source.path}: holds no block any more, though {found.name} does ({found.path}); put "
+                "it back, or start the service anew"
+            )
+        return block, source
+
+    return reading
+
+
 def _checked(block: Any, source: Source) -> Found:
     parse(block, source)
     return block, source
@@ -71,6 +90,8 @@ def _from_bentofile() -> Found | None:
         document = yaml.safe_load(path.read_text())
     except yaml.YAMLError:
         return read_block(path)  # which says where and what
+    if document is None:
+        return read_block(path)  # somebody is just writing it: arguments that BentoML keeps are older
     args = document.get("args") if isinstance(document, Mapping) else None
     return read_block(path) if isinstance(args, Mapping) and "orchestration" in args else None
 

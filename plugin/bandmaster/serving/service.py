@@ -17,7 +17,7 @@ from bandmaster import build
 from bandmaster.config import Config, read_block
 from bandmaster.config_manager import ReadBlock
 from bandmaster.core import BandmasterError
-from bandmaster.serving.discovery import in_force
+from bandmaster.serving.discovery import in_force, staying
 from bandmaster.serving.door import Scope, capped
 from bandmaster.serving.front import CONTEXT, Front
 from bandmaster.serving.learning import check_journal, learner_service
@@ -71,6 +71,7 @@ def wrap(service: Service[Any], read: ReadBlock) -> Service[Any]:
 
 def _extended(inner: type, read: ReadBlock, name: str) -> type:
     """A subclass of the user's class whose method asks the ensemble."""
+    read = staying(read, read()[1])
     config, manager = in_force(read)
     method = getattr(inner, config.method, None)
     if not isinstance(method, APIMethod):
