@@ -85,8 +85,18 @@ class Planner:
 
     def __init__(self, members: int, classes: int) -> None:
         self.members, self.classes = members, classes
-        self.rows: deque[Known] = deque(maxlen=self.KEEP)
+        self._rows: deque[Known] = deque(maxlen=self.KEEP)
+        self._unread: Callable[[], Iterator[Known]] | None = None
         self._before = np.zeros(members)  # rows, from the oldest, in which the member was another
+
+    @property
+    def rows(self) -> deque[Known]:
+        """The rows kept, the oldest first. What was loaded is made into rows when they are first asked for: a worker
+        loads a planner several times a second, and never asks.
+        """
+        if self._unread is not None:
+            self._rows, self._unread = deque(self._unread(), self.KEEP), None
+        return self._rows
 
     def learn(
         self,
@@ -170,22 +180,27 @@ class Planner:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
         try:
             found = msgspec.msgpack.decode(dumped, type=_Dump)
-        except msgspec.DecodeError as problem:
+            newest = np.array(found.newest, dtype=np.int64).reshape(-1, 2)
+        except (msgspec.DecodeError, OverflowError) as problem:
             raise ValueError(f"no planner: {problem}") from None
         n = len(found.truth)
         label = np.frombuffer(found.label, np.int16).astype(np.int64).reshape(n, self.members)
         bucket = np.frombuffer(found.bucket, np.int8).astype(np.int64).reshape(n, self.members)
         figures = np.frombuffer(found.figures, np.float32).astype(np.float64).reshape(n, len(FIGURES), self.members)
-        inside = n == 0 or (0 <= label.min() <= label.max() <= self.classes and max(found.truth) < self.classes)
-        stand = all(0.0 < stands < np.inf for stands in found.stands)
-        stand &= all(NO_ANSWER <= newest < self.classes and since > 0 for newest, since in found.newest)
-        if not inside or not stand or len(found.before) != self.members:
-            raise ValueError("a planner's rows of other members or classes")
         odds = np.frombuffer(found.odds).reshape(n, 2, self.members)
-        took = (Figures(*row) for row in figures)
-        rows = zip(label, bucket, found.truth, took, odds, found.stands, found.newest, strict=True)
-        self.rows = deque((Known(*row, *newest) for *row, newest in rows), self.KEEP)
-        self._before = np.array(found.before)
+        stands = np.array(found.stands, dtype=np.float64)
+        known = n == 0 or (0 <= label.min() <= label.max() <= self.classes and max(found.truth) < self.classes)
+        known &= bool(((stands > 0.0) & (stands < np.inf)).all() and (newest >= (NO_ANSWER, 1)).all())
+        known &= bool((newest[:, 0] < self.classes).all()) and len(stands) == len(newest) == n
+        if not known or len(found.before) != self.members:
+            raise ValueError("a planner's rows of other members or classes")
+
+        def rows() -> Iterator[Known]:
+            took = (Figures(*row) for row in figures)
+            columns = zip(label, bucket, found.truth, took, odds, found.stands, found.newest, strict=True)
+            return (Known(*row, *newest) for *row, newest in columns)
+
+        self._unread, self._before = rows, np.array(found.before)
 
     def _bench(
         self,

@@ -231,18 +231,17 @@ def test_a_plan_is_worth_what_walking_it_would_have_earned(seed, drawn, overlap)
     world = World(rng.uniform(0.3, 0.95, 4), rng.uniform(0.0, 1.0, 4), mix=rng.dirichlet(np.ones(4)))
     belief, planner = world.learned(25, seed)
     belief.overlap = overlap
-    planner.rows = type(planner.rows)(  # what members take, and the newest label, differ from request to request
-        (
-            replace(
-                r,
-                figures=figures_of(rng.uniform(0.01, 2.0, 4)),
-                newest=int(rng.integers(-1, 4)),
-                since=int(rng.integers(1, 99)),
-            )
-            for r in planner.rows
-        ),
-        planner.KEEP,
-    )
+    rows = [  # what members take, and the newest label, differ from request to request
+        replace(
+            r,
+            figures=figures_of(rng.uniform(0.01, 2.0, 4)),
+            newest=int(rng.integers(-1, 4)),
+            since=int(rng.integers(1, 99)),
+        )
+        for r in planner.rows
+    ]
+    planner.rows.clear()
+    planner.rows.extend(rows)
     repeats = rng.uniform(0.0, 0.9, len(NEVER))
     bench = bench_of(world, belief, planner, repeats=repeats)
     valued = [value(bench, chain) for chain in dict.fromkeys(drawn)]

@@ -71,7 +71,22 @@ def test_text_that_could_mean_more_is_refused(text):
         VowpalWabbit(OPTIONS).predict(["shared |s a", text])
 
 
-@pytest.mark.parametrize("option", [b"--readable_model /tmp/x", b"--daemon", b"--final_regressor y"])
+def test_a_model_whose_weights_happen_to_look_like_options_is_loaded():
+    vw = VowpalWabbit(OPTIONS)
+    vw.learn(["shared |s a", "0:0.5:0.5 |p b", "|p c"])
+    kept = vw.dump()
+    vw.load(kept[:-4] + b" --w")  # the last four bytes are a weight
+    assert vw.dump().endswith(b" --w")
+
+
+@pytest.mark.parametrize("at", [0, 2, 10, 20, 40, 60])
+def test_a_model_that_is_cut_is_none(at):
+    vw = VowpalWabbit(OPTIONS)
+    with pytest.raises(BandmasterError, match=r"no model of Vowpal Wabbit's|not that of a model"):
+        vw.load(vw.dump()[:at])
+
+
+@pytest.mark.parametrize("option", [b"--readable_model /tmp/x", b"--daemon", b"--final_regressor y", b"-f /tmp/x"])
 def test_a_model_that_names_other_options_is_never_loaded(option):
     vw = VowpalWabbit(OPTIONS)
     kept = vw.dump()
@@ -83,8 +98,9 @@ def test_a_model_that_names_other_options_is_never_loaded(option):
 
 def test_bytes_that_are_no_model_are_refused():
     vw = VowpalWabbit(OPTIONS)
-    with pytest.raises(BandmasterError, match="cannot load"):
-        vw.load(b"no model at all")
+    for garbage in (b"no model at all", bytes(40)):
+        with pytest.raises(BandmasterError, match=r"cannot load|no model of|not that of a model"):
+            vw.load(garbage)
 
 
 def test_twenty_thousand_calls_leave_the_memory_as_it_was():

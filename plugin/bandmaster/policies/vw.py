@@ -7,6 +7,7 @@ long, so this one calls the extension's own methods; a test holds them equal to 
 from __future__ import annotations
 
 import re
+import struct
 import tempfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bandmaster.core import BandmasterError
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.|: #\n-]")
 """What no example may hold: neither text that somebody else chose, nor anything that VW might read as more."""
 
-_OPTION = re.compile(rb"--[a-z_]+")
+_OPTION = re.compile(rb"(?:^|\s)(--?[A-Za-z_]+)")
 _IMPLIED = {b"--cb_adf", b"--cb_type", b"--csoaa_ldf", b"--csoaa_rank", b"--learning_rate", b"--quadratic"}
 """Long forms, and what the ADF reductions switch on by themselves."""
 
@@ -69,7 +70,7 @@ class VowpalWabbit:
         Raises ``BandmasterError`` when the model names an option that this workspace was not made with.
         """
         allowed = set(_OPTION.findall(self._options.encode())) | _IMPLIED
-        if strange := set(_OPTION.findall(model[:4096])) - allowed:
+        if strange := set(_OPTION.findall(_options_of(model))) - allowed:
             raise BandmasterError(f"the model names options that it may not: {b', '.join(sorted(strange)).decode()}")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.vw"
@@ -80,6 +81,26 @@ class VowpalWabbit:
                 raise BandmasterError(f"Vowpal Wabbit cannot load the model: {problem}") from None
         self._workspace.finish()
         self._workspace = loaded
+
+
+def _options_of(model: bytes) -> bytes:
+    """The options in a model's header: those that VW will obey. Weights are any bytes, and may look like options.
+
+    VW 9.11, ``parse_regressor.cc``, ``save_load_header``: two texts with their lengths before them (the version, an
+    id), a mark, the least and the greatest label, bits, ``lda``, and how many n-grams and skips there are, of which we
+    have none; then the options, a text, too. Raises ``BandmasterError`` for anything else.
+    """
+    try:
+        (version,) = struct.unpack_from("<I", model)
+        (id_,) = struct.unpack_from("<I", model, 4 + version)
+        *_, ngrams, skips, length = struct.unpack_from("<cffIIIII", model, 8 + version + id_)
+    except struct.error:
+        raise BandmasterError(f"{len(model)} bytes are no model of Vowpal Wabbit's") from None
+    start = 8 + version + id_ + struct.calcsize("<cffIIIII")
+    options = model[start : start + length]
+    if ngrams or skips or len(options) != length or not options.isascii():
+        raise BandmasterError("the header is not that of a model that Bandmaster has written")
+    return options
 
 
 def _joined(lines: list[str]) -> str:
