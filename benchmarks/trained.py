@@ -13,10 +13,16 @@ import msgspec
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import bandmaster
+from bandmaster import build
 from bandmaster.config import Config
 from bandmaster.recorded import RecordedLog
 from benchmarks.scenario import AgentSpec, Trained
 from benchmarks.sources import Place, UnavailableError
+
+TAUGHT = "constant-taught"
+"""The ensemble that would have earned most on what agents are taught on, had it never been changed: what is known
+beforehand of the best constant one.
+"""
 
 
 def split(scenario: Trained, log: RecordedLog, config: Config) -> tuple[RecordedLog, RecordedLog]:
@@ -36,7 +42,7 @@ def policies(
     jobs: int | None,
     told: Callable[[str], None],
 ) -> dict[str, str]:
-    """What plays each agent, one of its own for each seed, and those above the bandit; by the names of both."""
+    """What plays each agent, one of its own for each seed, those above the bandit, and ``TAUGHT``; by their names."""
     folders = {
         name: place.cache / "agents" / _key(scenario, spec, taught, config) for name, spec in scenario.agents.items()
     }
@@ -49,12 +55,26 @@ def policies(
     for done, line in enumerate(joblib.Parallel(n_jobs=jobs or -1, return_as="generator")(tasks), start=1):
         told(f"{done}/{len(tasks)} {line}")
     found = {name: f"agent:{folder}/{{seed}}.onnx" for name, folder in folders.items()}
-    return found | {f"{name}+bandit": f"{found[name]}+bandit" for name in scenario.above}
+    above = {f"{name}+bandit": f"{found[name]}+bandit" for name in scenario.above}
+    return found | above | {TAUGHT: f"constant:{_best_constant(scenario, taught, config, told)}"}
+
+
+def _best_constant(scenario: Trained, taught: RecordedLog, config: Config, told: Callable[[str], None]) -> str:
+    """The plan of the ensemble that earns most on what agents are taught on, by its name in the catalogue."""
+    source, how = _source(scenario, taught, config), _extra("training").Training(window=scenario.window)
+    best, earned = _extra("training").best_constant(source, how)
+    told(f"{TAUGHT}: {best}, which earned {earned:.4f} a request on what agents are taught on")
+    members = {frozenset(plan.members): plan for plan in build.catalogue(config, taught.ensemble).plans
+               if len(plan.stages) == 1 and plan.weights == "uniform"}  # fmt: skip
+    return members[frozenset(best.split("+"))].name
+
+
+def _source(scenario: Trained, taught: RecordedLog, config: Config) -> Any:
+    return _extra("environment").Recorded(taught, config.contract, scenario.traffic.traffic())
 
 
 def _train(scenario: Trained, spec: AgentSpec, taught: RecordedLog, config: Config, seed: int, agent: Path) -> str:
-    training, environment = _extra("training"), _extra("environment")
-    source = environment.Recorded(taught, config.contract, scenario.traffic.traffic())
+    training, source = _extra("training"), _source(scenario, taught, config)
     how = training.Training(
         algorithm=spec.algorithm, steps=spec.steps, window=scenario.window, changes=spec.changes, seed=seed,
         settings=spec.settings, every=spec.every,
@@ -84,7 +104,7 @@ def _key(scenario: Trained, spec: AgentSpec, taught: RecordedLog, config: Config
     root = Path(bandmaster.__file__).parent
     code = "".join(
         hashlib.sha256((root / f"{name}.py").read_bytes()).hexdigest()
-        for name in ("training", "environment", "windows", "seen", "changes", "counterfactual")
+        for name in ("training", "environment", "windows", "seen", "changes", "counterfactual", "combine", "plans")
     )
     code += hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     of = (taught.sha256, scenario.held_out, scenario.window, config.contract.describe(), scenario.traffic, spec, code)

@@ -18,7 +18,7 @@ from bandmaster.agents import Agent
 from bandmaster.belief import Belief
 from bandmaster.breaker import Absence, Breaker
 from bandmaster.calling import Caller, Faults
-from bandmaster.conductor import Conductor
+from bandmaster.conductor import ConductedPolicy, Conductor
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
 from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
@@ -57,8 +57,8 @@ POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
 
 
-_Model = tuple[Path | None, int, str | None, bool, float | None]
-"""What a loaded member was made of: its file and when that changed last, its model's tag, how it is called."""
+_Model = tuple[Path | None, int, str | None, str, bool, float | None]
+"""What a loaded member was made of: its file and when that changed last, its model's tag, where and how it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +140,15 @@ def _model(declared: MemberConfig) -> _Model:
     if declared.onnx is not None:
         with contextlib.suppress(OSError):  # loading it will say what is wrong
             changed = declared.onnx.stat().st_mtime_ns
-    return declared.onnx, changed, declared.bento_model, declared.isolated, declared.deadline_s
+    return declared.onnx, changed, declared.bento_model, declared.host, declared.isolated, declared.deadline_s
 
 
 def _member(declared: MemberConfig, config: Config) -> OnnxMember | IsolatedMember:
     path = _model_path(declared)
     if not declared.isolated:
-        return OnnxMember(declared.name, path, config.task)
+        return OnnxMember(declared.name, path, config.task, declared.host)
     deadline = None if declared.deadline_s is None else Deadline(declared.deadline_s)
-    return IsolatedMember(declared.name, path, config.task, deadline)
+    return IsolatedMember(declared.name, path, config.task, declared.host, deadline)
 
 
 def require_functions(config: Config) -> None:
@@ -308,10 +308,13 @@ def learner(
     aim = not (config.contract.by_consensus or plans.ensemble.regression)
     state = StateManager(plans.ensemble, tracking(config), replace(config.probes, aim=aim))
     file, use = conducted(spec, config.seed or 0) if spec else (config.policy.agent, config.policy.use)
-    conductor = _conductor(file, use, config, plans) if conducts else None
+    conductor = _conductor(file, use, config, plans, in_replay=spec is not None) if conducts else None
     compares = spec is None and config.policy.compares
     shadows = _shadows(conductor, config, plans) if conductor and compares and config.policy.shadows else None
-    chooses = policy(use, config, plans, state.belief)
+    if conductor and conductor.agent.changes.weighs and spec is not None:
+        chooses: Policy = ConductedPolicy(conductor, plans.ensemble)
+    else:
+        chooses = policy(use, config, plans, state.belief)
     manager = RLManager(chooses, rng, conductor, config.benched, shadows, compares)
     if conductor and compares:
         manager.rehearsal = Rehearsal(plans.ensemble, config.contract, chooses, manager.distribution)
@@ -319,8 +322,9 @@ def learner(
 
 
 AGENT = "agent:"
-"""``agent:ppo.onnx`` names the agent that decides who is in the ensemble, all of whom answer each request;
-``agent:ppo.onnx+bandit`` the policy, too, that chooses among plans of theirs. ``{seed}`` in a path stands for the seed.
+"""``agent:ppo.onnx`` names the agent that decides who is in the ensemble, or weighs it; all of it answer each request.
+``agent:ppo.onnx+bandit`` names the policy, too, that chooses among plans of theirs. ``{seed}`` in a path stands for the
+seed.
 """
 
 
@@ -334,17 +338,42 @@ def conducted(spec: str, seed: int) -> tuple[Path | None, str]:
     return Path((file + mark).replace("{seed}", str(seed))), policy.removeprefix("+") or "constant:all"
 
 
-def _conductor(file: Path | None, use: str, config: Config, plans: Catalogue) -> Conductor | None:
+ALL_DECLARED = f"{ALL}~declared"
+"""What an agent that weighs members plays where its decisions are edits of the members' weights."""
+
+
+def _conductor(file: Path | None, use: str, config: Config, plans: Catalogue, *, in_replay: bool) -> Conductor | None:
     if file is None:
         return None
-    name, _, plan = use.partition(":")
-    if name == "constant" and (plan or config.policy.plan or ALL) != ALL:
-        raise BandmasterError(f"policy {use!r}: an agent decides who is in the ensemble; let it play all: constant:all")
-    return Conductor(Agent(file), plans.ensemble, config.contract)
+    agent = Agent(file)
+    weighs, (name, _, plan) = agent.changes.weighs, use.partition(":")
+    plays = ALL_DECLARED if weighs and not in_replay else ALL
+    fix = f"write {AGENT}{file}" if in_replay else f"write use: constant, plan: {plays}"
+    if weighs and name != "constant":
+        raise BandmasterError(
+            f"policy {use!r}: the agent decides what members count for, and other policies go by weights of their own; "
+            f"{fix}"
+        )
+    if name == "constant" and (plan or config.policy.plan or ALL) != plays:
+        what = "what members count for" if weighs else "who is in the ensemble"
+        raise BandmasterError(f"policy {use!r}: the agent decides {what}, and all of them are to answer; {fix}")
+    if not in_replay and config.policy.compares:
+        _require_comparable(agent)
+    return Conductor(agent, plans.ensemble, config.contract)
+
+
+def _require_comparable(agent: Agent) -> None:
+    if agent.changes.weighs:
+        raise BandmasterError(
+            f"agent {agent.version}: decides what members count for, while policy.shadows and policy.gate compare who "
+            "is in the ensemble; leave them out, or train it with --changes picks"
+        )
 
 
 def _shadows(conductor: Conductor, config: Config, plans: Catalogue) -> Shadows:
     agents = [Agent(file) for file in config.policy.shadows]
+    for agent in agents:
+        _require_comparable(agent)
     return Shadows(agents, plans.ensemble, config.contract, conductor.agent.version)
 
 

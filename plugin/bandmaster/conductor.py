@@ -1,4 +1,7 @@
-"""Conductor: lets an agent decide, window by window, who is in the ensemble. Whoever is not runs for nobody."""
+"""Conductor: lets an agent decide, window by window, who is in the ensemble and what each one's say counts for.
+
+Whoever is not in it runs for nobody.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import msgspec
 import numpy as np
 
 from bandmaster.contract import Contract
-from bandmaster.core import NO_ANSWER, BandmasterError, BoolArray, Ensemble, Experience, IntArray
+from bandmaster.core import NO_ANSWER, BandmasterError, BoolArray, Ensemble, Experience, FloatArray, IntArray, State
+from bandmaster.plans import LIGHTEST, Catalogue, compiled, side_by_side
 from bandmaster.seen import Answered, Watch
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which the request path does not need
@@ -17,7 +21,7 @@ if TYPE_CHECKING:  # it imports ONNX Runtime, which the request path does not ne
 
 class _Conducted(msgspec.Struct, frozen=True):
     agent: str
-    active: list[bool]
+    weights: list[float]
     windows: int
     watch: dict[str, Any]
 
@@ -31,18 +35,29 @@ class Conductor:
         """Raises ``BandmasterError`` where the agent was trained for another ensemble."""
         agent.require(ensemble)
         self.agent, self._watch = agent, Watch(ensemble, contract)
-        self.active = np.ones(len(ensemble.names), dtype=np.bool_)
+        self.weights = np.ones(len(ensemble.names))
+        """What members count for (M,), in [0, 1]; 0: they are not in the ensemble."""
         self.windows = 0
         self._act()
+
+    @property
+    def active(self) -> BoolArray:
+        """Who is in the ensemble, (M,)."""
+        return self.weights > 0.0
 
     @property
     def out(self) -> tuple[bool, ...]:
         """Who is not in the ensemble, (M,); empty where all are."""
         return () if self.active.all() else tuple((~self.active).tolist())
 
-    def adopt(self, active: BoolArray) -> None:
-        """Take over who is in the ensemble (M,) where others decided on that, too."""
-        self.active = active.copy()
+    def adopt(self, weights: FloatArray) -> None:
+        """Take over what members count for (M,), on whatever scale, where others decided on that, too."""
+        self.weights = self.scaled(weights)
+
+    def scaled(self, weights: FloatArray) -> FloatArray:
+        """Weights (M,) as the agent has them: the greatest is 1, and so is every other above 0 where it weighs none."""
+        share = np.maximum(weights / weights.max(), LIGHTEST) if self.agent.changes.weighs else np.ones(len(weights))
+        return np.where(weights > 0.0, share, 0.0)
 
     def learn(self, experience: Experience) -> None:
         """Count what came of a request; act where that ends a window. What a probe told of others does not count: in
@@ -70,16 +85,16 @@ class Conductor:
             1,
         )
         if self._watch.rewarded == self.agent.about.window:
-            self._watch.close(self.active)
+            self._watch.close(self.weights)
             self.windows += 1
             self._act()
 
     def _act(self) -> None:
-        self.active = self.agent.changes.after(self.active, self.agent.act(self._watch.seen().vector()))
+        self.weights = self.agent.changes.after(self.weights, self.agent.act(self._watch.seen().vector()))
 
     def dump(self) -> bytes:
         return msgspec.msgpack.encode(
-            _Conducted(self.agent.version, self.active.tolist(), self.windows, self._watch.dump())
+            _Conducted(self.agent.version, self.weights.tolist(), self.windows, self._watch.dump())
         )
 
     def load(self, snapshot: bytes) -> None:
@@ -93,4 +108,38 @@ class Conductor:
             self._watch.load(conducted.watch)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as problem:
             raise BandmasterError(f"a conductor's snapshot cannot be used: {problem}") from None
-        self.active, self.windows = np.array(conducted.active, dtype=np.bool_), conducted.windows
+        self.weights, self.windows = np.array(conducted.weights), conducted.windows
+
+
+class ConductedPolicy:
+    """Plays all members that a conductor has in the ensemble at once, pooled by what it has them count for."""
+
+    name = "constant"
+    probes = False
+    aims = False
+    reads_state = False
+
+    def __init__(self, conductor: Conductor, ensemble: Ensemble) -> None:
+        self._conductor, self._ensemble = conductor, ensemble
+
+    @property
+    def version(self) -> str:
+        return str(self._conductor.windows)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The one plan; another where the conductor has acted."""
+        return compiled((side_by_side(self._ensemble, self._conductor.weights),), self._ensemble)
+
+    def probabilities(self, state: State) -> FloatArray:
+        return np.ones(1)
+
+    def learn(self, experience: Experience) -> None:
+        """It is the conductor that learns."""
+
+    def dump(self) -> bytes:
+        return b""
+
+    def load(self, snapshot: bytes) -> None:
+        if snapshot:
+            raise BandmasterError(f"what a conductor decides for keeps no state, but was given {len(snapshot)} bytes")

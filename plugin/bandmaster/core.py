@@ -30,6 +30,9 @@ DEFAULT_PROFILE = "default"
 VALUE = "value"
 """The only class of a regression: the one column of its scores, which holds values instead of probabilities."""
 
+HOSTS = ("cpu", "cuda")
+"""The kinds of host that members run on."""
+
 Task = Literal["classification", "regression"]
 Weighting = Literal["uniform", "recent", "declared", "learned"]
 Provenance = Literal["measured", "estimated", "declared"]
@@ -72,12 +75,12 @@ class Plan:
 
     A single member is one stage of one; a subset is one stage of several; a cascade has several stages and a
     ``stop_at`` in (0, 1], one threshold a stage but the last. ``weights`` says how the combiner pools the members that
-    have answered: alike, by recent accuracy, as declared of them, or by what was learned of all that they say
-    (``belief.Belief``).
+    have answered: alike, by recent accuracy, as declared of them, by what was learned of all that they say
+    (``belief.Belief``), or by numbers above 0 of the plan's own, one for each of its ``members``.
     """
 
     stages: tuple[tuple[str, ...], ...]
-    weights: Weighting = "uniform"
+    weights: Weighting | tuple[float, ...] = "uniform"
     stop_at: tuple[float, ...] = ()
 
     @property
@@ -87,16 +90,19 @@ class Plan:
     @property
     def name(self) -> str:
         """``linear``, ``linear+forest``, ``a>b+c@0.9``, ``a>b>c@0.9,0.6``; ``~recent``, ``~declared`` and ``~learned``
-        mark weights.
+        mark weights, as does ``0.5*a+b``.
 
         One threshold stands for all that equal it.
         """
-        text = ">".join("+".join(stage) for stage in self.stages)
+        own = dict.fromkeys(self.members, 1.0)
+        if not isinstance(self.weights, str):
+            own = dict(zip(self.members, self.weights, strict=True))
+        text = ">".join("+".join(n if own[n] == 1.0 else f"{own[n]:g}*{n}" for n in s) for s in self.stages)
         if self.stop_at:
             text += "@" + ",".join(
                 f"{t:g}" for t in (self.stop_at[:1] if len(set(self.stop_at)) == 1 else self.stop_at)
             )
-        return text + (f"~{self.weights}" if self.weights != "uniform" else "")
+        return text + (f"~{self.weights}" if isinstance(self.weights, str) and self.weights != "uniform" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -683,10 +689,14 @@ class Ensemble:
     """
 
     names: tuple[str, ...]
-    classes: tuple[int | str, ...] = field(hash=False)
-    profiles: Mapping[str, Profile] = field(default_factory=dict, hash=False)
+    classes: tuple[int | str, ...]
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
     task: Task = "classification"
-    weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Of what differs between ensembles of one process: who edits weights must not make all of them collide."""
+        return hash((self.names, self.task, frozenset(self.weights.items())))
 
     @property
     def regression(self) -> bool:
@@ -695,7 +705,7 @@ class Ensemble:
     @property
     def declared_weights(self) -> FloatArray:
         """(M,), above 0."""
-        return np.array([self.weights.get(name, 1.0) for name in self.names])
+        return np.array([self.weights.get(name, 1.0) for name in self.names], dtype=np.float64)
 
     def index(self, name: str) -> int:
         return self.names.index(name)

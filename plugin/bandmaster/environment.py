@@ -1,4 +1,4 @@
-"""The ensemble as a Gymnasium environment: per window of requests an agent adds, removes or replaces members.
+"""The ensemble as a Gymnasium environment: per window of requests an agent adds, removes, replaces or weighs members.
 
     import bandmaster.environment, gymnasium
     env = gymnasium.make("bandmaster/Ensemble-v0", config="configs/simulated.yaml")
@@ -19,6 +19,7 @@ from bandmaster.changes import changes as changes_of
 from bandmaster.config.simulation import load_simulation
 from bandmaster.contract import Contract
 from bandmaster.core import FloatArray, IntArray
+from bandmaster.plans import side_by_side
 from bandmaster.recorded import RecordedLog
 from bandmaster.replay import Traffic, redraw
 from bandmaster.seen import Seen
@@ -97,7 +98,8 @@ def source_of(file: Path, log: Path | None = None, traffic: Traffic | None = Non
 class EnsembleEnv(gymnasium.Env[FloatArray, IntArray | np.int64]):
     """One step plays a window of requests with the ensemble; its reward is the contract's mean over them.
 
-    Actions are ``changes.Steps`` (Discrete) or, with ``changes="picks"``, ``changes.Picks`` (MultiDiscrete).
+    Actions are ``changes.Steps`` (Discrete) or, with ``changes="picks"`` or ``"weights"``, ``changes.Picks`` or
+    ``changes.Weights`` (MultiDiscrete).
     Observations are ``seen.Seen`` as a vector in [0, 1]. An episode is one log: with ``config`` alone simulated anew by
     every reset's seed, with ``log`` a recorded one, drawn by the seed as ``traffic`` says (default: shuffled).
     """
@@ -132,10 +134,15 @@ class EnsembleEnv(gymnasium.Env[FloatArray, IntArray | np.int64]):
         return self._windows.seen().vector(), {}
 
     def step(self, action: IntArray | np.int64) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        active = self.changes.after(self._windows.seen().active, np.atleast_1d(np.asarray(action)))
-        reward = self._windows.play(active)
-        members = [name for name, on in zip(self.ensemble.names, active, strict=True) if on]
-        return self._windows.seen().vector(), reward, False, self._windows.over, {"members": members}
+        weights = self.changes.after(self._windows.seen().weights, np.atleast_1d(np.asarray(action)))
+        reward = self._windows.play(weights)
+        plan = side_by_side(self.ensemble, weights)
+        return self._windows.seen().vector(), reward, False, self._windows.over, {"plan": plan}
+
+    @property
+    def usual(self) -> float:
+        """What all members together, pooled alike, would have earned a request in the window that was played last."""
+        return self._windows.usual
 
 
 gymnasium.register(id="bandmaster/Ensemble-v0", entry_point="bandmaster.environment:EnsembleEnv")

@@ -37,7 +37,7 @@ from bandmaster.plans import compiled, in_service, parse_plan, pool_weights
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
-FORMAT = 3
+FORMAT = 4
 """Of snapshots; greater by one wherever what is kept in them changes."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,21 +22,30 @@ def all_members(ensemble: Ensemble) -> Plan:
 
 @lru_cache(maxsize=1 << 14)
 def parse_plan(text: str, ensemble: Ensemble) -> Plan:
-    """Read a plan's name back: ``linear``, ``linear+forest~recent``, ``a>b+c@0.9``, ``a>b>c@0.9,0.6~learned``, ``all``.
+    """Read a plan's name back: ``linear``, ``linear+forest~recent``, ``a>b+c@0.9``, ``a>b>c@0.9,0.6~learned``,
+    ``0.5*a+b``, ``all``, ``all~declared``.
 
     One threshold holds for every stage.
 
     Raises ``BandmasterError`` naming what is wrong with it.
     """
-    if text == ALL:
-        return all_members(ensemble)
     body, mark, weights = text.partition("~")
     if mark and weights not in _WEIGHTINGS:
         known = ", ".join(f"~{w}" for w in _WEIGHTINGS if w)
         raise BandmasterError(f"plan {text!r}: weights {weights!r} are unknown; write {known} or nothing")
+    if body == ALL:
+        return Plan((ensemble.names,), _WEIGHTINGS[weights])
     body, at, threshold = body.partition("@")
-    stages = tuple(tuple(stage.split("+")) for stage in body.split(">"))
-    plan = Plan(stages, _WEIGHTINGS[weights], _thresholds(text, threshold, len(stages) - 1) if at else ())
+    weighed = [[_own_weight(text, part) for part in stage.split("+")] for stage in body.split(">")]
+    stages = tuple(tuple(name for name, _ in stage) for stage in weighed)
+    own = tuple(weight for stage in weighed for _, weight in stage)
+    if mark and set(own) != {1.0}:
+        raise BandmasterError(f"plan {text!r}: has weights of its own and ~{weights}; keep one of the two")
+    plan = Plan(
+        stages,
+        _WEIGHTINGS[weights] if set(own) == {1.0} else own,
+        _thresholds(text, threshold, len(stages) - 1) if at else (),
+    )
     for name in plan.members:
         if name not in ensemble.names:
             raise BandmasterError(f"plan {text!r}: no member {name!r}; members are {', '.join(ensemble.names)}")
@@ -54,18 +64,24 @@ def without(plan: Plan, out: Set[str]) -> Plan | None:
     walk goes on past such a one only below its threshold, too. ``None`` where nothing is left.
     """
     stages, stop_at = list[tuple[str, ...]](), list[float]()
+    weights = plan.weights
+    if not isinstance(weights, str):
+        weights = tuple(w for name, w in zip(plan.members, weights, strict=True) if name not in out)
     for stage, threshold in zip(plan.stages, (*plan.stop_at, 1.0), strict=True):
         if rest := tuple(name for name in stage if name not in out):
             stages.append(rest)
             stop_at.append(threshold)
         elif stages:
             stop_at[-1] = min(stop_at[-1], threshold)
-    return Plan(tuple(stages), plan.weights, tuple(stop_at[:-1])) if stages else None
+    return Plan(tuple(stages), weights, tuple(stop_at[:-1])) if stages else None
 
 
-def side_by_side(ensemble: Ensemble, active: BoolArray) -> str:
-    """The name of the plan that runs the ``active`` members (M,), one at least, all at once."""
-    return "+".join(name for name, on in zip(ensemble.names, active, strict=True) if on)
+def side_by_side(ensemble: Ensemble, weights: FloatArray | BoolArray) -> str:
+    """The name of the plan that runs all at once the members whose ``weights`` (M,) are above 0, as one's at least is,
+    and pools them by these.
+    """
+    weighed = {name: float(w) for name, w in zip(ensemble.names, weights, strict=True) if w > 0.0}
+    return Plan((tuple(weighed),), tuple(weighed.values())).name
 
 
 def in_service(text: str, ensemble: Ensemble, out: Sequence[bool]) -> str:
@@ -81,6 +97,24 @@ def in_service(text: str, ensemble: Ensemble, out: Sequence[bool]) -> str:
 _WEIGHTINGS: dict[str, Weighting] = {
     "": "uniform", "recent": "recent", "declared": "declared", "learned": "learned",
 }  # fmt: skip
+
+
+LIGHTEST, HEAVIEST = 1e-3, 1e3
+"""What a member may count for at least and at most in a plan with weights of its own: names show six digits."""
+
+
+def _own_weight(text: str, part: str) -> tuple[str, float]:
+    """A member's name and what it counts for, as in ``0.5*a``; 1 where nothing is said."""
+    number, mark, name = part.rpartition("*")
+    try:
+        weight = float(number) if mark else 1.0
+    except ValueError:
+        weight = math.nan
+    if not LIGHTEST <= weight <= HEAVIEST:
+        raise BandmasterError(
+            f"plan {text!r}: weight {number!r} must be a number from {LIGHTEST:g} to {HEAVIEST:g}, as in 0.5*a+b"
+        )
+    return name, weight
 
 
 def _thresholds(text: str, thresholds: str, stages: int) -> tuple[float, ...]:
@@ -153,9 +187,17 @@ def _weighted(names: Sequence[str], ensemble: Ensemble) -> Iterator[Plan]:
 
 def pool_weights(plan: Plan, ensemble: Ensemble, recent: FloatArray) -> FloatArray:
     """What each member's say counts for in a plan's linear pool, (M,), given the weights by recent accuracy."""
-    if plan.weights == "recent":
-        return recent
-    return ensemble.declared_weights if plan.weights == "declared" else np.ones(len(ensemble.names))
+    return recent if plan.weights == "recent" else _fixed_weights(plan, ensemble)
+
+
+def _fixed_weights(plan: Plan, ensemble: Ensemble) -> FloatArray:
+    """The same, (M,), where it does not depend on what is seen; 1 where it does."""
+    if plan.weights == "declared":
+        return ensemble.declared_weights
+    weights = np.ones(len(ensemble.names))
+    if not isinstance(plan.weights, str):
+        weights[[ensemble.index(name) for name in plan.members]] = plan.weights
+    return weights
 
 
 def _spread(plans: Sequence[Plan], room: int) -> list[Plan]:
@@ -200,23 +242,22 @@ class Catalogue:
             for s, stage in enumerate(plan.stages):
                 stage_members[i, s, [ensemble.index(n) for n in stage]] = True
         reached = np.logical_or.accumulate(stage_members, axis=1)
-        index: dict[tuple[bytes, Weighting], int] = {}
+        index: dict[tuple[bytes, str, bytes], int] = {}
         prefix = np.zeros(reached.shape[:2], dtype=np.int64)
         for i, plan in enumerate(plans):
+            varies = plan.weights if plan.weights in ("recent", "learned") else ""
+            fixed = _fixed_weights(plan, ensemble).tobytes()
             for s in range(depth):
-                key = (reached[i, s].tobytes(), plan.weights)
-                prefix[i, s] = index.setdefault(key, len(index))
+                prefix[i, s] = index.setdefault((reached[i, s].tobytes(), str(varies), fixed), len(index))
         return cls(
             ensemble=ensemble,
             plans=tuple(plans),
             names=names,
             prefix=prefix,
-            prefix_members=np.stack([np.frombuffer(members, dtype=np.bool_) for members, _ in index]),
-            prefix_recent=np.array([weights == "recent" for _, weights in index]),
-            prefix_fixed=np.where(
-                np.array([[weights == "declared"] for _, weights in index]), ensemble.declared_weights, 1.0
-            ),
-            prefix_learned=np.array([weights == "learned" for _, weights in index]),
+            prefix_members=np.stack([np.frombuffer(members, dtype=np.bool_) for members, _, _ in index]),
+            prefix_recent=np.array([varies == "recent" for _, varies, _ in index]),
+            prefix_fixed=np.stack([np.frombuffer(fixed) for _, _, fixed in index]),
+            prefix_learned=np.array([varies == "learned" for _, varies, _ in index]),
             stages=np.array([len(p.stages) for p in plans]),
             stop_at=np.array([[*p.stop_at, *(depth - len(p.stop_at)) * [np.inf]] for p in plans]),
             stage_members=stage_members,

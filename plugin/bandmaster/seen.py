@@ -20,12 +20,13 @@ KNOWN = ("accuracy", "confidence", "agreement", "thrift")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known after a window: of each member (M,) whether it is ``active``, its ``accuracy``, ``confidence`` and
-    ``agreement`` with the answer when it last ran, what of latency and energy it was worth, in [0, 1], and how many
-    windows ago it last ran; the shares of the ``classes`` (C,) among the answers, and the window's ``reward``.
+    """What is known after a window: of each member (M,) what it counts for, in [0, 1], 0 where it is not in the
+    ensemble, its ``accuracy``, ``confidence`` and ``agreement`` with the answer when it last ran, what of latency and
+    energy it was worth, in [0, 1], and how many windows ago it last ran; the shares of the ``classes`` (C,) among the
+    answers, and the window's ``reward``.
     """
 
-    active: BoolArray
+    weights: FloatArray
     accuracy: FloatArray
     confidence: FloatArray
     agreement: FloatArray
@@ -37,7 +38,7 @@ class Seen:
     def vector(self) -> FloatArray:
         """All of it as one vector (6 M + C + 1,) in [0, 1], float32."""
         freshness = 1.0 / (1.0 + self.age)
-        parts = (self.active, self.accuracy, self.confidence, self.agreement, self.thrift, freshness, self.classes)
+        parts = (self.weights, self.accuracy, self.confidence, self.agreement, self.thrift, freshness, self.classes)
         whole = np.concatenate([*(np.asarray(part, dtype=np.float64) for part in parts), [self.reward]])
         return np.asarray(np.clip(whole, 0.0, 1.0), dtype=np.float32)
 
@@ -67,7 +68,7 @@ class Watch:
 
     def __init__(self, ensemble: Ensemble, contract: Contract) -> None:
         size, self._contract = len(ensemble.names), contract
-        self._active = np.ones(size, dtype=np.bool_)
+        self._weights = np.ones(size)
         self._known = np.full((len(KNOWN), size), NAIVE)
         self._age = np.full(size, np.inf)
         self._classes, self._reward = np.full(len(ensemble.classes), 1.0 / len(ensemble.classes)), NAIVE
@@ -99,18 +100,18 @@ class Watch:
         self._earned += earned
         self.rewarded += rewarded
 
-    def close(self, active: BoolArray) -> None:
-        """End a window that the ``active`` members (M,) have played, and begin the next."""
+    def close(self, weights: FloatArray) -> None:
+        """End a window in which members have counted for these ``weights`` (M,), and begin the next."""
         self._known = np.where(self._counts > 0.0, self._sums / np.maximum(self._counts, 1.0), self._known)
         self._age = np.where(self._counts[1] > 0.0, 0.0, self._age + 1.0)
-        self._active = active.copy()
+        self._weights = weights.copy()
         self._classes = self._answers / max(self._answers.sum(), 1.0)
         self._reward = self._earned / self.rewarded if self.rewarded else self._reward
         self._begin()
 
     def seen(self) -> Seen:
         known = {name: values.copy() for name, values in zip(KNOWN, self._known, strict=True)}
-        return Seen(active=self._active, age=self._age, classes=self._classes, reward=self._reward, **known)
+        return Seen(weights=self._weights, age=self._age, classes=self._classes, reward=self._reward, **known)
 
     def _thrift(self, rows: Answered) -> FloatArray:
         """What members' latency and energy are worth by the contract's weights of the two, of the rows' shape; 0 where
@@ -123,7 +124,7 @@ class Watch:
                 worth = worth + self._shares[name] * np.nan_to_num(metric.normalise(taken))
         return worth
 
-    _ARRAYS = ("_active", "_known", "_age", "_classes", "_sums", "_counts", "_answers")
+    _ARRAYS = ("_weights", "_known", "_age", "_classes", "_sums", "_counts", "_answers")
 
     def dump(self) -> dict[str, Any]:
         """Everything seen, as plain values."""

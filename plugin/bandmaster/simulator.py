@@ -44,7 +44,8 @@ class Timing:
 class SimulatedMember:
     """One member: its ``accuracy`` (regions, classes), how sure it says it is on average where it is ``right`` and
     where it is ``wrong`` (its ``spread`` the standard deviation of both), how long it takes, and the energy of a row of
-    mean length on each kind of host that it can run on.
+    mean length on each kind of host that it can run on. One that is ``like`` another is the same model on another host:
+    it answers as that one does.
     """
 
     name: str
@@ -58,6 +59,7 @@ class SimulatedMember:
     cost: float = 0.0
     explainability: float = 0.0
     fails: float = 0.0
+    like: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class ModelRL:
         profiles = {m.name: _profile(m) for m in members}
         self.ensemble = Ensemble(tuple(profiles), simulation.classes, profiles)
         self._accuracy = np.stack([m.accuracy for m in members])  # (M, R, C)
+        models = [m.like or m.name for m in members]
+        self._answers_of = [models.index(model) for model in models]
 
     def log(self, seed: int, requests: int | None = None) -> RecordedLog:
         """So many requests, answered by all members; by default as many as are described."""
@@ -126,7 +130,7 @@ class ModelRL:
             features=_features(region, len(of.regions), rng),
             tags=(),
             phases=tuple(of.phases[k].name for k in weights.argmax(axis=1)),
-            scores=scores,
+            scores=scores[:, self._answers_of],
             latency_s=latency,
             energy_j=energy,
             cost=np.tile([m.cost for m in of.members], (n, 1)),

@@ -107,14 +107,19 @@ class Standardised(BaseFeaturesExtractor):
 
 
 class _Scaled(gymnasium.RewardWrapper[Any, Any]):
-    """Rewards by the scale on which they vary."""
+    """Rewards less what all members would have earned in the same window, by the scale on which that varies.
+
+    What is taken off does not depend on the action, so that nothing else becomes the best; but most of the difference
+    between one window's reward and another's is what requests came, and that goes (Mao et al. 2019, "Variance reduction
+    for reinforcement learning in input-driven environments", section 4).
+    """
 
     def __init__(self, env: EnsembleEnv, mean: float, spread: float) -> None:
         super().__init__(env)
-        self._mean, self._spread = mean, spread
+        self._ensemble, self._mean, self._spread = env, mean, spread
 
     def reward(self, reward: Any) -> float:
-        return float((reward - self._mean) / self._spread)
+        return float((reward - self._ensemble.usual - self._mean) / self._spread)
 
 
 def train(
@@ -175,7 +180,9 @@ def _model(
 
 
 def _surveyed(env: EnsembleEnv, seed: int) -> tuple[FloatArray, FloatArray, tuple[float, float]]:
-    """The mean and spread of what is seen, (d,) each, and those of the reward, where one acts at random."""
+    """The mean and spread of what is seen, (d,) each, and those of the reward less what all members would have earned,
+    where one acts at random.
+    """
     env.action_space.seed(seed)
     observations, rewards, over = list[FloatArray](), list[float](), True
     while len(rewards) < SURVEYED:
@@ -183,7 +190,7 @@ def _surveyed(env: EnsembleEnv, seed: int) -> tuple[FloatArray, FloatArray, tupl
             env.reset(seed=seed + len(rewards))
         seen, reward, _, over, _ = env.step(env.action_space.sample())
         observations.append(seen)
-        rewards.append(float(reward))
+        rewards.append(float(reward) - env.usual)
     spread = np.std(observations, axis=0)
     # What does not vary tells nothing, and must not be blown up where it does so once.
     return np.mean(observations, axis=0), np.where(spread > 1e-3, spread, 1.0), (
@@ -327,6 +334,7 @@ def best_constant(source: Source, training: Training) -> tuple[str, float]:
 
 
 def _constantly(active: BoolArray) -> Callable[[FloatArray], BoolArray]:
+    """Acts by ``changes.Picks``."""
     return lambda seen: active
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import bandmaster
 from bandmaster.cli import main
 from tests.faults.killed_edits import FILE
 
@@ -73,8 +74,9 @@ def test_another_journal_has_edits_of_its_own(file: Path, tmp_path: Path) -> Non
 def test_without_its_extra_train_says_what_to_install(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for missing in ("gymnasium", "stable_baselines3", "torch"):
         monkeypatch.setitem(sys.modules, missing, None)
-    for loaded in ("bandmaster.training", "bandmaster.environment"):
-        monkeypatch.delitem(sys.modules, loaded, raising=False)
+    for loaded in ("training", "environment"):  # by other tests, where the extra is installed
+        monkeypatch.delitem(sys.modules, f"bandmaster.{loaded}", raising=False)
+        monkeypatch.delattr(bandmaster, loaded, raising=False)
     result = CliRunner().invoke(main, ["train", str(file)])
     assert result.exit_code == 2
     assert "pip install 'bandmaster[rl]'" in result.output

@@ -52,11 +52,34 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert one.phases == other.phases
 
 
+def test_a_model_on_another_host_answers_alike_and_is_written_and_read_back(tmp_path: Path) -> None:
+    members = (
+        "members: {gpu: {accuracy: 0.8, fails: 0.1, latency: 2 ms, energy: {cuda: 1 J}},"
+        " other: {accuracy: 0.8, latency: 2 ms}, cpu: {like: gpu, latency: {mean: 9 ms, noise: 0.1}, energy: 3 J}}"
+    )
+    first = read(tmp_path, f"simulation: {{classes: [0, 1], {members}}}")
+    for simulation in (first, read(tmp_path, simulation_text(first))):
+        log = ModelRL(simulation).log(0, 500)
+        np.testing.assert_array_equal(log.scores[:, 2], log.scores[:, 0])
+        assert not np.array_equal(log.scores[:, 1], log.scores[:, 0])
+        assert log.latency_s[:, 2].min() > log.latency_s[:, 0].max()
+        assert log.energy_j.mean(axis=0) == pytest.approx([1.0, 0.0, 3.0], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
         ("{}", "simulation: is missing; add it with classes: and members:"),
         ("simulation: {classes: [0, 1]}", "simulation.members: is missing; add members: {a:"),
+        (
+            "simulation: {classes: [0, 1], members: {a: {like: b, latency: 1 ms}, b: {like: a, latency: 1 ms}}}",
+            "members.a.like: is no member with answers of its own",
+        ),
+        (
+            "simulation: {classes: [0, 1], members: {a: {accuracy: 1, latency: 1 s},"
+            " b: {like: a, fails: 1, latency: 1 s}}}",
+            "members.b.fails: 1 is that of the member it is like; take it out",
+        ),
         (f"simulation: {{{MEMBERS}}}", "simulation.classes: is missing; add classes: [cat, dog]"),
         (f"simulation: {{classes: [0, 1], {MEMBERS}, phase: []}}", "is an unknown key; did you mean phases?"),
         ("simulation: {classes: [0, 1], members: {}}", "has no member; write {a: {accuracy: 0.9"),

@@ -5,15 +5,16 @@ import inspect
 import pkgutil
 
 import numpy as np
+import onnxruntime
 import pytest
 import skl2onnx
 from sklearn.linear_model import LogisticRegression
 
 import bandmaster.members
 import bandmaster.recorded
-from bandmaster.core import Member
+from bandmaster.core import HOSTS, BandmasterError, Member
 from bandmaster.members.isolated import IsolatedMember
-from bandmaster.members.onnx import OnnxMember
+from bandmaster.members.onnx import PROVIDERS, OnnxMember
 from bandmaster.recorded import RecordedMember
 from bandmaster.testing import MEMBER_RULES, check_member, sample_log
 
@@ -74,6 +75,18 @@ def test_the_suite_notices_a_broken_member(broken):
     log = sample_log(8)
     with pytest.raises(AssertionError, match=r"\w+ \w+"):
         check_member(lambda: broken("m0", log.scores[:, 0]), np.arange(5)[:, None])
+
+
+@pytest.mark.skipif(PROVIDERS["cuda"] in onnxruntime.get_available_providers(), reason="members can run on CUDA here")
+@pytest.mark.parametrize("make", [OnnxMember, IsolatedMember])
+def test_a_member_that_is_to_run_where_it_cannot_says_so_and_what_to_do(make, tmp_path):
+    model = LogisticRegression().fit(np.eye(4), [0, 1, 0, 1])
+    path = tmp_path / "model.onnx"
+    path.write_bytes(skl2onnx.to_onnx(model, ROWS[:1], options={"zipmap": False}).SerializeToString())
+    said = r"'wine' is to run on cuda, .*; install onnxruntime-gpu .*, or write host: cpu"
+    with pytest.raises(BandmasterError, match=said):
+        make("wine", path, host="cuda")
+    assert set(PROVIDERS) == set(HOSTS)
 
 
 @pytest.mark.parametrize("labels", [[1, 2, 3], ["red", "rose", "white"]])

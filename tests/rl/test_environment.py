@@ -44,7 +44,7 @@ def test_an_episode_is_as_long_as_its_log_and_the_same_for_the_same_seed() -> No
             assert env.observation_space.contains(observation)
             observation, reward, terminated, over, info = env.step(np.int64(len(rewards) % 7))
             assert not terminated
-            assert info["members"]
+            assert info["plan"]
             rewards.append(reward)
         courses.append(rewards)
     assert len(courses[0]) == 100
@@ -52,7 +52,7 @@ def test_an_episode_is_as_long_as_its_log_and_the_same_for_the_same_seed() -> No
 
 
 def test_what_cannot_be_played_is_refused() -> None:
-    with pytest.raises(BandmasterError, match="no way 'leaps' to change an ensemble; there are steps, picks"):
+    with pytest.raises(BandmasterError, match="no way 'leaps' to change an ensemble; there are steps, picks, weights"):
         EnsembleEnv(EXAMPLE, changes="leaps")
     with pytest.raises(BandmasterError, match="a log of 10000 requests has no window of 20000; make windows smaller"):
         EnsembleEnv(EXAMPLE, window=20_000)

@@ -14,6 +14,7 @@ from bandmaster.config import ConfigError, load
 from bandmaster.core import BandmasterError
 from bandmaster.journal.places import JOURNAL_VARIABLE
 from bandmaster.serving.discovery import find_block, load_service, placed, staying
+from bandmaster.serving.learning import check_journal
 from tests.serving.tiny import block, project
 
 
@@ -116,3 +117,25 @@ def test_in_a_built_bento_the_journal_is_outside_and_the_models_are_those_built_
         BentoMLContainer.bentoml_home.reset()
     assert found.journal == "sqlite:////home/of/bentoml/bandmaster/iris/orchestration.db"
     assert [m.bento_model for m in found.members] == ["iris-tree:abc", "other:latest"]
+
+
+def test_a_journal_that_would_be_packed_into_the_bento_is_told_of(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "bentofile.yaml"
+    text, config = file.read_text(), placed(load(file))
+
+    def told() -> list[str]:
+        check_journal(config)
+        return [line.partition(": `bentoml build` would pack it")[0] for line in capsys.readouterr().err.splitlines()]
+
+    try:
+        assert told() == []
+        file.write_text(text.replace("include:\n- '*.py'\n- '*.onnx'\n", ""))
+        assert told() == [f"bandmaster: {folder / name}" for name in ("orchestration.db", "bandmaster.key")]
+        (folder / ".bentoignore").write_text("orchestration.db*\n")
+        assert told() == [f"bandmaster: {folder / 'bandmaster.key'}"]
+        file.write_text("include: 5\n")  # BentoML refuses that itself
+        assert told() == []
+    finally:
+        BentoMLContainer.bento_arguments.reset()  # reading the file has set them

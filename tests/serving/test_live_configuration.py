@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from bandmaster import build
+from bandmaster.combine import pool
 from bandmaster.config import load
-from bandmaster.core import BandmasterError, Decision, Ensemble, Request
+from bandmaster.core import Answer, BandmasterError, Decision, Ensemble, Request
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.live import Made
 from bandmaster.serving.pages import Report
@@ -63,15 +64,19 @@ class Running:
 
     def play(self, rows: np.ndarray, labels: np.ndarray) -> list[Decision]:
         """Have a worker answer that has kept up, settle its decisions, and have the learner keep up."""
+        return self.play_whole(rows, labels)[0]
 
-        async def script(worker: Worker) -> list[Decision]:
+    def play_whole(self, rows: np.ndarray, labels: np.ndarray) -> tuple[list[Decision], list[Answer]]:
+        """The same; the answers, too."""
+
+        async def script(worker: Worker) -> list[tuple[Decision, Answer]]:
             await worker.keep_up()
-            return await asked(worker, rows)
+            return [await worker.answer(Request(r[None].astype(np.float32), r, time.time())) for r in rows]
 
-        decisions: list[Decision] = self.work(script)
+        decisions, answers = map(list, zip(*self.work(script), strict=True))
         self.settle(decisions, labels)
         self.learner_keeps_up()
-        return decisions
+        return decisions, answers
 
 
 @pytest.fixture
@@ -252,6 +257,56 @@ def test_an_agent_edits_the_configuration_window_by_window(running: Callable[...
     assert conductor is not None
     assert conductor.windows == 3
     assert tuple(not on for on in conductor.active) == (service.edits.effective().benched or (False,) * 4)
+
+
+def test_an_agent_that_weighs_edits_what_members_count_for(running: Callable[..., Running], tmp_path: Path) -> None:
+    agent = exported(tmp_path, Ensemble(NAMES, CLASSES), "weights", seed=3)
+    service = running(policy={"use": "constant", "plan": "all~declared", "agent": agent.name})
+    seen: set[tuple[float, ...]] = set()
+    for start in range(0, 3 * WINDOW, WINDOW):
+        before = service.edits.effective()
+        rows = ROWS[start : start + WINDOW]
+        decisions, answers = service.play_whole(rows, LABELS[start : start + WINDOW])
+        assert {decision.plan for decision in decisions} == {"linear+tree+bayes+fragile~declared"}
+        said = np.stack([_said(answer) for answer in answers])
+        weights = np.array([member.weight if member.active else 0.0 for member in before.members])
+        np.testing.assert_allclose([answer.scores[0] for answer in answers], pool(said, weights), atol=1e-9)
+        seen.add(tuple(weights.tolist()))
+    assert len(seen) > 1
+    conductor, members = service.loop._learner.manager.conductor, service.edits.effective().members
+    assert conductor is not None
+    assert conductor.weights.tolist() == [member.weight if member.active else 0.0 for member in members]
+    edits = service.edits.edits.history()
+    assert {change.path.rpartition(".")[2] for edit in edits for change in edit.changes} == {"active", "weight"}
+    for edit in edits:  # of weights alone, members' statistics say nothing
+        assert (edit.predicted is None) == all(change.path.endswith(".weight") for change in edit.changes)
+
+
+def _said(answer: Answer) -> np.ndarray:
+    """What every member said of one row, (M, C); zeros of those that did not run."""
+    scores = {reply.name: reply.scores[0] for reply in answer.ran if reply.scores is not None}
+    return np.stack([scores.get(name, np.zeros(len(CLASSES))) for name in NAMES])
+
+
+def test_an_agent_that_weighs_members_plays_them_all_and_is_compared_with_nobody(tmp_path: Path) -> None:
+    weighs, picks, declared = "weights0.onnx", "picks0.onnx", {"use": "constant", "plan": "all~declared"}
+    refused: list[tuple[dict[str, Any], str]] = [
+        (
+            {"use": "constant", "agent": weighs},
+            "what members count for, .*write use: constant, plan: all~declared",
+        ),
+        ({"use": "bandit", "agent": weighs}, "other policies go by weights of their own"),
+        ({**declared, "agent": picks}, "decides who is in the ensemble, .*; write use: constant, plan: all$"),
+        ({**declared, "agent": weighs, "gate": 0.1}, "decides what members count for, while policy.shadows and"),
+        ({"use": "constant", "agent": picks, "shadows": [weighs]}, "leave them out, or train it with --changes picks"),
+    ]
+    for k, (policy, why) in enumerate(refused):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        for changes in ("weights", "picks"):
+            exported(folder, Ensemble(NAMES, CLASSES), changes)
+        with pytest.raises(BandmasterError, match=why):
+            Running(folder, policy=policy)
 
 
 def test_a_shadow_that_is_surely_better_takes_the_agents_place(running: Callable[..., Running], tmp_path: Path) -> None:

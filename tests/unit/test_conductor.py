@@ -10,11 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from bandmaster import build
 from bandmaster.agents import METADATA, Agent
-from bandmaster.changes import CHANGES, Picks, Steps
-from bandmaster.conductor import Conductor
+from bandmaster.changes import CHANGES, Picks, Steps, Weights
+from bandmaster.conductor import ConductedPolicy, Conductor
+from bandmaster.config import load
 from bandmaster.core import BandmasterError, Ensemble
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
+from bandmaster.replay import processes, replay
 from bandmaster.seen import Seen
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
 from bandmaster.windows import Windows
@@ -28,7 +31,7 @@ WINDOW = 40
 def usual(ensemble: Ensemble) -> np.ndarray:
     """What is seen of half of the ensemble, so that actions depend on what is different from it."""
     windows = Windows(sample_log(WINDOW, members=len(ensemble.names)), CONTRACT, WINDOW)
-    windows.play(np.arange(len(ensemble.names)) % 2 == 0)
+    windows.play((np.arange(len(ensemble.names)) + 1.0) % 2)
     return windows.seen().vector()
 
 
@@ -85,11 +88,13 @@ def written(
     return path
 
 
-@pytest.mark.parametrize(("changes", "seed"), [("steps", 30), ("picks", 10)])  # of those that change much
+@pytest.mark.parametrize(("changes", "seed"), [("steps", 30), ("picks", 10), ("weights", 10)])  # that change much
 def test_what_an_agent_earns_live_it_earned_in_training(changes: str, seed: int, tmp_path: Path) -> None:
     agent = Agent(exported(tmp_path, LOG.ensemble, changes, seed))
     learner = sample_learner(lambda plans, *_: ConstantPolicy(plans, ALL), LOG, contract=CONTRACT)
     learner.manager.conductor = conductor = Conductor(agent, LOG.ensemble, CONTRACT)
+    if agent.changes.weighs:
+        learner.manager.policy = ConductedPolicy(conductor, LOG.ensemble)
     earned, active = [], []
     for experience in sample_experiences(learner, LOG):
         earned.append(experience.own)
@@ -98,12 +103,32 @@ def test_what_an_agent_earns_live_it_earned_in_training(changes: str, seed: int,
     trained, played = [], []
     while not windows.over:
         seen = windows.seen()
-        played.append(agent.changes.after(seen.active, agent.act(seen.vector())))
+        played.append(agent.changes.after(seen.weights, agent.act(seen.vector())))
         trained.append(windows.play(played[-1]))
     np.testing.assert_allclose(np.reshape(earned, (-1, WINDOW)).mean(axis=1), trained, atol=1e-12)
-    assert np.array_equal(active, np.repeat(played, WINDOW, axis=0))
+    assert np.array_equal(active, np.repeat(np.array(played) > 0.0, WINDOW, axis=0))
     assert conductor.windows == len(LOG) // WINDOW
-    assert len({tuple(a) for a in active}) > 2  # it does change the ensemble
+    assert len({tuple(weights) for weights in played}) > 2  # it does change the ensemble
+    assert agent.changes.weighs == bool(set(np.ravel(played)) - {0.0, 1.0})
+
+
+def test_an_agent_that_weighs_plays_in_replays_what_it_played_in_training(tmp_path: Path) -> None:
+    path = exported(tmp_path, LOG.ensemble, "weights", seed=10)
+    members = ", ".join(f"{name}: {{}}" for name in LOG.ensemble.names)
+    (tmp_path / "config.yaml").write_text(
+        f"orchestration: {{contract: {{accuracy: {{weight: 1}}}}, members: {{{members}}}}}"
+    )
+    read = load(tmp_path / "config.yaml")
+    bench = build.bench(read, [LOG])
+    (results,) = replay(bench, [f"agent:{path}", f"constant:{ALL}"], 1, spread=processes(1))
+    windows, agent = Windows(LOG, read.contract, WINDOW), Agent(path)
+    trained = []
+    while not windows.over:
+        seen = windows.seen()
+        trained.append(windows.play(agent.changes.after(seen.weights, agent.act(seen.vector()))))
+    assert results.policies[f"agent:{path}"].measures.reward == pytest.approx(np.mean(trained), abs=1e-12)
+    with pytest.raises(BandmasterError, match=r"other policies go by weights .*; write agent:.*weights10\.onnx$"):
+        replay(bench, [f"agent:{path}+bandit"], 1)
 
 
 def test_whoever_is_not_in_the_ensemble_runs_for_no_policy_and_no_probe(tmp_path: Path) -> None:
@@ -179,22 +204,39 @@ def test_a_file_that_is_no_agent_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_steps_add_remove_replace_and_keep_but_never_remove_the_last() -> None:
-    steps, both = Steps(5), np.array([True, True, False, False, False])
+    steps, both = Steps(5), np.array([1.0, 1.0, 0.0, 0.0, 0.0])
 
-    def after(active: np.ndarray, action: int) -> list[bool]:
-        return steps.after(active, np.array([action])).tolist()
+    def after(weights: np.ndarray, action: int) -> list[float]:
+        return steps.after(weights, np.array([action])).tolist()
 
     assert after(both, 0) == both.tolist()
-    assert after(both, 3) == [True, True, True, False, False]
-    assert after(both, 6) == [False, True, False, False, False]
-    alone = np.array([True, False, False, False, False])
+    assert after(both, 3) == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert after(both, 6) == [0.0, 1.0, 0.0, 0.0, 0.0]
+    alone = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
     assert after(alone, 6) == alone.tolist()
     replaced = {tuple(after(alone, action)) for action in range(11, steps.sizes[0])}
-    assert replaced == {tuple(np.eye(5, dtype=bool)[k].tolist()) for k in range(5)}  # by any other one, or kept
-    assert both.tolist() == [True, True, False, False, False]  # what it was given it leaves alone
+    assert replaced == {tuple(np.eye(5)[k].tolist()) for k in range(5)}  # by any other one, or kept
+    assert both.tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]  # what it was given it leaves alone
 
 
 def test_picks_choose_the_whole_ensemble_and_picking_nobody_keeps_it() -> None:
-    picks, both = Picks(3), np.array([True, True, False])
-    assert picks.after(both, np.array([0, 0, 1])).tolist() == [False, False, True]
+    picks, both = Picks(3), np.array([1.0, 1.0, 0.0])
+    assert picks.after(both, np.array([0, 0, 1])).tolist() == [0.0, 0.0, 1.0]
     assert picks.after(both, np.array([0, 0, 0])).tolist() == both.tolist()
+
+
+def test_weights_are_chosen_for_all_at_once_and_raised_so_that_the_greatest_is_1() -> None:
+    weights, before = Weights(3), np.array([1.0, 0.25, 0.0])
+    assert weights.sizes == (4, 4, 4)
+    assert weights.after(before, np.array([0, 1, 3])).tolist() == [0.0, 0.25, 1.0]
+    assert weights.after(before, np.array([1, 2, 0])).tolist() == [0.5, 1.0, 0.0]
+    assert weights.after(before, np.array([0, 0, 0])).tolist() == before.tolist()
+
+
+def test_what_others_decided_is_taken_over_on_the_agents_own_scale(tmp_path: Path) -> None:
+    decided = np.array([4.0, 1.0, 0.0, 1e-6])
+    for changes, scaled in (("picks", [1.0, 1.0, 0.0, 1.0]), ("weights", [1.0, 0.25, 0.0, 1e-3])):
+        conductor = Conductor(Agent(exported(tmp_path, LOG.ensemble, changes)), LOG.ensemble, CONTRACT)
+        conductor.adopt(decided)
+        assert conductor.weights.tolist() == scaled
+        assert conductor.out == (False, False, True, False)

@@ -1,11 +1,12 @@
 """Plans have names that can be read back, and catalogues keep their limit."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bandmaster.core import BandmasterError, Ensemble, Plan, Profile
-from bandmaster.plans import Catalogue, all_members, cheapest_first, generate, parse_plan
+from bandmaster.plans import Catalogue, all_members, cheapest_first, generate, parse_plan, pool_weights, without
 
 NAMES = ("linear", "forest", "mlp", "svm-rbf", "tree_2")
 ENSEMBLE = Ensemble(NAMES, (0, 1), {n: Profile(energy_j=10.0 - i) for i, n in enumerate(NAMES)})
@@ -17,7 +18,9 @@ def plans(draw):
     cuts = sorted(draw(st.sets(st.integers(1, len(members) - 1)))) if len(members) > 1 else []
     stages = tuple(tuple(members[a:b]) for a, b in zip([0, *cuts], [*cuts, len(members)], strict=True))
     stop_at = tuple(draw(st.sampled_from([0.5, 0.75, 0.9, 1.0])) for _ in stages[1:])
-    return Plan(stages, draw(st.sampled_from(["uniform", "recent", "learned"])), stop_at)
+    own = tuple(draw(st.sampled_from([0.001, 0.25, 1.0, 1000.0])) for _ in members)
+    weights = ["uniform", "recent", "declared", "learned", *([own] if set(own) != {1.0} else [])]
+    return Plan(stages, draw(st.sampled_from(weights)), stop_at)
 
 
 @given(plans())
@@ -27,6 +30,24 @@ def test_a_plans_name_reads_back_as_the_plan(plan):
 
 def test_all_is_short_for_every_member_at_once():
     assert parse_plan("all", ENSEMBLE) == all_members(ENSEMBLE) == Plan((NAMES,))
+    assert parse_plan("all~declared", ENSEMBLE) == Plan((NAMES,), "declared")
+
+
+@given(plans(), st.sets(st.sampled_from(NAMES), max_size=4))
+def test_what_is_left_of_a_plan_weighs_its_members_as_the_whole_does(plan, out):
+    rest = without(plan, out)
+    if rest is None:
+        assert set(plan.members) <= out
+        return
+    recent, left = np.arange(1.0, 6.0), [ENSEMBLE.index(name) for name in rest.members]
+    weights, before = (pool_weights(p, ENSEMBLE, recent)[left] for p in (rest, plan))
+    assert weights.tolist() == before.tolist()
+    assert parse_plan(rest.name, ENSEMBLE) == rest or set(rest.weights) == {1.0}
+
+
+def test_plans_that_list_members_in_another_order_share_no_weights():
+    both = Catalogue.of(ENSEMBLE, [parse_plan(text, ENSEMBLE) for text in ("0.5*linear+mlp", "0.5*mlp+linear")])
+    assert both.prefix_weights(np.ones(5)).tolist() == [[0.5, 0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.5, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +60,10 @@ def test_all_is_short_for_every_member_at_once():
         ("linear>mlp@1.5", r"\(0, 1\]"),
         ("linear>mlp@often", r"\(0, 1\]"),
         ("linear~heavy", "~recent"),
+        ("0*linear+mlp", "weight '0' must be a number from 0.001 to 1000"),
+        ("much*linear+mlp", "weight 'much' must be a number"),
+        ("nan*linear+mlp", "weight 'nan' must be a number"),
+        ("2*linear+mlp~recent", "has weights of its own and ~recent; keep one of the two"),
         ("", "no member ''"),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_shadow_decides_as_it_would_have_had_it_conducted(tmp_path: Path) -> N
     agent, windows, wanted = Agent(path), Windows(LOG, CONTRACT, WINDOW), []
     while not windows.over:
         seen = windows.seen()
-        wanted.append(agent.changes.after(seen.active, agent.act(seen.vector())))
+        wanted.append(agent.changes.after(seen.weights, agent.act(seen.vector())))
         windows.play(wanted[-1])
     (shadow,) = shadows_of(made).each
     had = []

@@ -131,7 +131,7 @@ def plans(file: Path, as_json: bool) -> None:
         table.add_row(
             plan.name,
             str(len(plan.stages)),
-            plan.weights,
+            plan.weights if isinstance(plan.weights, str) else ", ".join(f"{w:g}" for w in plan.weights),
             ", ".join(f"{t:g}" for t in plan.stop_at),
             seconds(known(worst["latency"][k])),
             joules(known(worst["energy"][k])),

@@ -40,7 +40,7 @@ ALGORITHMS = ("ppo", "a2c", "dqn")
               type=click.FloatRange(0.0, 1.0, min_open=True, max_open=True),
               help="With --log: share of its requests that the agent is judged by, and never trained on.")  # fmt: skip
 @click.option("--changes", type=click.Choice(list(CHANGES)), default="steps", show_default=True,
-              help="What it may do in a window: one step, or pick all members anew.")  # fmt: skip
+              help="What it may do in a window: one step, or pick or weigh all members anew.")  # fmt: skip
 @click.option("--window", default=100, show_default=True, type=click.IntRange(min=1), help="Requests a window.")
 @click.option(
     "--steps", default=500_000, show_default=True, type=click.IntRange(min=1), help="Windows in all, at most."
@@ -60,7 +60,7 @@ def train_command(
     file: Path, algo: str, log: Path | None, order: Order, mix_classes: int | None, mix_every: int | None,
     requests: int | None, held_out: float, folder: Path | None, resume: bool, settings: Sequence[str], **how: Any,
 ) -> None:  # fmt: skip
-    """Train an agent that decides, for each window of requests, who is in the ensemble.
+    """Train an agent that decides, for each window of requests, who is in the ensemble, or what each member counts for.
 
     CONFIG has `orchestration:`, and `simulation:` or a recorded --log beside it. The agent that earned most on what was
     held out is exported to agent.onnx, which needs no torch: replay it, or name it under policy: agent:.

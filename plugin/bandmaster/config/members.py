@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from bandmaster.config.records import MemberConfig
 from bandmaster.config.values import (
     PROFILE_FIELDS,
+    choice_of,
     duration_of,
     entries_of,
     fields_of,
@@ -17,7 +18,7 @@ from bandmaster.config.values import (
     number_of,
     text_of,
 )
-from bandmaster.core import Profile
+from bandmaster.core import HOSTS, Profile
 from bandmaster.plans import ALL
 from bandmaster.yaml_reader import At, show
 
@@ -40,7 +41,8 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
-    get = fields_of(at, ("onnx", "bento_model", "profile", "weight", "active", "deadline", "isolated")).get
+    known = ("onnx", "bento_model", "profile", "weight", "active", "host", "deadline", "isolated")
+    get = fields_of(at, known).get
     onnx, bento_model = get("onnx"), get("bento_model")
     if onnx and bento_model:
         at.book.refuse(at.path, "has both onnx and bento_model; keep one of them")
@@ -52,6 +54,7 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
         active=flag_of(get("active"), True),
+        host=choice_of(get("host"), "cpu", HOSTS),
         deadline_s=duration_of(get("deadline"), None, "200 ms"),
         isolated=flag_of(get("isolated"), False),
     )

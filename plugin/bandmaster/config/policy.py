@@ -26,8 +26,11 @@ def read_policy(at: At | None, members: tuple[str, ...], root: Path) -> PolicyCo
     if experts and use != "exp4":
         experts.refuse("is for exp4 only; remove it or write use: exp4")
     named = plan_name(plan, members)
-    if plan and named not in (None, ALL) and get("agent"):
-        plan.refuse(f"leaves the agent nobody to choose; write plan: {ALL}, and it decides who that is")
+    if plan and named not in (None, ALL, f"{ALL}~declared") and get("agent"):
+        plan.refuse(
+            f"leaves the agent nobody to choose; write plan: {ALL}, and it decides who that is; {ALL}~declared, where "
+            "it decides what they count for"
+        )
     agent = onnx_path(at, root) if (at := get("agent")) else None
     explore, weighed = _explore(get("explore"), use), _experts(experts, members)
     return PolicyConfig(use, explore, named, weighed, agent, *_compared(get, agent, root))

@@ -41,8 +41,8 @@ class MemberConfig:
     """One member: a model file or a model of BentoML's store; with neither it exists only in logs. Nobody asks one that
     is not ``active``.
 
-    A call of it may take ``deadline_s``; where that is ``None``, what its speed at start allows (``build``). An
-    ``isolated`` one has a process of its own.
+    It runs on a ``host``, one of ``core.HOSTS``. A call of it may take ``deadline_s``; where that is
+    ``None``, what its speed at start allows (``build``). An ``isolated`` one has a process of its own.
     """
 
     name: str
@@ -51,6 +51,7 @@ class MemberConfig:
     profile: Profile = field(default_factory=Profile)
     weight: float = 1.0
     active: bool = True
+    host: str = "cpu"
     deadline_s: float | None = None
     isolated: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from bandmaster.config.values import (
     items_of,
     number_of,
     quantity_of,
+    text_of,
 )
 from bandmaster.core import FloatArray
 from bandmaster.simulator import ALL, Phase, SimulatedMember, Simulation, Timing
@@ -60,7 +62,7 @@ def _simulation(at: At) -> Simulation:
         default,
         classes=classes,
         regions=regions,
-        members=tuple(_member(name, entry, classes, regions) for name, entry in entries.items()),
+        members=_members(entries, classes, regions),
         phases=_phases(get("phases"), classes, regions),
         requests=integer_of(get("requests"), default.requests, 1, MOST),
         overlap=number_of(get("overlap"), default.overlap, 0.0, 0.99),
@@ -148,9 +150,35 @@ def _keyed(at: At, names: tuple[str, ...]) -> dict[str, At]:
     return found
 
 
+ANSWERS = ("accuracy", "confidence", "fails")
+"""What is said of a member's answers."""
+
+
+def _members(
+    entries: Mapping[str, At], classes: tuple[int | str, ...], regions: tuple[str, ...]
+) -> tuple[SimulatedMember, ...]:
+    """The members; whoever is like another answers as that one does."""
+    own = {name: _member(name, entry, classes, regions) for name, entry in entries.items()}
+    models = {name: member for name, member in own.items() if member.like is None}
+    for name, member in own.items():
+        if member.like is not None and member.like not in models:
+            at, known = entries[name], ", ".join(models)
+            at.book.refuse((*at.path, "like"), f"is no member with answers of its own; write one of {known}")
+    return tuple(_like(member, models.get(member.like or "", member)) for member in own.values())
+
+
+def _like(member: SimulatedMember, model: SimulatedMember) -> SimulatedMember:
+    answers = {key: getattr(model, key) for key in ("accuracy", "right", "wrong", "spread", "fails")}
+    return replace(member, **answers)
+
+
 def _member(name: str, at: At, classes: tuple[int | str, ...], regions: tuple[str, ...]) -> SimulatedMember:
-    known = ("accuracy", "confidence", "latency", "energy", "host", "cost", "explainability", "fails")
-    get = fields_of(at, known, {"accuracy": "0.9", "latency": "20 ms"}).get
+    known = (*ANSWERS, "latency", "energy", "host", "cost", "explainability", "like")
+    alike = isinstance(at.value, dict) and "like" in at.value
+    get = fields_of(at, known, {"latency": "20 ms"} if alike else {"accuracy": "0.9", "latency": "20 ms"}).get
+    for key in ANSWERS if alike else ():
+        if (answers := get(key)) is not None:
+            answers.refuse("is that of the member it is like; take it out")
     sure = fields_of(get("confidence"), ("right", "wrong", "spread")).get
     chance = 1.0 / len(classes)
     energy = _energy(get("energy"))
@@ -171,6 +199,7 @@ def _member(name: str, at: At, classes: tuple[int | str, ...], regions: tuple[st
         cost=number_of(get("cost"), 0.0, 0.0, 1e12),
         explainability=number_of(get("explainability"), 0.0, 0.0, 1.0),
         fails=number_of(get("fails"), 0.0, 0.0, 1.0),
+        like=text_of(get("like"), ".+", "the name of a member that is the same model on another host"),
     )
 
 
@@ -274,13 +303,17 @@ def _member_dict(member: SimulatedMember, classes: tuple[str, ...], regions: tup
         latency["range"] = [f"{_short(timing.low_s)} s", f"{_short(timing.high_s)} s"]
     varying = {"noise": timing.noise, "spikes": timing.spikes, "spike": timing.spike if timing.spikes else 0.0}
     latency |= {key: _short(value) for key, value in varying.items() if value}
-    return {
+    answers: dict[str, object] = {
         "accuracy": _accuracy_dict(member.accuracy, classes, regions),
         "confidence": {name: _short(getattr(member, name)) for name in ("right", "wrong", "spread")},
+        **({"fails": _short(member.fails)} if member.fails else {}),
+    }
+    return {
+        **(answers if member.like is None else {"like": member.like}),
         "latency": latency,
         "energy": {host: f"{_short(joules)} J" for host, joules in member.energy_j.items()},
         "host": member.host,
-        **{key: _short(getattr(member, key)) for key in ("cost", "explainability", "fails") if getattr(member, key)},
+        **{key: _short(getattr(member, key)) for key in ("cost", "explainability") if getattr(member, key)},
     }
 
 

@@ -110,9 +110,16 @@ class IsolatedMember:
     Raises ``BandmasterError`` naming the file when the model cannot be used, or its process dies of it.
     """
 
-    def __init__(self, name: str, path: Path, task: Task = "classification", deadline: Deadline | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        task: Task = "classification",
+        host: str = "cpu",
+        deadline: Deadline | None = None,
+    ) -> None:
         """Finds out what the model is. Nothing keeps running; ``start``, or the first call, begins anew."""
-        self.name, self._path, self._task = name, path, task
+        self.name, self._path, self._task, self._host = name, path, task, host
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._stopped, self._not_before = False, 0.0
@@ -235,8 +242,13 @@ class IsolatedMember:
             if self._stopped or time.monotonic() < self._not_before:
                 raise MemberFailure("is stopped" if self._stopped else "died when it was started, a moment ago")
             ours, theirs = socket.socketpair()
-            command = [sys.executable, "-m", __name__, str(theirs.fileno()), self.name, str(self._path), self._task]
-            kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
+            command = [sys.executable, "-m", __name__, str(theirs.fileno()), self.name, str(self._path)]
+            command += [self._task, self._host]
+            kept = {
+                name: os.environ[name]
+                for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
+                if name in os.environ
+            }
             environment = kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             try:
                 process = subprocess.Popen(
@@ -279,11 +291,11 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def serve(link: Connection, name: str, path: Path, task: Task) -> None:
+def serve(link: Connection, name: str, path: Path, task: Task, host: str) -> None:
     """The process's side: load the model, then answer until the other side is gone."""
     threading.Thread(target=_leave_with, args=(link.fileno(),), daemon=True).start()
     try:
-        member = OnnxMember(name, path, task)
+        member = OnnxMember(name, path, task, host)
     except BandmasterError as problem:
         link.send_bytes(msgspec.msgpack.encode(Failed(str(problem))))
         return
@@ -317,6 +329,6 @@ def _answered(member: OnnxMember, asked: Asked) -> Told:
 
 
 if __name__ == "__main__":
-    handle, name_, path_, task_ = sys.argv[1:]
+    handle, name_, path_, task_, host_ = sys.argv[1:]
     assert task_ in get_args(Task)
-    serve(Connection(int(handle)), name_, Path(path_), cast(Task, task_))
+    serve(Connection(int(handle)), name_, Path(path_), cast(Task, task_), host_)

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from bandmaster.core import Array, BandmasterError, FloatArray, MemberFailure, Task
+from bandmaster.core import HOSTS, Array, BandmasterError, FloatArray, MemberFailure, Task
 from bandmaster.members.watchdog import WATCHDOG
 
 WARM_UP_RUNS = 5
 FATAL = 4
 """ONNX Runtime's log level at which it does not print what it also raises."""
+
+PROVIDERS = dict(zip(HOSTS, ("CPUExecutionProvider", "CUDAExecutionProvider"), strict=True))
+"""What of ONNX Runtime runs models, by the kind of host."""
 
 LABEL_ROWS = 32
 """Rows of noise on which a model's labels are compared with its probabilities."""
@@ -33,16 +36,24 @@ class OnnxMember:
     Raises ``BandmasterError`` naming the file when it is no such model.
     """
 
-    def __init__(self, name: str, path: Path, task: Task = "classification") -> None:
-        self.name, self._task = name, task
+    def __init__(self, name: str, path: Path, task: Task = "classification", host: str = "cpu") -> None:
+        """``host`` is one of ``HOSTS``."""
+        self.name, self._task, provider = name, task, PROVIDERS[host]
+        if provider not in onnxruntime.get_available_providers():
+            raise BandmasterError(
+                f"{path}: member {name!r} is to run on {host}, for which this ONNX Runtime is not made; install "
+                "onnxruntime-gpu in its place, or write host: cpu"
+            )
         options = onnxruntime.SessionOptions()
         # One thread: the CPU time of the calling thread is then the member's own, and workers do not fight.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except Exception as problem:  # onnxruntime raises its own classes, none of them public
             raise BandmasterError(f"{path}: ONNX Runtime cannot load member {name!r}: {problem}") from None
+        if provider not in self._session.get_providers():  # ONNX Runtime takes the CPU then, and says so in its log
+            raise BandmasterError(f"{path}: member {name!r} is to run on {host}, which is not there; write host: cpu")
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) < 2:
             shapes = ", ".join(f"{i.name}{i.shape}" for i in inputs)

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from _bentoml_sdk import Service
+from bentoml._internal.bento.build_config import BentoBuildConfig, BentoPathSpec
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bandmaster.config import Config, ConfigError, Source, parse, read_block
@@ -156,6 +157,21 @@ def placed(config: Config) -> Config:
         for m in config.members
     )
     return replace(config, journal=journal, members=members)
+
+
+def packed(path: Path) -> bool:
+    """Whether ``bentoml build`` in the working directory packs a file there into the bento, and ``bentoml serve
+    --reload`` starts the service anew whenever it is written.
+    """
+    here = Path.cwd().resolve()
+    if _built_bento() is not None or not path.is_file() or not path.resolve().is_relative_to(here):
+        return False
+    try:
+        described = BentoBuildConfig.from_bento_dir(str(here))
+    except Exception:  # of any kind; it cannot be built so, which is for BentoML to say
+        return False
+    spec = BentoPathSpec(described.include, described.exclude, str(here))
+    return bool(spec.includes(path.resolve().relative_to(here).as_posix()))
 
 
 def _built_bento() -> dict[str, Any] | None:

@@ -22,13 +22,10 @@ from _bentoml_sdk import Service
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build
-from bandmaster.conductor import Conductor
 from bandmaster.config import Config
-from bandmaster.config_manager import POLICY
 from bandmaster.core import (
     Answer,
     BandmasterError,
-    BoolArray,
     Decision,
     DriftEvent,
     Experience,
@@ -39,18 +36,17 @@ from bandmaster.core import (
     State,
 )
 from bandmaster.guard import Guard
-from bandmaster.journal.keys import Keys
+from bandmaster.journal.keys import KEY_FILE, Keys
 from bandmaster.journal.places import lease_file, locate
 from bandmaster.journal.sqlite import open_journal
-from bandmaster.learner import Learner, profile_figures
+from bandmaster.learner import Learner
 from bandmaster.metrics import NoFigureError
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
-from bandmaster.plans import compiled, side_by_side
-from bandmaster.policies.traditional import ScoringPolicy
-from bandmaster.rehearsal import NEEDED
 from bandmaster.reporters import Reporters
 from bandmaster.seldom import Seldom
+from bandmaster.serving.conducting import Conducting
+from bandmaster.serving.discovery import packed
 from bandmaster.serving.live import Live, Made
 from bandmaster.serving.pages import (
     EventPage,
@@ -104,7 +100,7 @@ class LearningLoop:
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lease = _take_lease(path)
-        self.live, self._manager = Live(made), made.manager
+        self.live, self._conducting = Live(made), Conducting(made.manager)
         self._config, self._ensemble = config, ensemble
         self._keys = Keys.of(path.parent)
         window_s = config.feedback.window_s
@@ -112,7 +108,7 @@ class LearningLoop:
         self._journal.take_over()
         self._learner, self._spare = self._learners()
         self._version = 0
-        self._unfit, self._windows, self._refused = False, 0, 0
+        self._unfit = False
         self._golden: deque[State] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = None if ensemble.regression else Reporters()
@@ -128,16 +124,6 @@ class LearningLoop:
         )
         return first, second
 
-    def _active(self) -> BoolArray:
-        """Who is in the ensemble by the configuration, (M,)."""
-        return np.array([member.active for member in self._config.members])
-
-    def _adopt(self) -> None:
-        """Whatever the agent had decided, the configuration says who is in the ensemble."""
-        if (conductor := self._learner.manager.conductor) is not None:
-            conductor.adopt(self._active())
-            self._windows = conductor.windows
-
     def keep_up(self, found: tuple[Config, build.Hosted]) -> None:
         """Learn under another configuration from now on: with what has been learned where that fits it, and else with
         the newest of what the journal holds.
@@ -150,7 +136,7 @@ class LearningLoop:
         except BandmasterError as problem:
             _log.info("%s", problem)
             self._relearn(max(self._journal.counts().joined - RELEARNED, 0))
-        self._adopt()
+        self._conducting.adopt(self._config, self._learner)
         self._golden.clear()
         self.live.accept(*found)
         self._publish(time.time())
@@ -190,7 +176,7 @@ class LearningLoop:
                 self._learn(joined)
             else:
                 refused += 1
-        self._adopt()
+        self._conducting.adopt(self._config, self._learner)
         self._good = self._learner.dump()
         if refused:
             _log.warning("%d earlier decisions cannot be learned from; the last one because %s", refused, why)
@@ -283,7 +269,7 @@ class LearningLoop:
             self._learn(joined)
         if self._learner.guard is not None:
             self._watch(self._learner.guard, now)
-        self._conduct()
+        self._conducting.act(self._config, self._learner)
         self._expire(now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
@@ -317,75 +303,6 @@ class LearningLoop:
             p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
             if not np.array_equal(p, loaded):
                 raise BandmasterError("loaded, it decides otherwise than it was learned")
-
-    def _conduct(self) -> None:
-        """Edit into the configuration whom the agent has put into the ensemble, or out of it, once a window."""
-        conductor = self._learner.manager.conductor
-        if conductor is None or conductor.windows == self._windows:
-            return
-        self._windows = conductor.windows
-        if self._promote(conductor):
-            return
-        now = self._active()
-        changed = np.flatnonzero(conductor.active != now)
-        if not len(changed):
-            return
-        names = self._ensemble.names
-        predicted, why = self._predicted(now, conductor.active)
-        if why is not None:
-            self._refused += 1
-            _log.info("window %d: the agent's choice is not put into force: %s", conductor.windows, why)
-            conductor.adopt(now)
-            return
-        try:
-            self._manager.apply(
-                {f"members.{names[m]}.active": bool(conductor.active[m]) for m in changed},
-                author=f"{POLICY}{conductor.agent.version}",
-                reason=f"window {conductor.windows} of {conductor.agent.about.window} requests",
-                predicted=predicted,
-            )
-        except BandmasterError as problem:
-            _log.warning("the agent's choice is not put into force: %s", problem)
-            conductor.adopt(now)
-
-    def _promote(self, conductor: Conductor) -> bool:
-        """Edit into the configuration that a shadow conducts which surely is better, where that is wanted."""
-        shadows = self._learner.manager.shadows
-        if shadows is None or not self._config.policy.promote or (shadow := shadows.better()) is None:
-            return False
-        version, gain = shadow.conductor.agent.version, shadow.gain
-        file = self._config.policy.shadows[shadows.each.index(shadow)]
-        least = f"at least {shadows.least(shadow):.4f} a request, over {gain.requests} requests"
-        try:
-            self._manager.promote(
-                file, f"{POLICY}{version}", f"surely better than {conductor.agent.version}: {least}", gain.mean
-            )
-        except BandmasterError as problem:
-            _log.warning("%s is not promoted: %s", version, problem)
-            return False
-        return True
-
-    def _predicted(self, before: BoolArray, after: BoolArray) -> tuple[float, str | None]:
-        """By how much more an ensemble is to earn a request than the one before; and why it may not take its place,
-        where it may not. Known from requests of late if there are any that tell, else by members' statistics.
-        """
-        gate, rehearsal = self._config.policy.gate, self._learner.manager.rehearsal
-        outs = (tuple((~active).tolist()) for active in (before, after))
-        found = rehearsal.compare(*outs) if rehearsal is not None else None
-        if found is not None:
-            (low, high), why = found.interval, None
-            if gate is not None and low < -gate:
-                why = f"it gains {found.mean:+.4f} [{low:.4f}, {high:.4f}] on {found.requests} requests; gate: {gate:g}"
-            return found.mean, why
-        why = None if gate is None else f"fewer than {NEEDED} requests were probed that tell what it would earn"
-        return self._by_statistics(before, after), why
-
-    def _by_statistics(self, before: BoolArray, after: BoolArray) -> float:
-        both = tuple(side_by_side(self._ensemble, active) for active in (before, after))
-        plans = compiled(both, self._ensemble)
-        scoring = ScoringPolicy(plans, self._config.contract, profile_figures(self._ensemble))
-        earned = scoring.scores(self._learner.state.statistics())
-        return float(earned[1] - earned[0])
 
     def _expire(self, now: float) -> None:
         """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
@@ -438,7 +355,7 @@ class LearningLoop:
             sources=self._reporters.standings() if self._reporters else [],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events(last=50)],
             guard=guard_page(self._learner.guard, self._pin.why) if self._learner.guard else None,
-            agent=agent_page(self._learner.manager, self._refused),
+            agent=agent_page(self._learner.manager, self._conducting.refused),
             config=self.live.page(),
         )
 
@@ -477,6 +394,12 @@ def check_journal(config: Config) -> None:
         path = locate(config.journal, config.root)
         open_journal(config.journal, config.root, Keys.of(path.parent)).close()
         _take_lease(path).close()
+        for file in filter(packed, (path, path.with_name(KEY_FILE))):
+            print(
+                f"bandmaster: {file}: `bentoml build` would pack it into the bento, and with --reload the service "
+                f"starts anew whenever it is written; name {path.name}* and {KEY_FILE} in .bentoignore",
+                file=sys.stderr,
+            )
     except (BandmasterError, OSError) as problem:
         print(f"bandmaster: journal: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
