@@ -32,7 +32,7 @@ from bandmaster.members.onnx import OnnxMember
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.metrics import ImportedFunction
 from bandmaster.orchestrator import Orchestrator
-from bandmaster.plans import ALL, Catalogue, generate, parse_plan
+from bandmaster.plans import ALL, ALL_DECLARED, Catalogue, generate, parse_plan
 from bandmaster.policies.bandit import BanditPolicy
 from bandmaster.policies.context_free import Exp3Policy, ThompsonPolicy, UcbPolicy
 from bandmaster.policies.exp4 import Exp4Policy
@@ -336,10 +336,6 @@ def conducted(spec: str, seed: int) -> tuple[Path | None, str]:
     if not mark or (policy and not policy.startswith("+")):
         raise BandmasterError(f"policy {spec!r}: names no agent; write agent:ppo.onnx, or agent:ppo.onnx+bandit")
     return Path((file + mark).replace("{seed}", str(seed))), policy.removeprefix("+") or "constant:all"
-
-
-ALL_DECLARED = f"{ALL}~declared"
-"""What an agent that weighs members plays where its decisions are edits of the members' weights."""
 
 
 def _conductor(file: Path | None, use: str, config: Config, plans: Catalogue, *, in_replay: bool) -> Conductor | None:

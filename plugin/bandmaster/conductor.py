@@ -13,6 +13,7 @@ import numpy as np
 from bandmaster.contract import Contract
 from bandmaster.core import NO_ANSWER, BandmasterError, BoolArray, Ensemble, Experience, FloatArray, IntArray, State
 from bandmaster.plans import LIGHTEST, Catalogue, compiled, side_by_side
+from bandmaster.policies.traditional import Memoryless
 from bandmaster.seen import Answered, Watch
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which the request path does not need
@@ -111,12 +112,10 @@ class Conductor:
         self.weights, self.windows = np.array(conducted.weights), conducted.windows
 
 
-class ConductedPolicy:
+class ConductedPolicy(Memoryless):
     """Plays all members that a conductor has in the ensemble at once, pooled by what it has them count for."""
 
     name = "constant"
-    probes = False
-    aims = False
     reads_state = False
 
     def __init__(self, conductor: Conductor, ensemble: Ensemble) -> None:
@@ -133,13 +132,3 @@ class ConductedPolicy:
 
     def probabilities(self, state: State) -> FloatArray:
         return np.ones(1)
-
-    def learn(self, experience: Experience) -> None:
-        """It is the conductor that learns."""
-
-    def dump(self) -> bytes:
-        return b""
-
-    def load(self, snapshot: bytes) -> None:
-        if snapshot:
-            raise BandmasterError(f"what a conductor decides for keeps no state, but was given {len(snapshot)} bytes")

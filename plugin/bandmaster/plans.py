@@ -15,6 +15,9 @@ from bandmaster.core import BandmasterError, BoolArray, Ensemble, FloatArray, In
 ALL = "all"
 """The short name of the plan that runs every member at once with uniform weights."""
 
+ALL_DECLARED = f"{ALL}~declared"
+"""The same with their declared weights: what an agent that weighs members plays where it edits these."""
+
 
 def all_members(ensemble: Ensemble) -> Plan:
     return Plan(stages=(ensemble.names,))

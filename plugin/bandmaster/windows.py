@@ -12,7 +12,7 @@ import numpy as np
 
 from bandmaster.combine import mean_known
 from bandmaster.contract import Contract
-from bandmaster.core import BandmasterError, FloatArray, IntArray
+from bandmaster.core import BandmasterError, Figures, FloatArray, IntArray
 from bandmaster.counterfactual import evaluate, spend
 from bandmaster.plans import ALL, Catalogue, compiled, side_by_side
 from bandmaster.recorded import RecordedLog
@@ -56,8 +56,8 @@ class Windows:
         one's at least is, pooled by these.
         """
         part, plan = self._window(self.at), compiled((side_by_side(self.log.ensemble, weights),), self.log.ensemble)
-        scores, labels, earned = self._answer(part, plan)
         figures = figures_of(part, self.contract)
+        scores, labels, earned = self._answer(part, plan, figures)
         rows = Answered(
             said=scores.argmax(axis=2),
             sure=scores.max(axis=2),
@@ -89,14 +89,16 @@ class Windows:
         earned = np.full(len(self) * self.size, np.nan)
         for start in range(0, len(earned), many):
             part = self.log.part(slice(start, min(start + many, len(earned))))
-            earned[start : start + len(part)][part.labelled] = self._answer(part, plan)[2]
+            earned[start : start + len(part)][part.labelled] = self._answer(
+                part, plan, figures_of(part, self.contract)
+            )[2]
         by_window = earned.reshape(-1, self.size).T
         return mean_known(by_window, ~np.isnan(by_window))
 
     def _window(self, k: int) -> RecordedLog:
         return self.log.part(slice(k * self.size, (k + 1) * self.size))
 
-    def _answer(self, part: RecordedLog, plan: Catalogue) -> tuple[FloatArray, IntArray, FloatArray]:
+    def _answer(self, part: RecordedLog, plan: Catalogue, figures: Figures) -> tuple[FloatArray, IntArray, FloatArray]:
         """Members' distributions (n, M, C), a single plan's answers to the rows (n,), and what each request earns that
         has a label.
         """
@@ -105,7 +107,7 @@ class Windows:
         alike = np.ones(scores.shape[:2])  # where others are meant, the plan has them
         answer = evaluate(plan, scores, everyone, alike)
         labels = answer.labels[:, 0]
-        spent = spend(plan, answer.stop + 1, figures_of(part, self.contract), alike)
+        spent = spend(plan, answer.stop + 1, figures, alike)
         raw = {
             "accuracy": (labels == part.truth).astype(np.float64),
             "confidence": answer.confidence[:, 0],

@@ -10,7 +10,7 @@ from bandmaster.config.members import onnx_path
 from bandmaster.config.plans import plan_name
 from bandmaster.config.records import POLICIES, PolicyConfig
 from bandmaster.config.values import choice_of, fields_of, flag_of, integer_of, items_of, number_of
-from bandmaster.plans import ALL
+from bandmaster.plans import ALL, ALL_DECLARED
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
 from bandmaster.yaml_reader import At
 
@@ -26,9 +26,9 @@ def read_policy(at: At | None, members: tuple[str, ...], root: Path) -> PolicyCo
     if experts and use != "exp4":
         experts.refuse("is for exp4 only; remove it or write use: exp4")
     named = plan_name(plan, members)
-    if plan and named not in (None, ALL, f"{ALL}~declared") and get("agent"):
+    if plan and named not in (None, ALL, ALL_DECLARED) and get("agent"):
         plan.refuse(
-            f"leaves the agent nobody to choose; write plan: {ALL}, and it decides who that is; {ALL}~declared, where "
+            f"leaves the agent nobody to choose; write plan: {ALL}, and it decides who that is; {ALL_DECLARED}, where "
             "it decides what they count for"
         )
     agent = onnx_path(at, root) if (at := get("agent")) else None

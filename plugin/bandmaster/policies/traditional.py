@@ -10,15 +10,11 @@ from bandmaster.counterfactual import spend
 from bandmaster.plans import Catalogue, compiled
 
 
-class _Memoryless:
-    """What a policy needs that never learns: the plans it always offers, and nothing to dump."""
+class Memoryless:
+    """What a policy needs that itself never learns: nothing to dump."""
 
-    version = "0"
     probes = False
     aims = False
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
 
     def learn(self, experience: Experience) -> None:
         """Nothing to learn."""
@@ -31,7 +27,16 @@ class _Memoryless:
             raise BandmasterError(f"{type(self).__name__} keeps no state, but was given {len(snapshot)} bytes")
 
 
-class ConstantPolicy(_Memoryless):
+class _Unchanging(Memoryless):
+    """Always offers the same plans."""
+
+    version = "0"
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+
+class ConstantPolicy(_Unchanging):
     """Always the same plan, the only one that it offers: what a hand-written ensemble does."""
 
     name = "constant"
@@ -46,7 +51,7 @@ class ConstantPolicy(_Memoryless):
         return np.ones(1)
 
 
-class RandomPolicy(_Memoryless):
+class RandomPolicy(_Unchanging):
     """Every plan with the same probability."""
 
     name = "random"
@@ -60,7 +65,7 @@ class RandomPolicy(_Memoryless):
         return self._p
 
 
-class ScoringPolicy(_Memoryless):
+class ScoringPolicy(_Unchanging):
     """Algorithmic scoring: the plan with the greatest contract value computed from recent statistics.
 
     A plan's accuracy is taken to be the mean of its members' recent accuracies, its confidence likewise; a
