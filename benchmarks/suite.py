@@ -132,27 +132,28 @@ def _trained(scenario: Trained, place: Place, listener: Listener, seeds: int, jo
     config = scenario.read_config()
     (log, *_) = logs_of(scenario, config, place, seeds, listener.line)
     taught, judged = trained.split(scenario, log, config)
-    specs = trained.policies(scenario, taught, config, place, seeds, jobs, listener.line)
+    specs = trained.policies(scenario, taught, judged, config, place, seeds, jobs, listener.line)
     bench = build.bench(config, [judged], scenario.traffic.traffic())
     play = Play(windows={"replay": scenario.traffic.last})
-    found, times = _play(bench, play, [*scenario.policies, *specs.values()], seeds, jobs, scenario.over_time, listener)
-    names = {spec: name for name, spec in specs.items()}
+    once = [*scenario.policies, *dict.fromkeys(specs.values())]  # what is best beforehand may be best in hindsight, too
+    found, times = _play(bench, play, once, seeds, jobs, scenario.over_time, listener)
+    names = {spec: tuple(name for name, other in specs.items() if other == spec) for spec in specs.values()}
     plays = {name: _renamed(played, names) for name, played in found.items()}
     return Ran(
         _record(scenario, seeds, plays=plays, members=_members(judged, config)),
-        {names.get(policy, policy): us for policy, us in times.items()},
+        {name: us for policy, us in times.items() for name in names.get(policy, (policy,))},
     )
 
 
-def _renamed(played: Played, names: Mapping[str, str]) -> Played:
-    """What was played with policies under other names."""
+def _renamed(played: Played, names: Mapping[str, tuple[str, ...]]) -> Played:
+    """What was played with policies under other names, each under all that it has."""
 
     def named(found: Any) -> Any:
         if isinstance(found, dict):
-            return {names.get(key, key): named(value) for key, value in found.items()}
+            return {name: named(value) for key, value in found.items() for name in names.get(key, (key,))}
         return found
 
-    curves = tuple(Curve(names.get(c.policy, c.policy), c.rewards) for c in played.curves)
+    curves = tuple(Curve(name, c.rewards) for c in played.curves for name in names.get(c.policy, (c.policy,)))
     return Played(played.requests, named(played.results), played.at, curves)
 
 

@@ -19,9 +19,9 @@ from bandmaster.recorded import RecordedLog
 from benchmarks.scenario import AgentSpec, Trained
 from benchmarks.sources import Place, UnavailableError
 
-TAUGHT = "constant-taught"
-"""The ensemble that would have earned most on what agents are taught on, had it never been changed: what is known
-beforehand of the best constant one.
+TAUGHT, HINDSIGHT = "constant-taught", "constant-hindsight"
+"""The ensembles, all of whose members count alike, that would have earned most, had they never been changed: on what
+agents are taught on, which is what is known beforehand of the best constant one; and on what all are compared on.
 """
 
 
@@ -36,13 +36,16 @@ def split(scenario: Trained, log: RecordedLog, config: Config) -> tuple[Recorded
 def policies(
     scenario: Trained,
     taught: RecordedLog,
+    judged: RecordedLog,
     config: Config,
     place: Place,
     seeds: int,
     jobs: int | None,
     told: Callable[[str], None],
 ) -> dict[str, str]:
-    """What plays each agent, one of its own for each seed, those above the bandit, and ``TAUGHT``; by their names."""
+    """What plays each agent, one of its own for each seed, those above the bandit, ``TAUGHT`` and ``HINDSIGHT``; by
+    their names.
+    """
     folders = {
         name: place.cache / "agents" / _key(scenario, spec, taught, config) for name, spec in scenario.agents.items()
     }
@@ -56,17 +59,18 @@ def policies(
         told(f"{done}/{len(tasks)} {line}")
     found = {name: f"agent:{folder}/{{seed}}.onnx" for name, folder in folders.items()}
     above = {f"{name}+bandit": f"{found[name]}+bandit" for name in scenario.above}
-    return found | above | {TAUGHT: f"constant:{_best_constant(scenario, taught, config, told)}"}
+    constant = {TAUGHT: taught, HINDSIGHT: judged}
+    return found | above | {name: _best_constant(name, scenario, log, config, told) for name, log in constant.items()}
 
 
-def _best_constant(scenario: Trained, taught: RecordedLog, config: Config, told: Callable[[str], None]) -> str:
-    """The plan of the ensemble that earns most on what agents are taught on, by its name in the catalogue."""
-    source, how = _source(scenario, taught, config), _extra("training").Training(window=scenario.window)
+def _best_constant(name: str, scenario: Trained, log: RecordedLog, config: Config, told: Callable[[str], None]) -> str:
+    """What plays the ensemble that earns most on a log, as the catalogue names its plan."""
+    source, how = _source(scenario, log, config), _extra("training").Training(window=scenario.window)
     best, earned = _extra("training").best_constant(source, how)
-    told(f"{TAUGHT}: {best}, which earned {earned:.4f} a request on what agents are taught on")
-    members = {frozenset(plan.members): plan for plan in build.catalogue(config, taught.ensemble).plans
+    told(f"{name}: {best}, {earned:.4f} a request")
+    members = {frozenset(plan.members): plan for plan in build.catalogue(config, log.ensemble).plans
                if len(plan.stages) == 1 and plan.weights == "uniform"}  # fmt: skip
-    return members[frozenset(best.split("+"))].name
+    return f"constant:{members[frozenset(best.split('+'))].name}"
 
 
 def _source(scenario: Trained, taught: RecordedLog, config: Config) -> Any:

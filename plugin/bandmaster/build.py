@@ -317,7 +317,8 @@ def learner(
         chooses = policy(use, config, plans, state.belief)
     manager = RLManager(chooses, rng, conductor, config.benched, shadows, compares)
     if conductor and compares:
-        manager.rehearsal = Rehearsal(plans.ensemble, config.contract, chooses, manager.distribution)
+        weighs = conductor.agent.changes.weighs
+        manager.rehearsal = Rehearsal(plans.ensemble, config.contract, chooses, manager.distribution, weighs=weighs)
     return Learner(plans.ensemble, config.contract, state, manager, guarding)
 
 
@@ -353,23 +354,17 @@ def _conductor(file: Path | None, use: str, config: Config, plans: Catalogue, *,
     if name == "constant" and (plan or config.policy.plan or ALL) != plays:
         what = "what members count for" if weighs else "who is in the ensemble"
         raise BandmasterError(f"policy {use!r}: the agent decides {what}, and all of them are to answer; {fix}")
-    if not in_replay and config.policy.compares:
-        _require_comparable(agent)
     return Conductor(agent, plans.ensemble, config.contract)
 
 
-def _require_comparable(agent: Agent) -> None:
-    if agent.changes.weighs:
-        raise BandmasterError(
-            f"agent {agent.version}: decides what members count for, while policy.shadows and policy.gate compare who "
-            "is in the ensemble; leave them out, or train it with --changes picks"
-        )
-
-
 def _shadows(conductor: Conductor, config: Config, plans: Catalogue) -> Shadows:
-    agents = [Agent(file) for file in config.policy.shadows]
+    agents, own = [Agent(file) for file in config.policy.shadows], conductor.agent.about
     for agent in agents:
-        _require_comparable(agent)
+        if agent.changes.weighs != conductor.agent.changes.weighs:
+            raise BandmasterError(
+                f"policy.shadows: {agent.version} was trained with --changes {agent.about.changes}, and policy.agent "
+                f"with {own.changes}; who decides what members count for is compared with others that do"
+            )
     return Shadows(agents, plans.ensemble, config.contract, conductor.agent.version)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bandmaster.contract import Contract
 from bandmaster.core import NO_ANSWER, BandmasterError, BoolArray, Ensemble, Experience, FloatArray, IntArray, State
-from bandmaster.plans import LIGHTEST, Catalogue, compiled, side_by_side
+from bandmaster.plans import Catalogue, compiled, relative, side_by_side
 from bandmaster.policies.traditional import Memoryless
 from bandmaster.seen import Answered, Watch
 
@@ -57,8 +57,7 @@ class Conductor:
 
     def scaled(self, weights: FloatArray) -> FloatArray:
         """Weights (M,) as the agent has them: the greatest is 1, and so is every other above 0 where it weighs none."""
-        share = np.maximum(weights / weights.max(), LIGHTEST) if self.agent.changes.weighs else np.ones(len(weights))
-        return np.where(weights > 0.0, share, 0.0)
+        return relative(weights if self.agent.changes.weighs else np.where(weights > 0.0, 1.0, 0.0))
 
     def learn(self, experience: Experience) -> None:
         """Count what came of a request; act where that ends a window. What a probe told of others does not count: in

@@ -135,31 +135,29 @@ def spend(
     return {name: figure() for name, figure in spent.items() if counts(name)}
 
 
-def plan_rewards(
+def plan_raw(
     catalogue: Catalogue,
-    contract: Contract,
     evaluation: Evaluation,
     accuracy: FloatArray,
     figures: Figures,
     weights: FloatArray,
-    own: Mapping[str, FloatArray],
-) -> FloatArray:
-    """The reward (P,) of every plan on one request of several rows; NaN where unknown.
+    counts: Callable[[str], bool],
+) -> dict[str, FloatArray]:
+    """The raw figures (P,) of every plan on one request of several rows, as far as they count.
 
-    ``accuracy`` (P,) is each plan's over the rows, ``own`` maps the user's own metrics to each plan's figure (P,).
-    ``figures`` are those of each member's call on all rows: of energy and cost, a plan pays for the rows that it sends.
+    ``accuracy`` (P,) is each plan's over the rows. ``figures`` are those of each member's call on all rows: of energy
+    and cost, a plan pays for the rows that it sends.
     """
-    spent = spend(catalogue, (evaluation.stop.max(axis=0) + 1)[None], figures, weights, counts=contract.counts)
+    spent = spend(catalogue, (evaluation.stop.max(axis=0) + 1)[None], figures, weights, counts=counts)
     raw = {
         "accuracy": accuracy,
         "confidence": evaluation.confidence.mean(axis=0),
         **{name: values[0] for name, values in spent.items()},
-        **own,
     }
     if len(evaluation.stop) > 1:
-        by_row = spend(catalogue, evaluation.stop + 1, figures, weights, counts=contract.counts)
+        by_row = spend(catalogue, evaluation.stop + 1, figures, weights, counts=counts)
         raw |= {name: by_row[name].mean(axis=0) for name in ("energy", "cost") if name in by_row}
-    return np.where(evaluation.determined.all(axis=0), contract.rewards(raw), np.nan)
+    return raw
 
 
 def _on_all_rows(figures: Figures, known: BoolArray) -> Figures:
@@ -224,17 +222,25 @@ def revealed(catalogue: Catalogue, contract: Contract, experience: Experience) -
     return Revealed(rewards, observed_p)
 
 
+def alone(catalogue: Catalogue, contract: Contract, experience: Experience) -> Alone:
+    """What each plan of ``catalogue`` would have come to on a settled request of known labels, under its profile."""
+    return _walk(catalogue, contract.under(experience.joined.decision.profile), experience, lambda figure: True)
+
+
 @dataclass(frozen=True, slots=True)
-class _Walked:
-    """Every plan of a catalogue on one request: its reward (P,), NaN where unknown, and which answers to which rows it
-    needs, (P, n·M), 1 or 0.
+class Alone:
+    """Every plan of a catalogue on one request: its reward (P,), NaN where unknown, the ``raw`` figures (P,) that make
+    it, and which answers to which rows it needs, (P, n·M), 1 or 0.
     """
 
     rewards: FloatArray
+    raw: Mapping[str, FloatArray]
     needs: FloatArray
 
 
-def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _Walked:
+def _walk(
+    catalogue: Catalogue, contract: Contract, experience: Experience, counts: Callable[[str], bool] | None = None
+) -> Alone:
     joined, weights = experience.joined, experience.joined.answer.weights
     seen = evaluate(catalogue, experience.scores, experience.known, weights, experience.evidence)
     until = np.arange(catalogue.stage_members.shape[1]) <= seen.stop[..., None]  # (n, P, S)
@@ -245,12 +251,13 @@ def _walk(catalogue: Catalogue, contract: Contract, experience: Experience) -> _
         accuracy = (seen.labels == experience.truth[:, None]).mean(axis=0)
     else:
         accuracy = plan_agreement(experience.scores, seen.labels, needs)
-    own = plan_figures(contract, catalogue, joined, seen, experience.scores)
     figures = _on_all_rows(experience.figures, experience.known)
-    rewards = plan_rewards(catalogue, contract, seen, accuracy, figures, weights, own)
+    raw = plan_raw(catalogue, seen, accuracy, figures, weights, counts or contract.counts)
+    raw |= plan_figures(contract, catalogue, joined, seen, experience.scores)
+    rewards = np.where(seen.determined.all(axis=0), contract.rewards(raw), np.nan)
     if joined.answer.stand_ins:
         # Others would have stood in for a plan whose members all fail, and which would, and how well, nobody knows.
         failed = {said.name for said in (*joined.answer.ran, *joined.answer.probes) if said.error is not None}
         stands = np.array([name not in failed for name in catalogue.ensemble.names])
         rewards = np.where((needs & stands).any(axis=2).all(axis=0), rewards, np.nan)
-    return _Walked(rewards, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))
+    return Alone(rewards, raw, np.swapaxes(needs, 0, 1).reshape(len(catalogue), -1).astype(np.float64))

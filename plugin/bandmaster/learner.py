@@ -33,11 +33,11 @@ from bandmaster.core import (
 from bandmaster.counterfactual import earnings
 from bandmaster.guard import Guard, Guarding
 from bandmaster.metrics import NoFigureError, own_figures
-from bandmaster.plans import compiled, in_service, parse_plan, pool_weights
+from bandmaster.plans import compiled, in_service, parse_plan, pool_weights, stages_run
 from bandmaster.rl_manager import RLManager
 from bandmaster.state import StateManager
 
-FORMAT = 4
+FORMAT = 5
 """Of snapshots; greater by one wherever what is kept in them changes."""
 
 
@@ -307,9 +307,7 @@ class Learner:
         plan = parse_plan(joined.decision.plan, self.ensemble)
         answer = joined.answer
         index = self.ensemble.index
-        asked = {said.name: index(said.name) for said in answer.ran}
-        stages = [[asked.pop(n) for n in stage if n in asked] for stage in plan.stages[: answer.stages_run]]
-        stages = [stage for stage in stages if stage] + [[beyond] for beyond in asked.values()]
+        stages = [[index(name) for name in stage] for stage in stages_run(plan, answer)]
         ran = [i for stage in stages for i in stage]
         figures = self._figures(answer.ran)
         latency, energies, costs = figures.latency_s.tolist(), figures.energy_j.tolist(), figures.cost.tolist()

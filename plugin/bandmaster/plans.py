@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from bandmaster.core import BandmasterError, BoolArray, Ensemble, FloatArray, IntArray, Plan, Profile, Weighting
+from bandmaster.core import Answer, BandmasterError, BoolArray, Ensemble, FloatArray, IntArray, Plan, Profile, Weighting
 
 ALL = "all"
 """The short name of the plan that runs every member at once with uniform weights."""
@@ -97,6 +97,13 @@ def in_service(text: str, ensemble: Ensemble, out: Sequence[bool]) -> str:
     return text if rest is None else rest.name
 
 
+def stages_run(plan: Plan, answer: Answer) -> list[list[str]]:
+    """Who ran for the reply, stage by stage; at last, one after the other, those who stood in for others."""
+    left = {said.name: said.name for said in answer.ran}
+    stages = [[left.pop(name) for name in stage if name in left] for stage in plan.stages[: answer.stages_run]]
+    return [stage for stage in stages if stage] + [[beyond] for beyond in left]
+
+
 _WEIGHTINGS: dict[str, Weighting] = {
     "": "uniform", "recent": "recent", "declared": "declared", "learned": "learned",
 }  # fmt: skip
@@ -104,6 +111,11 @@ _WEIGHTINGS: dict[str, Weighting] = {
 
 LIGHTEST, HEAVIEST = 1e-3, 1e3
 """What a member may count for at least and at most in a plan with weights of its own: names show six digits."""
+
+
+def relative(weights: FloatArray) -> FloatArray:
+    """Weights (M,), one at least above 0, by the greatest of them; those above 0 stay what a plan can have."""
+    return np.where(weights > 0.0, np.maximum(weights / weights.max(), LIGHTEST), 0.0)
 
 
 def _own_weight(text: str, part: str) -> tuple[str, float]:

@@ -323,7 +323,7 @@ def _read(table: Table, ensemble: Ensemble, truth: IntArray, scores: Scores) -> 
         ensemble=ensemble,
         truth=truth,
         delay=_delays(table)[first],
-        at=_times(table)[first],
+        at=read_times(table)[first],
         features=features,
         tags=tuple(tags[i] for i in first) if tags else (),
         phases=tuple(phases[i] for i in first) if phases else None,
@@ -439,7 +439,8 @@ def _bounds(table: Table) -> IntArray | None:
     return np.r_[starts, len(table)] if len(starts) < len(table) else None
 
 
-def _times(table: Table) -> FloatArray:
+def read_times(table: Table) -> FloatArray:
+    """When each request came (N,), in Unix s: the column ``ts``; one a second where there is none."""
     if "ts" not in table:
         return np.arange(len(table), dtype=np.float64)
     must = "must be Unix time in seconds, in every row"

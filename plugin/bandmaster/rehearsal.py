@@ -1,4 +1,4 @@
-"""Rehearsal: what the policy would have earned on requests of late, had others been in the ensemble."""
+"""Rehearsal: what would have been earned on requests of late, had others been in the ensemble, or counted for more."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bandmaster.core import Ensemble, Experience, FloatArray, Policy, State
 from bandmaster.counterfactual import earnings
 from bandmaster.intervals import Interval, t_interval
 from bandmaster.limits import needing
-from bandmaster.plans import compiled, in_service
+from bandmaster.plans import compiled, in_service, relative, side_by_side
 
-Out = tuple[bool, ...]
-"""Who is not in the ensemble, (M,); empty where all are."""
+Counts = tuple[float, ...]
+"""What members count for, (M,), the greatest 1; 0 where one is not in the ensemble."""
 
 Distribution = Callable[[State], FloatArray]
 """The probabilities (P,) with which the policy chooses among the plans that it offers."""
@@ -51,9 +51,20 @@ class Rehearsal:
     it was improbable.
     """
 
-    def __init__(self, ensemble: Ensemble, contract: Contract, policy: Policy, distribution: Distribution) -> None:
-        """``distribution`` gives that of the ``policy``, for any state."""
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        contract: Contract,
+        policy: Policy,
+        distribution: Distribution,
+        *,
+        weighs: bool = False,
+    ) -> None:
+        """``distribution`` gives that of the ``policy``, for any state. Where it is decided what members count for, as
+        ``weighs`` says, all answer, pooled by that; else the policy chooses among the plans of those that count.
+        """
         self._ensemble, self._contract, self._policy, self._distribution = ensemble, contract, policy, distribution
+        self._weighs = weighs
         self._newest: deque[Experience] = deque(maxlen=KEPT)
 
     def learn(self, experience: Experience) -> None:
@@ -65,25 +76,37 @@ class Rehearsal:
         kept = (e for e in self._newest if e.joined.decision.id != decision_id)
         self._newest = deque(kept, maxlen=KEPT)
 
-    def earned(self, experience: Experience, out: Out) -> float:
-        """What the policy, as it is now, would have earned on average, whatever the limits, had these been out; NaN
-        where what ran does not tell. A plan all of whose members failed is taken to have earned nothing: others would
-        have stood in, and how well nobody knows.
+    def in_force(self, state: State) -> Counts:
+        """The ensemble that answered, its members counting for what is declared of them now."""
+        weights = self._ensemble.declared_weights if self._weighs else np.ones(len(self._ensemble.names))
+        return tuple(relative(np.where(state.out, 0.0, weights) if state.out else weights).tolist())
+
+    def earned(self, experience: Experience, counts: Counts) -> float:
+        """What would have been earned on average, whatever the limits, by the policy as it is now, had members counted
+        for that; NaN where what ran does not tell. A plan all of whose members failed is taken to have earned nothing:
+        others would have stood in, and how well nobody knows.
         """
-        offered, state = self._policy.catalogue.names, experience.joined.decision.state
-        fits = tuple((~needing(compiled(offered, self._ensemble), out)).tolist()) if any(out) else ()
-        p = self._distribution(replace(state, out=out, fits=fits))
-        chosen = np.flatnonzero(p)
-        names = [in_service(offered[k], self._ensemble, out) for k in chosen]
+        names, p = self._plans(experience.joined.decision.state, counts)
         plans = compiled(tuple(dict.fromkeys(names)), self._ensemble)
         rewards = earnings(plans, self._contract, experience)[[plans.index(name) for name in names]]
         answer = experience.joined.answer
         if any(said.error is not None for said in (*answer.ran, *answer.probes)):
             rewards = np.nan_to_num(rewards)
-        return float(p[chosen] @ rewards)
+        return float(p @ rewards)
 
-    def compare(self, before: Out, after: Out) -> Rehearsed | None:
-        """The ensemble without those that are out ``after`` against that ``before``; ``None`` where too little is
+    def _plans(self, state: State, counts: Counts) -> tuple[list[str], FloatArray]:
+        """The plans that might have answered, by their names, and how probably each, (P,)."""
+        ensemble = self._ensemble
+        if self._weighs:
+            return [side_by_side(ensemble, np.array(counts))], np.ones(1)
+        offered, out = self._policy.catalogue.names, tuple(count == 0.0 for count in counts)
+        fits = tuple((~needing(compiled(offered, ensemble), out)).tolist()) if any(out) else ()
+        p = self._distribution(replace(state, out=out, fits=fits))
+        chosen = np.flatnonzero(p)
+        return [in_service(offered[k], ensemble, out) for k in chosen], p[chosen]
+
+    def compare(self, before: Counts, after: Counts) -> Rehearsed | None:
+        """The ensemble whose members count for that ``after`` against the one ``before``; ``None`` where too little is
         known.
         """
         gained = np.array([self.earned(e, after) - self.earned(e, before) for e in self._newest])

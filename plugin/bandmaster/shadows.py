@@ -17,7 +17,7 @@ from bandmaster.core import BandmasterError, Ensemble, Experience
 from bandmaster.counterfactual import evaluate
 from bandmaster.ledger import Gain
 from bandmaster.plans import compiled, side_by_side
-from bandmaster.rehearsal import Out, Rehearsal, known_p
+from bandmaster.rehearsal import Counts, Rehearsal, known_p
 
 if TYPE_CHECKING:  # it imports ONNX Runtime, which the request path does not need
     from bandmaster.agents import Agent
@@ -42,21 +42,26 @@ class Shadow:
     def begin(self) -> None:
         """Gain nothing yet, with the ensemble that it has now."""
         self.gain = Gain()
-        self._acted: deque[tuple[float, Out]] = deque([(-math.inf, self.conductor.out)], maxlen=KEPT)
+        self._acted: deque[tuple[float, Counts]] = deque([(-math.inf, self.counts)], maxlen=KEPT)
 
-    def out_at(self, at: float) -> Out:
-        """Who was not in its ensemble at a time (Unix s)."""
-        return next((out for since, out in reversed(self._acted) if since <= at), self._acted[0][1])
+    @property
+    def counts(self) -> Counts:
+        """What members count for in its ensemble."""
+        return tuple(self.conductor.weights.tolist())
+
+    def counts_at(self, at: float) -> Counts:
+        """What they counted for at a time (Unix s)."""
+        return next((counts for since, counts in reversed(self._acted) if since <= at), self._acted[0][1])
 
     def learn(self, experience: Experience, earned: float) -> None:
         """Learn of a request whose members' answers are all known, on which its ensemble would have ``earned`` that."""
-        active, windows = self.conductor.active, self.conductor.windows
-        plan = compiled((side_by_side(self._ensemble, active),), self._ensemble)
+        weights, windows = self.conductor.weights, self.conductor.windows
+        plan = compiled((side_by_side(self._ensemble, weights),), self._ensemble)
         scores, known = experience.scores, experience.known
-        labels = evaluate(plan, scores, known, np.ones(len(active)), experience.evidence).labels[:, 0]
-        self.conductor.count(experience, np.broadcast_to(active, known.shape), labels, earned)
+        labels = evaluate(plan, scores, known, np.ones(len(weights)), experience.evidence).labels[:, 0]
+        self.conductor.count(experience, np.broadcast_to(weights > 0.0, known.shape), labels, earned)
         if self.conductor.windows > windows:
-            self._acted.append((experience.joined.outcome.at, self.conductor.out))
+            self._acted.append((experience.joined.outcome.at, self.counts))
 
     def dump(self) -> dict[str, Any]:
         return {"conductor": self.conductor.dump(), "gain": self.gain.dump(), "acted": list(self._acted)}
@@ -66,7 +71,8 @@ class Shadow:
         on anything else.
         """
         self.gain.load(dumped["gain"])
-        self._acted = deque(((float(since), tuple(out)) for since, out in dumped["acted"]), maxlen=KEPT)
+        acted = ((float(since), tuple(map(float, counts))) for since, counts in dumped["acted"])
+        self._acted = deque(acted, maxlen=KEPT)
 
 
 class Shadows:
@@ -89,12 +95,13 @@ class Shadows:
             return
 
         @cache
-        def earned(out: Out) -> float:
-            return rehearsal.earned(experience, out)
+        def earned(counts: Counts) -> float:
+            return rehearsal.earned(experience, counts)
 
         decision = experience.joined.decision
+        answered = earned(rehearsal.in_force(decision.state))
         for shadow in self.each:
-            gained, own = earned(shadow.out_at(decision.at)) - earned(decision.state.out), earned(shadow.conductor.out)
+            gained, own = earned(shadow.counts_at(decision.at)) - answered, earned(shadow.counts)
             if not math.isnan(gained + own):
                 shadow.gain.add(gained, p)
                 shadow.learn(experience, own)

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -42,16 +43,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedMember:
-    """One member: its ``accuracy`` (regions, classes), how sure it says it is on average where it is ``right`` and
-    where it is ``wrong`` (its ``spread`` the standard deviation of both), how long it takes, and the energy of a row of
-    mean length on each kind of host that it can run on. One that is ``like`` another is the same model on another host:
-    it answers as that one does.
+    """One member: its ``accuracy``, how sure it says it is on average where it is ``right`` and where it is ``wrong``,
+    all three (regions, classes), and the ``spread`` of that, a standard deviation; how long it takes, and the energy of
+    a row of mean length on each kind of host that it can run on. One that is ``like`` another is the same model on
+    another host: it answers as that one does.
     """
 
     name: str
     accuracy: FloatArray = field(hash=False)
-    right: float
-    wrong: float
+    right: FloatArray = field(hash=False)
+    wrong: FloatArray = field(hash=False)
     spread: float
     timing: Timing
     energy_j: Mapping[str, float] = field(hash=False)
@@ -78,8 +79,9 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class Simulation:
     """What is simulated. Members err together as far as ``overlap`` in [0, 1) says: the correlation of what makes an
-    input hard for each. ``rate`` requests come a second, as a Poisson process; with ``queues`` a member that is asked
-    before it is done lets wait. Labels come ``delay`` requests later, and for a share ``labelled`` of them.
+    input hard for each. ``rate`` requests come a second, as a Poisson process; or with the ``gaps`` between those of a
+    ``trace``, in s, from any of them on and over again. With ``queues`` a member that is asked before it is done lets
+    wait. Labels come ``delay`` requests later, and for a share ``labelled`` of them.
     """
 
     classes: tuple[int | str, ...]
@@ -89,6 +91,8 @@ class Simulation:
     requests: int = 10_000
     overlap: float = 0.3
     rate: float = 100.0
+    trace: Path | None = None
+    gaps: FloatArray = field(default_factory=lambda: np.zeros(0), hash=False, repr=False)
     queues: bool = False
     delay: int = 0
     labelled: float = 1.0
@@ -110,13 +114,13 @@ class ModelRL:
         """So many requests, answered by all members; by default as many as are described."""
         of, rng = self.simulation, np.random.default_rng(seed)
         n = of.requests if requests is None else requests
-        at = rng.exponential(1.0 / of.rate, n).cumsum()
+        at = self._gaps(n, rng).cumsum()
         shares = [np.stack([getattr(p, kind) for p in of.phases]) for kind in ("classes", "regions")]
         weights = _weights(of.phases, n)  # (n, P)
         truth, region = (_drawn(weights @ (share / share.sum(axis=1, keepdims=True)), rng) for share in shares)
         right = self._right(truth, region, rng)
         said = self._said(truth, right, rng)
-        scores = self._scores(said, right, rng)
+        scores = self._scores(said, self._sure(truth, region, right, rng))
         service = np.stack([_took(m.timing, n, rng) for m in of.members], axis=1)
         latency = service + (_waiting(at, service) if of.queues else 0.0)
         means = np.array([max(m.timing.mean_s, 1e-12) for m in of.members])
@@ -135,8 +139,15 @@ class ModelRL:
             energy_j=energy,
             cost=np.tile([m.cost for m in of.members], (n, 1)),
             explainability=np.tile([m.explainability for m in of.members], (n, 1)),
-            sha256=hashlib.sha256(f"{of!r} {seed} {n}".encode()).hexdigest(),
+            sha256=hashlib.sha256(f"{of!r} {seed} {n}".encode() + of.gaps.tobytes()).hexdigest(),
         )
+
+    def _gaps(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """The time from each request to the next (n,), in s."""
+        gaps = self.simulation.gaps
+        if not len(gaps):
+            return rng.exponential(1.0 / self.simulation.rate, n)
+        return np.asarray(gaps[(rng.integers(len(gaps)) + np.arange(n)) % len(gaps)])
 
     def _right(self, truth: IntArray, region: IntArray, rng: np.random.Generator) -> BoolArray:
         """Whether each member is right (n, M): where an input is less hard for it than it is good. Hardness is normal,
@@ -158,20 +169,23 @@ class ModelRL:
         wrong = (truth[:, None] + np.where(together, tempting, own)) % classes
         return np.where(right, truth[:, None], wrong)
 
-    def _scores(self, said: IntArray, right: BoolArray, rng: np.random.Generator) -> Scores:
+    def _sure(self, truth: IntArray, region: IntArray, right: BoolArray, rng: np.random.Generator) -> FloatArray:
+        """The confidence of each member's answer (n, M), 0 where it fails."""
+        classes, sure = len(self.simulation.classes), np.empty(right.shape)
+        for m, member in enumerate(self.simulation.members):
+            means = np.where(right[:, m], member.right[region, truth], member.wrong[region, truth])
+            sure[:, m] = _confidence(means, member.spread, classes, rng)
+            sure[rng.random(len(truth)) < member.fails, m] = 0.0
+        return sure
+
+    def _scores(self, said: IntArray, sure: FloatArray) -> Scores:
         """Distributions over classes (n, M, C), zeros where a member fails. The class that is said has the confidence,
         the others what is left, evenly.
         """
-        n, size = said.shape
         classes = len(self.simulation.classes)
-        scores = np.empty((n, size, classes), dtype=np.float32)
-        for m, member in enumerate(self.simulation.members):
-            means = np.where(right[:, m], member.right, member.wrong)
-            sure = _confidence(means, member.spread, classes, rng)
-            sure[rng.random(n) < member.fails] = 0.0
-            rest = np.where(sure > 0.0, (1.0 - sure) / (classes - 1), 0.0)
-            scores[:, m] = rest[:, None]
-            scores[np.arange(n), m, said[:, m]] = sure
+        rest = np.where(sure > 0.0, (1.0 - sure) / (classes - 1), 0.0)
+        scores = np.repeat(rest.astype(np.float32)[:, :, None], classes, axis=2)
+        np.put_along_axis(scores, said[:, :, None], sure.astype(np.float32)[:, :, None], axis=2)
         return scores
 
 
@@ -276,8 +290,8 @@ WINDOWS = 10
 def fitted(log: RecordedLog) -> Simulation:
     """What simulates traffic and members like those of a log, which has a label for each request that it learns from.
 
-    Members are described by class, their confidence where they are right and wrong, their time and energy as measured;
-    they err together as far as they did. Regions are not looked for.
+    Members' accuracy and confidence are described by class, their time and energy as measured; they err together as far
+    as they did. Regions are not looked for.
     """
     labelled = log.labelled
     truth, rows = log.truth[labelled], log.rows[labelled]
@@ -294,8 +308,8 @@ def fitted(log: RecordedLog) -> Simulation:
             SimulatedMember(
                 name=name,
                 accuracy=_accuracy_of(right[:, m], heard[:, m], truth, len(classes))[None],
-                right=_mean(sure[right[:, m], m], 0.9),
-                wrong=_mean(sure[heard[:, m] & ~right[:, m], m], 0.6),
+                right=_confidence_of(sure[:, m], right[:, m], truth, len(classes), 0.9),
+                wrong=_confidence_of(sure[:, m], heard[:, m] & ~right[:, m], truth, len(classes), 0.6),
                 spread=_spread(sure[:, m], right[:, m], heard[:, m]),
                 timing=_timing_of(log.latency_s[log.rows, m]),
                 energy_j={"cpu": _mean(log.energy_j[log.rows, m], 0.0)},
@@ -333,6 +347,14 @@ def _accuracy_of(right: BoolArray, heard: BoolArray, truth: IntArray, classes: i
     seen = np.bincount(truth[heard], minlength=classes)
     good = np.bincount(truth[right], minlength=classes)
     return np.asarray((good + SMOOTHING * overall) / (seen + SMOOTHING))
+
+
+def _confidence_of(sure: FloatArray, among: BoolArray, truth: IntArray, classes: int, otherwise: float) -> FloatArray:
+    """How sure it is on average ``among`` some requests, by class, (1, C)."""
+    overall = _mean(sure[among], otherwise)
+    seen = np.bincount(truth[among], minlength=classes)
+    total = np.bincount(truth[among], weights=sure[among], minlength=classes)
+    return np.asarray((total + SMOOTHING * overall) / (seen + SMOOTHING))[None]
 
 
 def _timing_of(took: FloatArray) -> Timing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from bandmaster.config import ConfigError, load
@@ -66,6 +67,29 @@ def test_a_model_on_another_host_answers_alike_and_is_written_and_read_back(tmp_
         assert log.energy_j.mean(axis=0) == pytest.approx([1.0, 0.0, 3.0], rel=0.05)
 
 
+def test_confidence_by_class_and_region_is_written_and_read_back(tmp_path: Path) -> None:
+    member = "a: {accuracy: 0.9, latency: 1 ms, confidence: {right: {all: 0.8, x: 0.95, night: 0.6}, wrong: 0.7}}"
+    first = read(tmp_path, f"simulation: {{classes: [x, y], regions: [day, night], members: {{{member}}}}}")
+    odds = 0.95 / 0.05 * (0.6 / 0.4) / (0.8 / 0.2)
+    np.testing.assert_allclose(first.members[0].right, [[0.95, 0.8], [odds / (1.0 + odds), 0.6]])
+    again = read(tmp_path, simulation_text(first))
+    np.testing.assert_allclose(again.members[0].right, first.members[0].right, atol=1e-5)
+    assert (again.members[0].wrong == 0.7).all()
+
+
+def test_requests_come_as_those_of_a_log_that_is_named(tmp_path: Path) -> None:
+    pl.DataFrame({"ts": [10.0, 10.5, 12.0, 12.0]}).write_csv(tmp_path / "traffic.csv")
+    text = f"simulation: {{classes: [0, 1], {MEMBERS}, arrivals: {{trace: traffic.csv, queues: true}}}}"
+    first = read(tmp_path, text)
+    assert first.gaps.tolist() == [0.5, 1.5, 0.0]
+    other = tmp_path / "other"
+    other.mkdir()
+    assert read(other, simulation_text(first)).gaps.tolist() == first.gaps.tolist()
+    pl.DataFrame({"label": [1, 0]}).write_csv(tmp_path / "traffic.csv")
+    with pytest.raises(ConfigError, match=r"traffic\.csv tells no times; name a log of several requests with a column"):
+        read(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
@@ -103,6 +127,14 @@ def test_a_model_on_another_host_answers_alike_and_is_written_and_read_back(tmp_
         ),
         (f"simulation: {{classes: [0, 1], {MEMBERS}, arrivals: {{rate: 5}}}}", "5 is no rate; write a number of"),
         (f"simulation: {{classes: [0, 1], {MEMBERS}, arrivals: {{rate: 5 / 0 s}}}}", "is endless; write a period"),
+        (
+            f"simulation: {{classes: [0, 1], {MEMBERS}, arrivals: {{trace: gone.parquet}}}}",
+            "arrivals.trace: gone.parquet cannot be read: ",
+        ),
+        (
+            f"simulation: {{classes: [0, 1], {MEMBERS}, arrivals: {{trace: gone.parquet, rate: 5 / 1 s}}}}",
+            "says when requests come, and so does rate; keep one of them",
+        ),
         (
             f"simulation: {{classes: [0, 1], {MEMBERS}, phases: [{{start: 5}}]}}",
             "phases[0].start: 5 is where the first phase starts; leave it out",

@@ -21,7 +21,7 @@ from bandmaster.serving.live import Made
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
 from tests.serving.tiny import CLASSES, LABELS, POISON, ROWS, block, made_of, models, project
-from tests.unit.test_conductor import WINDOW, always, exported
+from tests.unit.test_conductor import WINDOW, always, exported, weighing
 
 NAMES = ("linear", "tree", "bayes", "fragile")
 
@@ -288,7 +288,7 @@ def _said(answer: Answer) -> np.ndarray:
     return np.stack([scores.get(name, np.zeros(len(CLASSES))) for name in NAMES])
 
 
-def test_an_agent_that_weighs_members_plays_them_all_and_is_compared_with_nobody(tmp_path: Path) -> None:
+def test_an_agent_that_weighs_members_plays_them_all_and_is_compared_with_others_that_do(tmp_path: Path) -> None:
     weighs, picks, declared = "weights0.onnx", "picks0.onnx", {"use": "constant", "plan": "all~declared"}
     refused: list[tuple[dict[str, Any], str]] = [
         (
@@ -297,8 +297,8 @@ def test_an_agent_that_weighs_members_plays_them_all_and_is_compared_with_nobody
         ),
         ({"use": "bandit", "agent": weighs}, "other policies go by weights of their own"),
         ({**declared, "agent": picks}, "decides who is in the ensemble, .*; write use: constant, plan: all$"),
-        ({**declared, "agent": weighs, "gate": 0.1}, "decides what members count for, while policy.shadows and"),
-        ({"use": "constant", "agent": picks, "shadows": [weighs]}, "leave them out, or train it with --changes picks"),
+        ({"use": "constant", "agent": picks, "shadows": [weighs]}, "--changes weights, and policy.agent with picks"),
+        ({**declared, "agent": weighs, "shadows": [picks]}, "--changes picks, and policy.agent with weights"),
     ]
     for k, (policy, why) in enumerate(refused):
         folder = tmp_path / str(k)
@@ -309,9 +309,24 @@ def test_an_agent_that_weighs_members_plays_them_all_and_is_compared_with_nobody
             Running(folder, policy=policy)
 
 
-def test_a_shadow_that_is_surely_better_takes_the_agents_place(running: Callable[..., Running], tmp_path: Path) -> None:
-    bad, good = (always(tmp_path, Ensemble(NAMES, CLASSES), name, window=10) for name in ("fragile", "linear"))
-    policy = {"use": "constant", "agent": bad.name, "shadows": [good.name], "promote": True}
+PICKS_OR_WEIGHS = pytest.mark.parametrize("weighs", [False, True], ids=["picks", "weighs"])
+
+
+def _wanting(folder: Path, name: str, window: int, *, weighs: bool) -> tuple[Path, dict[str, str]]:
+    """An agent that always wants a member, with a little of tree where it weighs linear; and how it is served."""
+    ensemble = Ensemble(NAMES, CLASSES)
+    if not weighs:
+        return always(folder, ensemble, name, window=window), {"use": "constant"}
+    counts = {"linear": 1.0, "tree": 0.25} if name == "linear" else {name: 1.0}
+    return weighing(folder, ensemble, window, **counts), {"use": "constant", "plan": "all~declared"}
+
+
+@PICKS_OR_WEIGHS
+def test_a_shadow_that_is_surely_better_takes_the_agents_place(
+    running: Callable[..., Running], tmp_path: Path, weighs: bool
+) -> None:
+    (bad, use), (good, _) = (_wanting(tmp_path, name, 10, weighs=weighs) for name in ("fragile", "linear"))
+    policy = {**use, "agent": bad.name, "shadows": [good.name], "promote": True}
     service = running(policy=policy, probes={"share": 0.5, "adapt": False})
     rows = ROWS.copy()
     rows[::2, 0] = POISON + 1.0  # what fragile fails at
@@ -338,13 +353,14 @@ def test_a_shadow_that_is_surely_better_takes_the_agents_place(running: Callable
         service.edits.promote(bad, "cli:me", "again")
 
 
-def test_a_gate_lets_no_edit_into_force_that_may_cost_too_much(tmp_path: Path) -> None:
+@PICKS_OR_WEIGHS
+def test_a_gate_lets_no_edit_into_force_that_may_cost_too_much(tmp_path: Path, weighs: bool) -> None:
     """Fragile alone is right on a third; linear alone is about as good as all together."""
     for name, better in (("fragile", False), ("linear", True)):
         folder = tmp_path / name
         folder.mkdir()
-        agent = always(folder, Ensemble(NAMES, CLASSES), name)
-        policy = {"use": "constant", "agent": agent.name, "gate": 0.1}
+        agent, use = _wanting(folder, name, WINDOW, weighs=weighs)
+        policy = {**use, "agent": agent.name, "gate": 0.1}
         service = Running(folder, policy=policy, probes={"share": 1.0, "adapt": False})
         for chosen in np.random.default_rng(0).permutation(len(ROWS))[: 3 * WINDOW].reshape(3, WINDOW):
             service.play(ROWS[chosen], LABELS[chosen])

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from bandmaster import build
 from bandmaster.agents import METADATA, Agent
-from bandmaster.changes import CHANGES, Picks, Steps, Weights
+from bandmaster.changes import CHANGES, LEVELS, Picks, Steps, Weights
 from bandmaster.conductor import ConductedPolicy, Conductor
 from bandmaster.config import load
 from bandmaster.core import BandmasterError, Ensemble
@@ -49,6 +49,13 @@ def always(folder: Path, ensemble: Ensemble, *members: str, window: int = WINDOW
     wanted = np.array([(0.0, 1.0) if name in members else (1.0, 0.0) for name in ensemble.names], dtype=np.float32)
     weights = np.zeros((Seen.size(len(ensemble.names), len(ensemble.classes)), wanted.size), dtype=np.float32)
     return written(folder / f"always_{'_'.join(members)}.onnx", ensemble, "picks", weights, wanted.ravel(), window)
+
+
+def weighing(folder: Path, ensemble: Ensemble, window: int = WINDOW, **counts: float) -> Path:
+    """An agent that has members count for that, whatever it sees; who is not named is out."""
+    wanted = np.array([[level == counts.get(name, 0.0) for level in LEVELS] for name in ensemble.names], np.float32)
+    weights = np.zeros((Seen.size(len(ensemble.names), len(ensemble.classes)), wanted.size), dtype=np.float32)
+    return written(folder / f"weighing_{'_'.join(counts)}.onnx", ensemble, "weights", weights, wanted.ravel(), window)
 
 
 def written(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bandmaster.belief import Belief
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import Ensemble, Evidence, Figures, Plan, Said, class_prior
-from bandmaster.counterfactual import evaluate, plan_rewards
+from bandmaster.counterfactual import evaluate, plan_raw
 from bandmaster.estimators import Repetition
 from bandmaster.planner import NEVER, THRESHOLDS, Planner, _Bench
 from bandmaster.plans import Catalogue
@@ -254,7 +254,7 @@ def test_a_plan_is_worth_what_walking_it_would_have_earned(seed, drawn, overlap)
         # Learned weights look at the evidence alone, whatever the scores.
         walked = evaluate(catalogue, rng.dirichlet(np.ones(4), (1, 4)), np.ones((1, 4), bool), np.ones(4), evidence)
         right = (walked.labels[0] == row.truth).astype(float)
-        rewards = plan_rewards(catalogue, CONTRACT, walked, right, row.figures, np.ones(4), {})
+        rewards = CONTRACT.rewards(plan_raw(catalogue, walked, right, row.figures, np.ones(4), CONTRACT.counts))
         np.testing.assert_allclose([v.rewards[i] for v in valued], rewards, atol=1e-9)
     for v in valued:
         assert v.mean == pytest.approx(bench.weight @ v.rewards)

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from bandmaster.agents import Agent
-from bandmaster.conductor import Conductor
+from bandmaster.conductor import ConductedPolicy, Conductor
 from bandmaster.contract import Contract, Metric
 from bandmaster.core import BandmasterError, Ensemble
 from bandmaster.counterfactual import earnings
 from bandmaster.learner import Learner
 from bandmaster.plans import compiled
 from bandmaster.policies.traditional import ConstantPolicy, RandomPolicy
-from bandmaster.rehearsal import NEEDED, Rehearsal
+from bandmaster.rehearsal import KEPT, NEEDED, Rehearsal
 from bandmaster.shadows import RISK, Shadows
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
 from bandmaster.windows import Windows
-from tests.unit.test_conductor import WINDOW, always, exported
+from tests.unit.test_conductor import WINDOW, always, exported, weighing
 from tests.unit.test_windows import CONTRACT
 
 LOG = sample_log(1200, seed=3)
@@ -37,7 +37,10 @@ def learner(conducts: Path, *shadows: Path, share: float = 1.0, make=constant, l
     manager.conductor = Conductor(Agent(conducts), log.ensemble, CONTRACT)
     manager.shadows = Shadows(agents, log.ensemble, CONTRACT, manager.conductor.agent.version)
     manager.compares = True
-    manager.rehearsal = Rehearsal(log.ensemble, CONTRACT, manager.policy, manager.distribution)
+    weighs = manager.conductor.agent.changes.weighs
+    if weighs:
+        manager.policy = ConductedPolicy(manager.conductor, log.ensemble)
+    manager.rehearsal = Rehearsal(log.ensemble, CONTRACT, manager.policy, manager.distribution, weighs=weighs)
     return made
 
 
@@ -46,10 +49,10 @@ def shadows_of(made: Learner) -> Shadows:
     return made.manager.shadows
 
 
-def earned(log, *members: str) -> np.ndarray:
+def earned(log, *members: str, **counts: float) -> np.ndarray:
     """What an ensemble earns a request, on average, in each window."""
-    windows = Windows(log, CONTRACT, WINDOW)
-    return np.array([windows.play(np.isin(NAMES, members)) for _ in range(len(windows))])
+    windows, weights = Windows(log, CONTRACT, WINDOW), np.array([counts.get(n, float(n in members)) for n in NAMES])
+    return np.array([windows.play(weights) for _ in range(len(windows))])
 
 
 def test_where_every_request_is_probed_a_shadow_gains_what_its_ensemble_would_have_earned(tmp_path: Path) -> None:
@@ -60,6 +63,24 @@ def test_where_every_request_is_probed_a_shadow_gains_what_its_ensemble_would_ha
     assert shadow.gain.requests == len(LOG)
     assert shadow.gain.mean == pytest.approx((earned(LOG, "m0", "m1") - earned(LOG, "m3")).mean(), abs=1e-12)
     assert shadow.conductor.windows == len(LOG) // WINDOW
+
+
+def test_a_shadow_that_weighs_members_gains_what_its_weights_would_have_earned(tmp_path: Path) -> None:
+    log = replace(LOG, ensemble=replace(LOG.ensemble, weights={"m0": 2.0, "m3": 8.0}))  # as the agent would edit them
+    one, two = weighing(tmp_path, log.ensemble, m0=0.25, m3=1.0), weighing(tmp_path, log.ensemble, m0=1.0, m1=0.5)
+    made = learner(one, two, log=log)
+    assert sum(1 for _ in sample_experiences(made, log)) == len(log)
+    (shadow,) = shadows_of(made).each
+    assert shadow.gain.requests == len(log)
+    gained = earned(log, m0=1.0, m1=0.5) - earned(log, m0=0.25, m3=1.0)
+    assert shadow.gain.mean == pytest.approx(gained.mean(), abs=1e-12)
+    assert np.abs(earned(log, m0=1.0, m1=0.5) - earned(log, "m0", "m1")).max() > 0.0
+    rehearsal = made.manager.rehearsal
+    assert rehearsal is not None
+    found = rehearsal.compare((0.25, 0.0, 0.0, 1.0), (1.0, 0.5, 0.0, 0.0))
+    assert found is not None
+    newest = -(-KEPT // WINDOW)  # windows
+    assert found.interval[0] < gained[-newest:].mean() < found.interval[1]
 
 
 def test_a_shadow_decides_as_it_would_have_had_it_conducted(tmp_path: Path) -> None:
@@ -74,9 +95,8 @@ def test_a_shadow_decides_as_it_would_have_had_it_conducted(tmp_path: Path) -> N
     (shadow,) = shadows_of(made).each
     had = []
     for experience in sample_experiences(made, LOG):
-        had.append(shadow.out_at(experience.joined.decision.at - 0.5))
-    found = [not any(out) if not out else [not gone for gone in out] for out in had[::WINDOW]]
-    assert found == [True if all(active) else active.tolist() for active in wanted]
+        had.append(shadow.counts_at(experience.joined.decision.at - 0.5))
+    assert had[::WINDOW] == [tuple(active.tolist()) for active in wanted]
     assert len({tuple(active.tolist()) for active in wanted}) > 2
 
 
@@ -145,7 +165,7 @@ def test_a_snapshot_goes_on_and_agents_that_change_places_keep_what_they_saw(tmp
         shadows_of(made).each[1].conductor.dump(), made.manager.conductor.dump(),
     ]  # fmt: skip
     assert all(s.gain.requests == 0 for s in shadows_of(swapped).each)  # another conducts
-    assert all(s.out_at(np.inf) == s.conductor.out for s in shadows_of(swapped).each)
+    assert all(s.counts_at(np.inf) == s.counts for s in shadows_of(swapped).each)
 
 
 def test_a_shadow_that_was_trained_for_others_is_refused(tmp_path: Path) -> None:
@@ -170,12 +190,9 @@ def test_a_rehearsal_tells_what_others_would_have_earned_wherever_probes_were_ai
     log = sample_log(3000, seed=4)
     made = learner(always(tmp_path, log.ensemble, "m3"), always(tmp_path, log.ensemble, "m0"), log=log)
     experiences = list(sample_experiences(made, log))
-    rehearsal, out = Rehearsal(log.ensemble, CONTRACT, made.manager.policy, made.manager.distribution), {}
-    for names in (("m3",), ("m0", "m1")):
-        out[names] = tuple(name not in names for name in NAMES)
-    differences = np.array(
-        [rehearsal.earned(e, out["m0", "m1"]) - rehearsal.earned(e, out[("m3",)]) for e in experiences]
-    )
+    rehearsal = Rehearsal(log.ensemble, CONTRACT, made.manager.policy, made.manager.distribution)
+    one, two = (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 0.0, 0.0)
+    differences = np.array([rehearsal.earned(e, two) - rehearsal.earned(e, one) for e in experiences])
     assert differences.mean() == pytest.approx((earned(log, "m0", "m1") - earned(log, "m3")).mean(), abs=1e-12)
     rng, often, wrong = np.random.default_rng(5), differences > np.median(differences), 0
     p = np.where(often, 0.5, 0.1)
@@ -185,7 +202,7 @@ def test_a_rehearsal_tells_what_others_would_have_earned_wherever_probes_were_ai
             decision = replace(experiences[k].joined.decision, probe_p=float(p[k]))
             joined = replace(experiences[k].joined, decision=decision)
             rehearsal.learn(replace(experiences[k], joined=joined))
-        found = rehearsal.compare(out[("m3",)], out["m0", "m1"])
+        found = rehearsal.compare(one, two)
         assert found is not None
         wrong += not found.interval[0] < differences[-1000:].mean() < found.interval[1]
     assert wrong < 5  # of 20 95 % intervals; 5 or more miss with probability .003
@@ -197,8 +214,8 @@ def test_a_rehearsal_says_nothing_of_too_little_and_forgets_what_it_is_to_forget
     experiences = list(sample_experiences(made, log))
     rehearsal = made.manager.rehearsal
     assert rehearsal is not None
-    nobody = (False,) * 4
-    assert rehearsal.compare((), (True, False, False, False)) is not None
-    assert rehearsal.compare((), nobody).mean == 0.0
+    everybody, three = (1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 1.0, 1.0)
+    assert rehearsal.compare(everybody, three) is not None
+    assert rehearsal.compare(everybody, everybody).mean == 0.0
     rehearsal.forget(experiences[7].joined.decision.id)
-    assert rehearsal.compare((), (True, False, False, False)) is None
+    assert rehearsal.compare(everybody, three) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ def member(name: str, good: float, **changes: object) -> SimulatedMember:
     made = SimulatedMember(
         name=name,
         accuracy=np.full((2, 3), good),
-        right=0.85,
-        wrong=0.6,
+        right=np.full((2, 3), 0.85),
+        wrong=np.full((2, 3), 0.6),
         spread=0.1,
         timing=Timing(0.02),
         energy_j={"cpu": 0.5, "cuda": 0.1},
@@ -72,6 +73,27 @@ def test_confidence_has_the_means_and_the_spread_described() -> None:
     assert sure[~was].mean() == pytest.approx(0.6, abs=0.01)
     assert sure[was].std() == pytest.approx(0.1, abs=0.01)
     np.testing.assert_allclose(log.scores.sum(axis=2), 1.0, atol=1e-5)
+
+
+def test_confidence_may_differ_by_class_and_region() -> None:
+    right = np.array([[0.9, 0.5, 0.7], [0.6, 0.95, 0.45]])
+    log = ModelRL(world(members=(member("a", 0.8, right=right), member("b", 0.7)))).log(1, N)
+    sure, was = log.scores.max(axis=2)[:, 0], log.scores.argmax(axis=2)[:, 0] == log.truth
+    region = log.features.argmax(axis=1)
+    for r in range(2):
+        for c in range(3):
+            assert sure[was & (region == r) & (log.truth == c)].mean() == pytest.approx(right[r, c], abs=0.02)
+
+
+def test_requests_come_as_those_of_a_trace_did_from_any_of_them_on() -> None:
+    gaps = np.array([0.1, 0.2, 5.0])
+    traced = world(trace=Path("traffic.parquet"), gaps=gaps)
+    logs = [ModelRL(traced).log(seed, 10) for seed in range(10)]
+    for log in logs:
+        came = np.diff(log.at)
+        assert any(np.allclose(came, np.resize(np.roll(gaps, -k), 9)) for k in range(3))
+    assert len({round(float(log.at[0]), 6) for log in logs}) > 1
+    assert logs[0].sha256 != ModelRL(replace(traced, gaps=gaps * 2.0)).log(0, 10).sha256
 
 
 def test_classes_arrive_as_their_phase_says_and_go_over_into_the_next_ones() -> None:

@@ -23,8 +23,10 @@ from bandmaster.config.values import (
     quantity_of,
     text_of,
 )
-from bandmaster.core import FloatArray
+from bandmaster.core import BandmasterError, FloatArray
+from bandmaster.recorded import read_times
 from bandmaster.simulator import ALL, Phase, SimulatedMember, Simulation, Timing
+from bandmaster.table import read_table
 from bandmaster.yaml_reader import At, Book, read_text, read_yaml, show
 
 HOSTS = ("cpu", "cuda", "tpu")
@@ -41,18 +43,20 @@ def load_simulation(path: Path) -> Simulation:
     if described is None:
         book.refuse(("simulation",), "is missing; add it with classes: and members:")
         book.settle()
-    simulation = _simulation(At(book, ("simulation",), described))
+    simulation = _simulation(At(book, ("simulation",), described), path.parent)
     book.settle()
     return simulation
 
 
-def _simulation(at: At) -> Simulation:
+def _simulation(at: At, root: Path) -> Simulation:
+    """``root`` is the folder that a trace's path starts from."""
     known = ("requests", "classes", "regions", "overlap", "arrivals", "labels", "phases", "members")
     required = {"classes": "[cat, dog]", "members": "{a: {accuracy: 0.9, latency: 20 ms}}"}
     get, default = fields_of(at, known, required).get, Simulation((), (), (), ())
     classes = read_classes(get("classes")) or (0, 1)
     regions = _names(get("regions")) or (ALL,)
-    arrivals = fields_of(get("arrivals"), ("rate", "queues")).get
+    arrivals = fields_of(get("arrivals"), ("rate", "trace", "queues")).get
+    trace, gaps = _trace(arrivals("trace"), arrivals("rate"), root)
     labels = fields_of(get("labels"), ("delay", "share")).get
     members = get("members")
     entries = entries_of(members, "write {a: {accuracy: 0.9, latency: 20 ms}}") if members else {}
@@ -67,6 +71,8 @@ def _simulation(at: At) -> Simulation:
         requests=integer_of(get("requests"), default.requests, 1, MOST),
         overlap=number_of(get("overlap"), default.overlap, 0.0, 0.99),
         rate=_rate(arrivals("rate"), default.rate),
+        trace=trace,
+        gaps=gaps,
         queues=flag_of(arrivals("queues"), default.queues),
         delay=integer_of(labels("delay"), default.delay, 0, MOST),
         labelled=number_of(labels("share"), default.labelled, 0.0, 1.0),
@@ -97,6 +103,29 @@ def _rate(at: At | None, default: float) -> float:
     if per_s == 0.0:
         at.refuse("is endless; write a period above 0, as in 100 / 1 s")
     return requests / per_s if per_s > 0.0 else default
+
+
+def _trace(at: At | None, rate: At | None, root: Path) -> tuple[Path | None, FloatArray]:
+    """The log whose requests came as these are to come, and the gaps between them, in s; none where none is named."""
+    nothing = np.zeros(0)
+    if at is None:
+        return None, nothing
+    if rate is not None:
+        at.refuse("says when requests come, and so does rate; keep one of them")
+    name = text_of(at, r"\S.*", "a log's file, as in traffic.parquet")
+    if name is None:
+        return None, nothing
+    path = root / name
+    try:
+        table = read_table(path)
+        gaps = np.diff(read_times(table)) if "ts" in table else nothing
+    except BandmasterError as problem:
+        at.refuse(f"cannot be read: {problem}")
+        return None, nothing
+    if not gaps.any():
+        at.refuse("tells no times; name a log of several requests with a column ts, when each came in Unix s")
+        return None, nothing
+    return path.resolve(), gaps
 
 
 def _phases(at: At | None, classes: tuple[int | str, ...], regions: tuple[str, ...]) -> tuple[Phase, ...]:
@@ -180,7 +209,7 @@ def _member(name: str, at: At, classes: tuple[int | str, ...], regions: tuple[st
         if (answers := get(key)) is not None:
             answers.refuse("is that of the member it is like; take it out")
     sure = fields_of(get("confidence"), ("right", "wrong", "spread")).get
-    chance = 1.0 / len(classes)
+    chance, names = 1.0 / len(classes), tuple(map(str, classes))
     energy = _energy(get("energy"))
     host = get("host")
     on = next(iter(energy)) if host is None else str(host.value)
@@ -189,9 +218,9 @@ def _member(name: str, at: At, classes: tuple[int | str, ...], regions: tuple[st
         on = next(iter(energy))
     return SimulatedMember(
         name=name,
-        accuracy=_accuracy(get("accuracy"), tuple(map(str, classes)), regions),
-        right=number_of(sure("right"), 0.9, chance, 1.0),
-        wrong=number_of(sure("wrong"), 0.6, chance, 1.0),
+        accuracy=_by_kind(get("accuracy"), 0.5, 0.0, names, regions),
+        right=_by_kind(sure("right"), 0.9, chance, names, regions),
+        wrong=_by_kind(sure("wrong"), 0.6, chance, names, regions),
         spread=number_of(sure("spread"), 0.1, 0.0, 0.5),
         timing=_timing(get("latency")),
         energy_j=energy,
@@ -203,21 +232,23 @@ def _member(name: str, at: At, classes: tuple[int | str, ...], regions: tuple[st
     )
 
 
-def _accuracy(at: At | None, classes: tuple[str, ...], regions: tuple[str, ...]) -> FloatArray:
-    """How often it is right, (R, C): one figure, or ``all`` and others for classes and regions. Where both a class and
-    a region have one, their odds against ``all`` multiply.
+def _by_kind(
+    at: At | None, default: float, low: float, classes: tuple[str, ...], regions: tuple[str, ...]
+) -> FloatArray:
+    """A share in [low, 1], (R, C): one figure, or ``all`` and others for classes and regions. Where both a class and a
+    region have one, their odds against ``all`` multiply.
     """
     size = len(regions), len(classes)
     if at is None or not isinstance(at.value, dict):
-        return np.full(size, number_of(at, 0.5, 0.0, 1.0))
+        return np.full(size, number_of(at, default, low, 1.0))
     entries = _keyed(at, (ALL, *classes, *regions))
-    base = _logit(number_of(entries.get(ALL), 0.5, 0.0, 1.0))
+    base = _logit(number_of(entries.get(ALL), default, low, 1.0))
     if ALL not in entries:
         at.book.refuse((*at.path, ALL), f"is missing; add {ALL}: 0.9, for what is not named")
-    by = {key: _logit(number_of(value, 0.5, 0.0, 1.0)) - base for key, value in entries.items() if key != ALL}
+    by = {key: _logit(number_of(value, default, low, 1.0)) - base for key, value in entries.items() if key != ALL}
     of_class = np.array([by.get(name, 0.0) for name in classes])
     of_region = np.array([by.get(name, 0.0) if name != ALL else 0.0 for name in regions])
-    return np.asarray(1.0 / (1.0 + np.exp(-(base + of_class[None] + of_region[:, None]))))
+    return np.asarray(np.maximum(low, 1.0 / (1.0 + np.exp(-(base + of_class[None] + of_region[:, None])))))
 
 
 def _logit(share: float) -> float:
@@ -276,7 +307,10 @@ def simulation_text(simulation: Simulation) -> str:
         "classes": list(of.classes),
         **({} if of.regions == (ALL,) else {"regions": list(of.regions)}),
         "overlap": _short(of.overlap),
-        "arrivals": {"rate": f"{_short(of.rate)} / 1 s", "queues": of.queues},
+        "arrivals": {
+            **({"rate": f"{_short(of.rate)} / 1 s"} if of.trace is None else {"trace": str(of.trace)}),
+            "queues": of.queues,
+        },
         "labels": {"delay": of.delay, "share": _short(of.labelled)},
         "phases": [_phase_dict(k, phase, names, of.regions) for k, phase in enumerate(of.phases)],
         "members": {member.name: _member_dict(member, names, of.regions) for member in of.members},
@@ -304,8 +338,12 @@ def _member_dict(member: SimulatedMember, classes: tuple[str, ...], regions: tup
     varying = {"noise": timing.noise, "spikes": timing.spikes, "spike": timing.spike if timing.spikes else 0.0}
     latency |= {key: _short(value) for key, value in varying.items() if value}
     answers: dict[str, object] = {
-        "accuracy": _accuracy_dict(member.accuracy, classes, regions),
-        "confidence": {name: _short(getattr(member, name)) for name in ("right", "wrong", "spread")},
+        "accuracy": _kinds(member.accuracy, classes, regions),
+        "confidence": {
+            "right": _kinds(member.right, classes, regions),
+            "wrong": _kinds(member.wrong, classes, regions),
+            "spread": _short(member.spread),
+        },
         **({"fails": _short(member.fails)} if member.fails else {}),
     }
     return {
@@ -317,9 +355,13 @@ def _member_dict(member: SimulatedMember, classes: tuple[str, ...], regions: tup
     }
 
 
-def _accuracy_dict(accuracy: FloatArray, classes: tuple[str, ...], regions: tuple[str, ...]) -> dict[str, float]:
-    """By class in the first region, and by region as odds against that: what ``_accuracy`` multiplies out again."""
-    odds = np.log(np.clip(accuracy, 1e-9, 1.0 - 1e-9) / np.clip(1.0 - accuracy, 1e-9, 1.0))
+def _kinds(shares: FloatArray, classes: tuple[str, ...], regions: tuple[str, ...]) -> float | dict[str, float]:
+    """Where all are alike, that. Else by class in the first region, and by region as odds against that: what
+    ``_by_kind`` multiplies out again.
+    """
+    if np.ptp(shares) == 0.0:
+        return _short(float(shares.flat[0]))
+    odds = np.log(np.clip(shares, 1e-9, 1.0 - 1e-9) / np.clip(1.0 - shares, 1e-9, 1.0))
     base = float(odds[0].mean())
     by_region = odds.mean(axis=1) - odds[0].mean()
     found = {ALL: base} | dict(zip(classes, odds[0].tolist(), strict=True))

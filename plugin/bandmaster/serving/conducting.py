@@ -105,8 +105,8 @@ def _predicted(
     tell, else by members' statistics.
     """
     gate, rehearsal = config.policy.gate, learner.manager.rehearsal
-    outs = (tuple((weights == 0.0).tolist()) for weights in (before, after))
-    found = rehearsal.compare(*outs) if rehearsal is not None else None
+    counts = (tuple(weights.tolist()) for weights in (before, after))
+    found = rehearsal.compare(*counts) if rehearsal is not None else None
     if found is not None:
         (low, high), why = found.interval, None
         if gate is not None and low < -gate:
