@@ -15,12 +15,22 @@ HEADER = "x-orchestration-decision"
 SECRETS = {"FEEDBACK": "open-sesame-please", "DASHBOARD": "poppy-poppy-poppy", "ADMIN": "simsim-simsim-simsim"}
 TOKENS = {f"BANDMASTER_{scope}_TOKEN": secret for scope, secret in SECRETS.items()}
 PIN, FORGET = "/orchestration/pin", "DELETE /orchestration/decisions/{id}"
+SERIES, GUARD = "GET /orchestration/series", "PUT /orchestration/guard"
+REVERT = "POST /orchestration/edits/revert"
 RIGHT = {
     "POST /feedback": "open-sesame-please",
     "GET /orchestration/state": "poppy-poppy-poppy",
     f"PUT {PIN}": "simsim-simsim-simsim",
     f"DELETE {PIN}": "simsim-simsim-simsim",
     FORGET: "simsim-simsim-simsim",
+    SERIES: "poppy-poppy-poppy",
+    GUARD: "simsim-simsim-simsim",
+    REVERT: "simsim-simsim-simsim",
+}
+BODIES: dict[str, dict[str, object]] = {
+    f"PUT {PIN}": {"why": "a test"},
+    GUARD: {"mode": "canary"},
+    REVERT: {"version": 0},
 }
 
 
@@ -36,11 +46,9 @@ def ask(client: httpx.Client, route: str, token: str | None) -> int:
     body = {"input_series": [ROWS[0].tolist()]}
     if route == "POST your method":
         return client.post("/classify", json=body, headers=headers).status_code
-    if route == "GET /orchestration/state":
-        return client.get("/orchestration/state", headers=headers).status_code
-    if route.endswith(PIN):
-        how: dict[str, object] = {"json": {"why": "a test"}} if route.startswith("PUT") else {}
-        return client.request(route.split()[0], PIN, headers=headers, **how).status_code  # type: ignore[arg-type]
+    method, path = route.split()[:2]
+    if path.startswith("/orchestration/") and route != FORGET:
+        return client.request(method, path, headers=headers, json=BODIES.get(route)).status_code
     decision = client.post("/classify", json=body).headers[HEADER]
     if route == FORGET:
         return client.delete(f"/orchestration/decisions/{decision}", headers=headers).status_code
@@ -54,7 +62,7 @@ def test_the_table_is_what_a_server_does(tmp_path: Path, bound: str, tokens: str
     folder = project(tmp_path, guard={"mode": "live", "baseline": "linear"})
     env = environment(folder / "home", **(TOKENS if tokens == "set" else {}))
     table = documented(bound, tokens)
-    assert len(table) == 6
+    assert len(table) == 10
     with served(".", "--host", bound, folder=folder, env=env) as server:
         for route, said in table.items():
             right = RIGHT.get(route, "open-sesame-please")

@@ -37,8 +37,8 @@ def serving(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> It
 def test_the_switch_is_set_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path, monkeypatch, guard={"mode": "live", "baseline": "linear"}) as client:
         said = client.put("/orchestration/pin", json={"why": " too\nslow "})
-        assert (said.status_code, said.json()) == (200, {"pinned": "too slow"})
-        assert Pin(tmp_path / "orchestration.db").why == "too slow"
+        assert (said.status_code, said.json()) == (200, {"pinned": "too slow, says admin"})
+        assert Pin(tmp_path / "orchestration.db").why == "too slow, says admin"
         assert {h: said.headers[h] for h in HEADERS} == HEADERS
         assert client.delete("/orchestration/pin").json() == {"pinned": None, "was_pinned": True}
         assert client.delete("/orchestration/pin").json() == {"pinned": None, "was_pinned": False}
@@ -127,3 +127,39 @@ def test_whoever_reports_too_much_at_once_is_told_when_to_come_again(
     assert (first.status_code in (200, 202), second.status_code) == (True, 429)
     assert 1 <= int(second.headers["retry-after"]) <= 5
     assert {h: first.headers[h] for h in HEADERS} == {h: second.headers[h] for h in HEADERS} == HEADERS
+
+
+def test_the_guards_mode_and_baseline_are_edits_which_say_who_made_them_and_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path, monkeypatch, guard={"mode": "live", "baseline": "linear"}) as client:
+        asked = {"mode": "off", "baseline": "tree", "why": "a\nbad week"}
+        assert client.put("/orchestration/guard", json=asked).json() == {"version": 1}
+        assert client.put("/orchestration/guard", json=asked).json() == {"version": None}
+        (edit,) = client.get("/orchestration/edits").json()
+        assert (edit["author"], edit["reason"]) == ("http:admin", "a bad week")
+        changed = {change["path"]: (change["before"], change["after"]) for change in edit["changes"]}
+        assert changed == {"guard.mode": ("live", "off"), "guard.baseline": ("linear", "tree")}
+        assert client.post("/orchestration/edits/revert", json={"version": 0}).json() == {"version": 2}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "why"),
+    [
+        ("PUT", "guard", {"baseline": "nobody"}, "nobody"),
+        ("PUT", "guard", {"mode": "wild"}, "mode Input should be 'off', 'shadow', 'canary' or 'live'"),
+        ("PUT", "guard", {"why": "x"}, "send mode or baseline, or both"),
+        ("PUT", "guard", {"mode": "off", "journal": "x"}, "nothing else"),
+        ("POST", "edits/revert", {"version": 9}, "there is no version 9; the last is 0"),
+        ("POST", "edits/revert", {"version": -1}, "version Input should be greater than or equal to 0"),
+        ("POST", "edits/revert", {"version": "1"}, "version Input should be a valid integer"),
+    ],
+)
+def test_what_the_guard_or_the_edits_cannot_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: dict[str, Any], why: str
+) -> None:
+    with serving(tmp_path, monkeypatch, guard={"mode": "live", "baseline": "linear"}) as client:
+        said = client.request(method, f"/orchestration/{path}", json=body)
+        assert said.status_code == 400
+        assert why in said.json()["error"]
+        assert client.get("/orchestration/edits").json() == []

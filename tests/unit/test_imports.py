@@ -50,6 +50,7 @@ PACKAGES = {
     ],
     "serving": [
         "pages",
+        "telemetry",
         "door",
         "signature",
         "discovery",
@@ -57,6 +58,7 @@ PACKAGES = {
         "conducting",
         "learning",
         "worker",
+        "desk",
         "front",
         "service",
     ],
@@ -79,9 +81,13 @@ PACKAGES = {
         "initiated",
         "doctored",
         "edited",
+        "watched",
     ],
     "replay": ["traffic", "trace", "playing", "hindsight", "kept", "spread", "engine"],
-    "visualizer": ["units", "page", "frontier", "verdict", "report"],
+    "visualizer": [
+        *("units", "page", "frontier", "verdict", "report"),
+        *("tallies", "chronicle", "keeper", "explained", "summary", "dashboard", "served"),
+    ],
     "config": [
         "records",
         "values",
@@ -116,7 +122,9 @@ def imported(tree):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ([f"bandmaster.{a.name}" for a in node.names] if node.module == "bandmaster" else [node.module])
+            inside = ROOT.parent.joinpath(*node.module.split("."))
+            there = [a.name for a in node.names if (inside / f"{a.name}.py").exists() or (inside / a.name).is_dir()]
+            yield from ([f"{node.module}.{name}" for name in there] or [node.module])
 
 
 @pytest.mark.parametrize(("name", "tree"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")

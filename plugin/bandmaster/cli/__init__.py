@@ -26,6 +26,7 @@ from bandmaster.cli.rotated import rotate_key
 from bandmaster.cli.simulated import fit_command, simulate_command
 from bandmaster.cli.swept import sweep_command
 from bandmaster.cli.trained import train_command
+from bandmaster.cli.watched import dashboard_command, report_command
 from bandmaster.core import BandmasterError
 
 
@@ -52,6 +53,8 @@ def main() -> None:
       bandmaster init bentofile.yaml linear.onnx forest.onnx
       bandmaster check bentofile.yaml
       bandmaster doctor bentofile.yaml
+      bandmaster dashboard orchestration.db
+      bandmaster report orchestration.db --out report.html
       bandmaster rotate-key bentofile.yaml
       bandmaster config log bentofile.yaml
       bandmaster plans bentofile.yaml
@@ -79,6 +82,8 @@ for _command in (
     convert_command,
     export_command,
     doctor,
+    dashboard_command,
+    report_command,
     pin,
     unpin,
     rotate_key,

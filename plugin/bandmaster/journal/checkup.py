@@ -88,14 +88,21 @@ def _key(path: Path) -> Iterator[Finding]:
 
 
 def _lease(path: Path) -> Finding:
+    if is_owned(path):
+        return Finding("learner", "ok", "is running")
+    return Finding("learner", "ok", "is not running" if lease_file(path).exists() else "has never run here")
+
+
+def is_owned(path: Path) -> bool:
+    """Whether a learner runs that owns this journal."""
     try:
         with lease_file(path).open() as lease:
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return Finding("learner", "ok", "is running")
-    except OSError:
-        return Finding("learner", "ok", "has never run here")
-    return Finding("learner", "ok", "is not running")
+        return True
+    except OSError:  # there is none
+        return False
+    return False
 
 
 def _database(path: Path, database: sqlite3.Connection) -> Iterator[Finding]:

@@ -6,11 +6,12 @@ import logging
 import math
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bandmaster.core import Answer, BandmasterError, Decision, Joined, Outcome
+from bandmaster.core import Answer, BandmasterError, Decision, DriftEvent, Joined, Outcome, Reward
 from bandmaster.journal.codec import decode
 from bandmaster.journal.spool import BUSY_S
 
@@ -19,17 +20,125 @@ _log = logging.getLogger(__name__)
 
 
 def read_joined(path: Path) -> Iterator[Joined]:
-    """Every joined decision of a journal, in order of the decisions' times, beside its owner, who may go on meanwhile.
+    """Every joined decision of a journal, in order of the decisions' times.
 
     Raises ``BandmasterError`` when the file is no journal.
     """
-    if not path.is_file():
-        raise BandmasterError(f"{path}: no such journal; name its file")
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as connection:
-            yield from _joined_by_decision_time(lambda query, *values: connection.execute(query, values).fetchall())
-    except sqlite3.Error as error:
-        raise BandmasterError(f"{path}: cannot be read as a journal ({error})") from error
+    with JournalReader(path) as reader:
+        yield from _joined_by_decision_time(reader.all)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a journal holds of one decision: its answer, its outcome and what it earned, where these are known."""
+
+    decision: Decision
+    answer: Answer
+    outcome: Outcome | None
+    reward: Reward | None
+
+
+class JournalReader:
+    """Reads a journal's file; for one thread at a time. Every method raises ``BandmasterError`` when it is no journal.
+
+    What the workers have recorded and the owner not taken over yet it does not see.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise BandmasterError(f"{path}: no such journal; name its file")
+        self._path = path
+        with self._errors():
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, check_same_thread=False
+            )
+
+    def __enter__(self) -> JournalReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(query, values).fetchall()
+
+    def since(self, seq: int) -> Iterator[Joined]:
+        """Every joined decision after ``seq``, in order of settlement."""
+        yield from joined_since(seq, self.all)
+
+    def answered_after(self, at: float, id_: str) -> Iterator[tuple[Decision, Answer]]:
+        """As ``answered_after``."""
+        yield from answered_after(at, id_, self.all)
+
+    def find(self, decision_id: str) -> Recorded | None:
+        """What is recorded of a decision; ``None`` where nothing is."""
+        found = self.all(f"{_RECORDED} WHERE d.id = ?", decision_id)
+        return _recorded(*found[0]) if found else None
+
+    def newest(self, limit: int, before: float = math.inf) -> Iterator[Recorded]:
+        """The newest decisions made before Unix time ``before`` (s), so many at most, the newest first. Damaged ones
+        are passed over.
+        """
+        for row in self.all(f"{_RECORDED} WHERE d.at < ? ORDER BY d.at DESC LIMIT ?", before, limit):
+            try:
+                yield _recorded(*row)
+            except BandmasterError as error:
+                _log.error("a decision is damaged and passed over: %s", error)
+
+    def events(self, since: float = -math.inf) -> list[DriftEvent]:
+        """The alarms since Unix time ``since`` (s), the oldest first; damaged ones are passed over."""
+        found = list[DriftEvent]()
+        for n, raw in self.all("SELECT n, event FROM events ORDER BY n DESC"):
+            try:
+                event = decode(raw, DriftEvent)
+            except BandmasterError as error:
+                _log.error("alarm %s is passed over: %s", n, error)
+                continue
+            if event.at < since:
+                break
+            found.append(event)
+        return found[::-1]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise BandmasterError(f"{self._path}: cannot be read as a journal ({error})") from error
+
+
+_RECORDED = (
+    "SELECT d.decision, d.answer, o.outcome, r.reward FROM decisions d LEFT JOIN outcomes o USING (id)"
+    " LEFT JOIN rewards r USING (id)"
+)
+
+
+def _recorded(decision: bytes, answer: bytes, outcome: bytes | None, reward: bytes | None) -> Recorded:
+    return Recorded(
+        decode(decision, Decision),
+        decode(answer, Answer),
+        decode(outcome, Outcome) if outcome else None,
+        decode(reward, Reward) if reward else None,
+    )
+
+
+def answered_after(
+    at: float, id_: str, fetch: Callable[..., list[tuple[Any, ...]]]
+) -> Iterator[tuple[Decision, Answer]]:
+    """Decisions after a time (Unix s), or made then and with a greater id, in that order, that are recorded whole.
+    Damaged ones are passed over.
+    """
+    query = (
+        "SELECT at, id, decision, answer FROM decisions WHERE (at, id) > (?, ?) AND NOT waits ORDER BY at, id LIMIT ?"
+    )
+    while page := fetch(query, at, id_, _PAGE):
+        at, id_, *_ = page[-1]
+        for _, damaged, decision, answer in page:
+            try:
+                yield decode(decision, Decision), decode(answer, Answer)
+            except BandmasterError as error:
+                _log.error("decision %s is passed over: %s", damaged, error)
 
 
 def _joined_by_decision_time(fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:

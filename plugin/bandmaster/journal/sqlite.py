@@ -29,7 +29,7 @@ from bandmaster.core import (
 from bandmaster.journal.codec import decode, encode
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.places import locate
-from bandmaster.journal.reading import joined_since
+from bandmaster.journal.reading import answered_after, joined_since
 from bandmaster.journal.rules import SNAPSHOTS_KEPT, awaits_probes, verdict
 from bandmaster.journal.schema import open_database
 from bandmaster.journal.snapshots import seal_snapshot, unseal_snapshot
@@ -147,6 +147,10 @@ class SqliteJournal:
 
     def since(self, seq: int) -> Iterator[Joined]:
         yield from joined_since(seq, self._all)
+
+    def answered_after(self, at: float, id_: str) -> Iterator[tuple[Decision, Answer]]:
+        """As ``reading.answered_after``."""
+        yield from answered_after(at, id_, self._all)
 
     def reject(self) -> None:
         # Not synced: whoever sends forged ids would otherwise decide how often the disk does.

@@ -42,7 +42,7 @@ HEADERS = {
 }
 """Of every answer on Bandmaster's own routes: no browser keeps it, runs it or frames it."""
 
-FORWARDING = {"forwarded", "via", "origin", "x-real-ip", "x-client-ip", "true-client-ip", "x-original-forwarded-for"}
+FORWARDING = {"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "x-original-forwarded-for"}
 FORWARDING_PREFIXES = ("x-forwarded-", "cf-")
 
 
@@ -262,12 +262,15 @@ def identify(request: Request, scope: Scope) -> tuple[str | None, str]:
 
 
 def _is_near(request: Request) -> bool:
-    """Whether somebody on this machine asks for himself: no proxy and no web page that speaks for somebody else.
+    """Whether somebody on this machine asks for himself: no proxy and no web page that speaks for somebody else, but
+    our own page.
 
     A proxy that adds no header of its own cannot be told from a client.
     """
-    host = _hostname(request.headers.get("host", ""))
+    named = request.headers.get("host", "")
+    host = _hostname(named)
     foreign = any(h in FORWARDING or h.startswith(FORWARDING_PREFIXES) for h in request.headers)
+    foreign |= request.headers.get("origin", f"http://{named}") != f"http://{named}"
     peer = request.client is not None and is_loopback(request.client.host)
     return peer and not foreign and (host == "localhost" or is_loopback(host))
 

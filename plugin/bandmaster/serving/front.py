@@ -17,9 +17,7 @@ import bentoml
 import numpy as np
 import pydantic
 from bentoml.exceptions import BentoMLException
-from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from bandmaster.config import Config
 from bandmaster.contract import Contract
@@ -34,12 +32,11 @@ from bandmaster.core import (
     Request,
 )
 from bandmaster.features import features_of
-from bandmaster.journal.places import locate
-from bandmaster.pin import Pin
-from bandmaster.serving.door import HEADERS, BodyTooLarge, Door, Refusal, Scope, read_body
+from bandmaster.serving.desk import Desk
+from bandmaster.serving.door import HEADERS, Door, Refusal, Scope
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S
 from bandmaster.serving.live import Made
-from bandmaster.serving.pages import Receipt, Report, StatePage
+from bandmaster.serving.pages import Receipt, Report
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_count, worker_number
 
@@ -153,6 +150,7 @@ class Front:
         self._made, self._hosted = made, made.hosted  # whose classes and rows no change of the configuration changes
         self._rows, self._reply = rows, reply
         self._door = Door(made.config.feedback.rate)
+        self._desk = Desk(made, self._door, lambda: self.worker, self._ask_learner)
         self._worker: Worker | None = None
         self._learner: Any = None
         self._in_process_learner: Any = None
@@ -325,71 +323,6 @@ class Front:
                 HTTPStatus.SERVICE_UNAVAILABLE, f"the learner does not answer ({why}); send it again in a few seconds"
             ) from problem
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[BaseRoute]:
         """What is mounted under ``/orchestration``."""
-        return [
-            Route("/state", self._guarded(Scope.DASHBOARD, self._state)),
-            Route("/pin", self._guarded(Scope.ADMIN, self._pin), methods=["PUT", "DELETE"]),
-            Route("/decisions/{id}", self._guarded(Scope.ADMIN, self._forget), methods=["DELETE"]),
-        ]
-
-    def _guarded(
-        self, scope: Scope, answer: Callable[[HttpRequest], Awaitable[dict[str, Any]]]
-    ) -> Callable[[HttpRequest], Awaitable[JSONResponse]]:
-        async def answered(request: HttpRequest) -> JSONResponse:
-            try:
-                self._door.enter(request, scope)
-                return JSONResponse(await answer(request), headers=HEADERS)
-            except Refusal as refusal:
-                return refusal.response()
-
-        return answered
-
-    async def _state(self, request: HttpRequest) -> dict[str, Any]:
-        """``GET /orchestration/state``."""
-        page: StatePage = await self._ask_learner("state")
-        worker = {"number": worker_number(), **self.worker.page(time.time())}
-        return {**page.model_dump(), "worker": worker}
-
-    async def _pin(self, request: HttpRequest) -> dict[str, Any]:
-        """``PUT /orchestration/pin`` has the baseline answer alone, ``DELETE`` ends that."""
-        pin = Pin(locate(self._config.journal, self._config.root))
-        try:
-            if request.method == "DELETE":
-                return {"pinned": None, "was_pinned": pin.clear()}
-            if self._config.guarding is None:
-                raise Refusal(HTTPStatus.CONFLICT, "guard: is none, so that there is no baseline to answer; write one")
-            why = await _why(request)
-            pin.set(why)
-        except BandmasterError as problem:
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(problem)) from None
-        return {"pinned": why}
-
-    async def _forget(self, request: HttpRequest) -> dict[str, Any]:
-        """``DELETE /orchestration/decisions/{id}``: what was recorded of one decision."""
-        decision_id = request.path_params["id"]
-        decided_at = self.worker.ids.verify(decision_id)  # by none of our keys any more, perhaps
-        there = await self._ask_learner("forget", decision_id, decided_at)
-        if not there and decided_at is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, "no such decision was made here; send what the answer's header held")
-        return {"decision_id": decision_id, "was_there": there}
-
-
-class _Pinning(pydantic.BaseModel):
-    """The body of ``PUT /orchestration/pin``."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-    why: str = pydantic.Field(default="over HTTP", min_length=1, max_length=500)
-
-
-async def _why(request: HttpRequest) -> str:
-    """Why somebody pins. Raises ``Refusal`` for anything but JSON that says so."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send content-type: application/json")
-    try:
-        body = await (await read_body(request)).body()
-        return " ".join(_Pinning.model_validate_json(body).why.split())
-    except BodyTooLarge as problem:
-        raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(problem)) from None
-    except ValueError:
-        raise Refusal(HTTPStatus.BAD_REQUEST, 'the body is no {"why": "…"} of at most 500 characters') from None
+        return self._desk.routes()

@@ -45,6 +45,7 @@ from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
 from bandmaster.reporters import Reporters
 from bandmaster.seldom import Seldom
+from bandmaster.serving import telemetry
 from bandmaster.serving.conducting import Conducting
 from bandmaster.serving.discovery import packed
 from bandmaster.serving.live import Live, Made
@@ -58,6 +59,7 @@ from bandmaster.serving.pages import (
     label_mix,
     member_pages,
 )
+from bandmaster.visualizer.keeper import Keeper
 
 _log = logging.getLogger("bandmaster.learning")
 
@@ -106,6 +108,7 @@ class LearningLoop:
         window_s = config.feedback.window_s
         self._journal = open_journal(config.journal, config.root, self._keys, window_s, self._notice)
         self._journal.take_over()
+        self._keeper, self._lag_s = Keeper(path), 0.0
         self._learner, self._spare = self._learners()
         self._version = 0
         self._unfit = False
@@ -183,15 +186,22 @@ class LearningLoop:
 
     def _learn(self, joined: Joined) -> Experience | None:
         """Learn from what the journal holds for good. Whatever goes wrong costs this one lesson, not the learner."""
+        experience = None
         try:
             experience = learn(self._journal, self._learner, joined)
-            if experience is not None and (alarm := self._report(joined)) is not None:
-                self._journal.save_event(alarm)
+            if experience is not None:
+                telemetry.learned(experience)
+                if (alarm := self._report(joined)) is not None:
+                    self._alarm(alarm)
         except Exception:
             _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
-            return None
+        self._keeper.learned(self._learner, joined, experience)
         self._dirty |= experience is not None
         return experience
+
+    def _alarm(self, event: DriftEvent) -> None:
+        self._journal.save_event(event)
+        telemetry.alarmed(event)
 
     def _report(self, joined: Joined) -> DriftEvent | None:
         """Keep book of who reported; the alarm, where that makes him suspected."""
@@ -205,13 +215,14 @@ class LearningLoop:
         """
         try:
             if (alarm := self._learner.notice(decision, answer)) is not None:
-                self._journal.save_event(alarm)
+                self._alarm(alarm)
         except Exception:
             _log.exception("decision %s cannot be noticed", decision.id)
         if self._learner.knows(decision, answer):
             # Which plans fitted, and who was out, was said of a catalogue that may be another by now.
             self._golden.append(replace(decision.state, fits=(), out=()))
-        self._noticed = True
+        self._keeper.decided(self._learner, decision, answer)
+        self._lag_s, self._noticed = time.time() - decision.at, True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
@@ -240,6 +251,7 @@ class LearningLoop:
         )
 
     def _learned(self, report: Report, settlement: Settlement) -> Receipt:
+        telemetry.settled(settlement.status.value)
         experience = self._learn(settlement.joined) if settlement.joined else None
         reward = experience.reward.value if experience else None
         return Receipt(decision_id=report.decision_id, status=settlement.status.value, reward=reward)
@@ -271,6 +283,7 @@ class LearningLoop:
             self._watch(self._learner.guard, now)
         self._conducting.act(self._config, self._learner)
         self._expire(now)
+        self._keeper.tick(self._learner, self._journal, now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._publish(now)
@@ -286,13 +299,14 @@ class LearningLoop:
             payload = self._learner.roll_back(self._good)
             if not self._unfit:
                 cause = f"what was learned since snapshot {self._version} is given up, as it could not go live: {why}"
-                self._journal.save_event(DriftEvent("learner", now, cause))
+                self._alarm(DriftEvent("learner", now, cause))
                 _log.error("%s", cause)
         self._unfit = why is not None
         self._keys.refresh()
         self._version += 1
         self._journal.save_snapshot(Snapshot(self._version, self._journal.counts().joined, now, payload))
         self._good, self._dirty, self._noticed, self._published = payload, False, False, now
+        telemetry.stands(self._lag_s, self._version, self._learner.guard, pinned=self._pinned is not None)
 
     def _try(self, payload: bytes) -> None:
         """Load a snapshot beside the learner. Raises whatever that raises, and ``BandmasterError`` where it gives, for
@@ -322,12 +336,12 @@ class LearningLoop:
         guard.ledger.expire(now - self._config.feedback.window_s)
         silent = guard.silent
         if (alarm := guard.listen(now)) is not None:
-            self._journal.save_event(alarm)
+            self._alarm(alarm)
         self._noticed |= guard.silent != silent  # workers are to know
         why = self._pin.why
         if why != self._pinned:
             told = DriftEvent(UNPIN, now, "the guard decides again") if why is None else DriftEvent(PIN, now, why)
-            self._journal.save_event(told)
+            self._alarm(told)
             self._pinned = why
         guard.pinned = why is not None
 
@@ -338,7 +352,7 @@ class LearningLoop:
 
     def state(self) -> StatePage:
         state, policy = self._learner.state, self._learner.manager.policy
-        self._journal.drain()  # what was answered before is counted, not only what a tick has taken in
+        waiting = self._journal.drain()  # what was answered before is counted, not only what a tick has taken in
         counts = self._journal.counts()
         return StatePage(
             policy=policy.name,
@@ -351,6 +365,8 @@ class LearningLoop:
             members=member_pages(self._ensemble, state.statistics()),
             contract=self._config.contract.describe(),
             counts={name: getattr(counts, name) for name in counts.__slots__},
+            lag_s=self._lag_s,
+            waiting=waiting,
             without_reward=self._learner.without_reward,
             sources=self._reporters.standings() if self._reporters else [],
             drift=[EventPage(name=e.name, at=e.at, cause=e.cause) for e in self._journal.events(last=50)],
@@ -363,6 +379,7 @@ class LearningLoop:
         """Publish the last of what was learned and let the lease go."""
         self._published = 0.0
         self.tick()
+        self._keeper.close()
         self._journal.close()
         self._lease.close()
 

@@ -107,7 +107,9 @@ class ConfigPage(pydantic.BaseModel):
 
 
 class StatePage(pydantic.BaseModel):
-    """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome."""
+    """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome. The newest decision that it
+    had taken over was ``lag_s`` old then, and so many more were ``waiting``.
+    """
 
     policy: str
     policy_version: str
@@ -119,6 +121,8 @@ class StatePage(pydantic.BaseModel):
     members: list[MemberPage]
     contract: dict[str, dict[str, object]]
     counts: dict[str, int]
+    lag_s: float
+    waiting: int
     without_reward: int
     sources: list[Standing]
     drift: list[EventPage]

@@ -31,6 +31,7 @@ from bandmaster.pin import Pin
 from bandmaster.plans import parse_plan
 from bandmaster.power import Power
 from bandmaster.seldom import Seldom
+from bandmaster.serving import telemetry
 from bandmaster.serving.live import Live, Made
 
 T = TypeVar("T")
@@ -133,6 +134,7 @@ class Worker:
         finally:
             self._answering -= 1
             by.under_way -= 1
+        telemetry.answered(decision, answer)
         if decision.probed:
             self._begin_after(by, by.orchestrator.probe, decision, answer, request)
         well = all(said.error is None for said in answer.ran)  # else its rows may be what members fail at
@@ -158,8 +160,12 @@ class Worker:
     def _ended_after(self, by: _Serving, begun: asyncio.Future[Any]) -> None:
         self._after.discard(begun)
         by.under_way -= 1
-        if not begun.cancelled() and (problem := begun.exception()) is not None:
+        if begun.cancelled():
+            return
+        if (problem := begun.exception()) is not None:
             _log.error("a probe or trial failed, its decision keeps what it had", exc_info=problem)
+        elif isinstance(probed := begun.result(), Answer):
+            telemetry.probed(probed.probes)
 
     def page(self, now: float) -> dict[str, Any]:
         """For the state page: the snapshot that this worker follows, how it finds energy, its decisions that could not

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bandmaster.core import BandmasterError
-from bandmaster.files import write_text
+from bandmaster.files import write, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,17 +32,28 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
 
 def figure(title: str, told: str, height: float, paint: Callable[[Axes], None]) -> str:
     """A picture of so many inches as SVG, with words on how to read it; the same for the same figures."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "bandmaster", "svg.fonttype": "none"}):
-        drawn = Figure(figsize=(9.0, height), layout="constrained")
-        paint(drawn.subplots())
-        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    _draw(text, "svg", height, paint)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     return f"<h2>{escape(title)}</h2><p>{escape(told)}</p><figure>{svg}</figure>"
+
+
+def save_figure(path: Path, height: float, paint: Callable[[Axes], None]) -> None:
+    """Write a picture as its suffix says: PNG or SVG. Raises ``BandmasterError`` where it cannot be written."""
+    write(path, lambda temporary: _draw(temporary, path.suffix[1:], height, paint))
+
+
+def _draw(where: Any, kind: str, height: float, paint: Callable[[Axes], None]) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    # What would change from one drawing to the next is left out.
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with mpl.rc_context({"svg.hashsalt": "bandmaster", "svg.fonttype": "none"}):
+        drawn = Figure(figsize=(9.0, height), layout="constrained")
+        paint(drawn.subplots())
+        drawn.savefig(where, format=kind, metadata=metadata, dpi=150)
 
 
 def legend_beside(axes: Axes, grid: Literal["both", "x", "y"]) -> None:

@@ -1,0 +1,123 @@
+"""``dashboard`` and ``report``: a journal, looked at in a browser, or told on a page."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from bandmaster import build, config
+from bandmaster.cli.shown import counting
+from bandmaster.config.values import quantity
+from bandmaster.core import BandmasterError
+from bandmaster.edits import Edits
+from bandmaster.files import require_writable
+from bandmaster.journal.checkup import is_owned
+from bandmaster.journal.reading import JournalReader
+from bandmaster.learner import Learner
+from bandmaster.serving.desk import guarded
+from bandmaster.serving.door import Door, Scope
+from bandmaster.visualizer.chronicle import Window, chronicle_file, read_courses, read_extent
+from bandmaster.visualizer.dashboard import Views
+from bandmaster.visualizer.keeper import PAGE, Keeper, about
+from bandmaster.visualizer.served import Served, write_served
+from bandmaster.visualizer.summary import summary
+
+
+@click.command(name="dashboard")
+@click.argument("journal", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--config", "file", type=click.Path(path_type=Path),
+              help="The configuration it was recorded under: needed where nothing has been added up yet.")  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; elsewhere a token is needed.")
+@click.option("--port", default=3080, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+def dashboard_command(journal: Path, file: Path | None, host: str, port: int) -> None:
+    """Look at a JOURNAL in a browser, as a running service shows its own under /orchestration/.
+
+    What a service has recorded it has added up, too; of a journal whose chronicle is gone, or that nobody kept, that is
+    done first, with --config. Whoever is not on this machine needs BANDMASTER_DASHBOARD_TOKEN.
+
+    \b
+    Examples:
+      bandmaster dashboard orchestration.db
+      bandmaster dashboard copy.db --config bentofile.yaml --port 8080
+    """
+    _require_chronicle(journal, file)
+    door = Door(math.inf)
+    views = Views(journal).routes(lambda answer: guarded(door, Scope.DASHBOARD, answer))
+    click.echo(f"http://{host}:{port}/orchestration/ shows {journal}; Ctrl-C ends it.")
+    app = Starlette(routes=[Mount("/orchestration", routes=views)])
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+@click.command(name="report")
+@click.argument("journal", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--config", "file", type=click.Path(path_type=Path),
+              help="The configuration it was recorded under: needed where nothing has been added up yet.")  # fmt: skip
+@click.option("--out", default=Path("report.html"), show_default=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False),
+              help="A folder for each plot by itself, as PNG and SVG.")  # fmt: skip
+@click.option("--last", metavar="DURATION", help="Only so much before the newest request, as in `6 h`.")
+def report_command(journal: Path, file: Path | None, out: Path, plots: Path | None, last: str | None) -> None:
+    """Tell what a JOURNAL holds on one HTML page that needs nothing else: the verdict, a table, plots.
+
+    Of a replay, `bandmaster replay --report` writes such a page.
+
+    \b
+    Examples:
+      bandmaster report orchestration.db
+      bandmaster report orchestration.db --last "7 d" --out week.html --plots plots
+    """
+    require_writable(out)
+    _require_chronicle(journal, file)
+    extent = read_extent(journal)
+    if extent.start is None or extent.end is None:
+        raise BandmasterError(f"{journal}: holds no request yet, so that there is nothing to report")
+    start = extent.start if last is None else max(extent.start, extent.end - _seconds(last))
+    with JournalReader(journal) as reader:
+        events = reader.events(start)
+    courses = read_courses(journal, Window(start, extent.end))
+    write_served(out, Served(courses, extent, events, Edits(journal).history()), plots)
+    for sentence in summary(courses):
+        click.echo(sentence)
+    click.echo(f"{out} has the rest.")
+
+
+def _seconds(text: str) -> float:
+    try:
+        return quantity(text, "time")
+    except BandmasterError as problem:
+        raise BandmasterError(f"--last: {text!r} {problem}") from None
+
+
+def _require_chronicle(journal: Path, file: Path | None) -> None:
+    """Have everything added up that the journal holds, by a configuration; its service does that itself."""
+    with JournalReader(journal) as reader:
+        if file is not None and not is_owned(journal):
+            _add_up(journal, reader, _learner(file))
+        elif not chronicle_file(journal).is_file():
+            raise BandmasterError(
+                f"{chronicle_file(journal)}: is not there: nothing is added up yet; give --config bentofile.yaml"
+            )
+
+
+def _learner(file: Path) -> Learner:
+    """What tells what an outcome is worth; it has learned nothing."""
+    read = config.load(file)
+    ensemble = build.ensemble_of(read, read.classes) if read.classes else build.host(read).ensemble
+    return build.learner(read, build.catalogue(read, ensemble), np.random.default_rng(0), guarding=read.guarding)
+
+
+def _add_up(journal: Path, reader: JournalReader, learner: Learner) -> None:
+    ((total,),) = reader.all("SELECT count(*) FROM decisions")
+    keeper = Keeper(journal)
+    keeper.chronicle.describe(about(learner))
+    with counting("adding up", -(-total // PAGE) + 1) as told:
+        while not keeper.catch_up(learner, reader):
+            told(None)
+    keeper.chronicle.flush()
+    keeper.close()

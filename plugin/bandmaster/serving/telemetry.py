@@ -1,0 +1,129 @@
+"""What monitoring reads at BentoML's ``/metrics``: each worker counts its requests, the learner what came of them.
+
+BentoML adds up what the processes of a service count. Of gauges, which only the learner has, the newest value holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from bandmaster.core import Answer, Decision, DriftEvent, Experience, MemberAnswer
+from bandmaster.guard import Guard
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""The buckets of members' times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric's ``kind`` as Prometheus has it, what it ``tells``, and its labels. All names begin ``bandmaster_``."""
+
+    kind: str
+    tells: str
+    labels: tuple[str, ...] = ()
+
+
+WORKER = {
+    "decisions": Metric("Counter", "requests decided, by the plan without its thresholds", ("plan", "policy")),
+    "explored": Metric("Counter", "decisions for another plan than the most probable one"),
+    "followed": Metric("Counter", "decisions in which the policy's own choice answered"),
+    "unanswered": Metric("Counter", "requests of which a row found nobody to answer it"),
+    "over_limits": Metric("Counter", "decisions for which no plan kept within the limits"),
+    "probes": Metric("Counter", "requests about which everybody was asked, after the reply"),
+    "member_seconds": Metric("Histogram", "what a member's call took, in s", ("member",)),
+    "member_errors": Metric("Counter", "calls of a member that failed", ("member",)),
+    "energy_joules": Metric("Counter", "energy spent, by where the figure is from, and what for", ("source", "what")),
+}
+"""What each worker counts."""
+
+LEARNER = {
+    "reward": Metric("Summary", "what requests earned, by the policy that decided", ("policy",)),
+    "term": Metric("Summary", "each metric's term, in [0, 1]", ("metric",)),
+    "outcomes": Metric("Counter", "outcomes reported, by what became of them", ("status",)),
+    "drift_events": Metric("Counter", "alarms, by the detector", ("detector",)),
+    "learner_lag_seconds": Metric("Gauge", "how old the newest decision was when the learner took it over"),
+    "snapshot": Metric("Gauge", "the version of the snapshot that the learner published last"),
+    "policy_share": Metric("Gauge", "share of the requests with room that the policy's choice answers, by the guard"),
+    "baseline_pinned": Metric("Gauge", "1 while somebody has the baseline answer alone"),
+    "guard_breached": Metric("Gauge", "1 while the guard's budget is used up"),
+}
+"""What the learner counts."""
+
+
+@cache  # a process has each metric once, however many workers it has had
+def _made(name: str) -> Any:
+    # Imported here: BentoML says in the environment where processes meet, and it must have by then.
+    import prometheus_client
+
+    metric = (WORKER | LEARNER)[name]
+    more: dict[str, Any] = {}
+    if metric.kind == "Histogram":
+        more["buckets"] = SECONDS
+    if metric.kind == "Gauge":
+        more["multiprocess_mode"] = "livemostrecent"
+    return getattr(prometheus_client, metric.kind)(f"bandmaster_{name}", metric.tells, metric.labels, **more)
+
+
+def _count(name: str, *labels: str, by: float = 1.0) -> None:
+    made = _made(name)
+    (made.labels(*labels) if labels else made).inc(by)
+
+
+def answered(decision: Decision, answer: Answer) -> None:
+    """Count a request that a worker has answered."""
+    _count("decisions", decision.plan.partition("@")[0], decision.policy)
+    if decision.exposure is None and decision.propensity < decision.probabilities.max() - 1e-9:
+        _count("explored")
+    if decision.exposure is None or decision.plan == decision.exposure.intended:
+        _count("followed")
+    if (answer.labels < 0).any():
+        _count("unanswered")
+    if decision.over_limits:
+        _count("over_limits")
+    for said in answer.ran:
+        _called(said, "reply")
+
+
+def probed(probes: tuple[MemberAnswer, ...]) -> None:
+    """Count a probe that has come to its end."""
+    _count("probes")
+    for said in probes:
+        _called(said, "probe")
+
+
+def _called(said: MemberAnswer, what: str) -> None:
+    _made("member_seconds").labels(said.name).observe(said.latency_s)
+    if said.error is not None:
+        _count("member_errors", said.name)
+    _count("energy_joules", said.energy_from, what, by=said.energy_j)
+
+
+def settled(status: str) -> None:
+    """Count an outcome that was reported."""
+    _count("outcomes", status)
+
+
+def learned(experience: Experience) -> None:
+    """Count what the learner has learned from, and the alarms that it raised."""
+    for alarm in experience.alarms:
+        alarmed(alarm)
+    _made("reward").labels(experience.joined.decision.policy).observe(experience.reward.value)
+    for name, term in experience.reward.terms.items():
+        _made("term").labels(name).observe(term)
+
+
+def alarmed(event: DriftEvent) -> None:
+    """Count an alarm."""
+    _count("drift_events", event.name)
+
+
+def stands(lag_s: float, snapshot: int, guard: Guard | None, *, pinned: bool) -> None:
+    """Say how the learner stands."""
+    _made("learner_lag_seconds").set(lag_s)
+    _made("snapshot").set(snapshot)
+    if guard is not None:
+        _made("policy_share").set(guard.share)
+        _made("guard_breached").set(guard.breached)
+        _made("baseline_pinned").set(pinned)

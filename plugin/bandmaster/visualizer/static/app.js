@@ -1,0 +1,246 @@
+// The page: reads what is asked for, draws it, and keeps it up to date.
+
+import { Refused, act, ask, keepToken, listen } from "./api.js";
+import { PANELS, course, figure, points, scatter } from "./charts.js";
+import { openDecision } from "./decision.js";
+import { element, table, when } from "./elements.js";
+
+const MOST_POINTS = 400;
+const charts = new Map();
+const filters = document.getElementById("filters");
+const style = getComputedStyle(document.documentElement);
+let extent = null;
+let shown = null;
+let events = [];
+let admin = null;
+
+// ---- What is asked for ----
+
+function span() {
+  const seconds = Number(filters.span.value);
+  if (!seconds && extent?.start) return [extent.start, extent.end];
+  // All who look at the same window ask for the same one, to the second, so that it is read once for all.
+  const step = Math.max(10, Math.ceil((seconds || 3600) / MOST_POINTS));
+  const last = filters.live.checked || !extent?.end ? Date.now() / 1000 : extent.end;
+  const end = Math.ceil(last / step) * step;
+  return [end - (seconds || 3600), end];
+}
+
+async function refresh() {
+  const first = extent === null;
+  extent = await ask("about");
+  // A stored journal that ended long ago is shown whole.
+  if (first && extent.end && extent.end < Date.now() / 1000 - 86400) filters.span.value = "0";
+  choices(filters.policy, extent.policies);
+  choices(filters.profile, extent.profiles);
+  const [from, to] = span();
+  const query = { from, to, policy: filters.policy.value, profile: filters.profile.value };
+  const [series, alarms, decisions, edits] = await Promise.all([
+    ask("series", query), ask("events", { from }), ask("decisions", { limit: 100 }), ask("edits"),
+  ]);
+  shown = series;
+  events = alarms;
+  draw();
+  listDecisions(decisions);
+  listEdits(edits);
+  await health();
+  document.getElementById("status").textContent = `as of ${when(Date.now() / 1000)}`;
+}
+
+function choices(select, names) {
+  const missing = names.filter((name) => ![...select.options].some((option) => option.value === name));
+  for (const name of missing) select.append(element("option", { value: name, text: name }));
+}
+
+// ---- Panels ----
+
+function build() {
+  const panels = document.getElementById("panels");
+  for (const panel of PANELS) {
+    const title = `${panel.id}-title`;
+    const chart = element("div", { class: "chart", role: "img", id: `${panel.id}-chart` });
+    const details = element("details", {}, element("summary", { text: "Figures" }), element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": `${panel.title}: figures` }));
+    details.addEventListener("toggle", () => details.open && tabulate(panel));
+    const png = element("button", { type: "button", class: "link", text: "PNG", "aria-label": `${panel.title} as PNG` });
+    png.addEventListener("click", () => save(panel, "png"));
+    const svg = element("button", { type: "button", class: "link", text: "SVG", "aria-label": `${panel.title} as SVG` });
+    svg.addEventListener("click", () => save(panel, "svg"));
+    panels.append(element("section", { "aria-labelledby": title, id: panel.id },
+      element("h2", { id: title, text: panel.title }), element("p", { text: panel.told }), chart,
+      element("div", { class: "tools" }, details, png, svg)));
+    charts.set(panel.id, echarts.init(chart));
+  }
+  new ResizeObserver(() => charts.forEach((chart) => chart.resize())).observe(panels);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+}
+
+function option(panel) {
+  if (panel.points) return scatter(points(shown), style);
+  return course(panel, panel.lines(shown), shown, events, style);
+}
+
+function draw() {
+  if (!shown) return;
+  for (const panel of PANELS) {
+    charts.get(panel.id).setOption(option(panel), { notMerge: true });
+    const said = panel.points ? points(shown).points.map((p) => `${p.name} ${figure(p.accuracy, true)}`) : lately(panel);
+    document.getElementById(`${panel.id}-chart`).setAttribute("aria-label", `${panel.title}: ${said.join(", ") || "nothing yet"}`);
+    if (document.querySelector(`#${panel.id} details`).open) tabulate(panel);
+  }
+  document.getElementById("verdict").textContent = shown.summary.join(" ");
+  const rows = events.toReversed().map((event) => [when(event.at), event.name, event.cause]);
+  document.getElementById("events").replaceChildren(rows.length ? table(["when", "what", "why"], rows) : element("p", { text: "None." }));
+}
+
+// The last value of every line.
+function lately(panel) {
+  return panel.lines(shown).map((line) => {
+    const last = line.values.findLast((value) => value !== null);
+    return `${line.name} ${figure(last, panel.percent)}`;
+  });
+}
+
+function tabulate(panel) {
+  const place = document.querySelector(`#${panel.id} details > div`);
+  if (panel.points) {
+    const found = points(shown);
+    place.replaceChildren(table(["who", "accuracy", `${found.price}, ${found.unit}`],
+      found.points.map((p) => [p.name, figure(p.accuracy, true), figure(p.price)])));
+    return;
+  }
+  const lines = panel.lines(shown);
+  const rows = shown.at.map((at, k) => [when(at), ...lines.map((line) => figure(line.values[k], panel.percent))]);
+  place.replaceChildren(table(["when", ...lines.map((line) => line.name)], rows.reverse()));
+}
+
+function save(panel, kind) {
+  const drawn = kind === "png" ? charts.get(panel.id) : echarts.init(null, null, { renderer: "svg", ssr: true, width: 900, height: 420 });
+  let url;
+  if (kind === "png") url = drawn.getDataURL({ type: "png", pixelRatio: 2, backgroundColor: style.getPropertyValue("--card").trim() });
+  else {
+    drawn.setOption(option(panel));
+    url = URL.createObjectURL(new Blob([drawn.renderToSVGString()], { type: "image/svg+xml" }));
+    drawn.dispose();
+  }
+  const link = element("a", { href: url, download: `bandmaster-${panel.id}.${kind}` });
+  link.click();
+}
+
+// ---- Tables ----
+
+function listDecisions(decisions) {
+  const rows = decisions.map((d) => {
+    const open = element("button", { type: "button", class: "link", text: when(d.at) });
+    open.addEventListener("click", () => guarded(() => openDecision(d.id)));
+    return [open, d.plan, figure(d.propensity), d.members.join(", "), figure(d.confidence, true), d.probed ? "yes" : "", figure(d.reward)];
+  });
+  document.getElementById("decisions").replaceChildren(
+    table(["when", "plan", "probability", "ran", "confidence", "probed", "reward"], rows));
+}
+
+function listEdits(edits) {
+  const rows = edits.toReversed().map((edit) => [
+    edit.version, when(edit.at), edit.author, edit.reason,
+    edit.changes.map((c) => `${c.path}: ${JSON.stringify(c.before)} → ${JSON.stringify(c.after)}`).join("\n"),
+    figure(edit.predicted),
+  ]);
+  const place = document.getElementById("edits");
+  place.replaceChildren(rows.length ? table(["version", "when", "who", "why", "what", "predicted"], rows) : element("p", { text: "None." }));
+}
+
+// ---- Health and actions, of a running service ----
+
+async function health() {
+  let state;
+  try {
+    state = await ask("state");
+  } catch (problem) {
+    if (problem.status === 404) return; // a stored journal
+    throw problem;
+  }
+  document.getElementById("health-section").hidden = false;
+  const out = Object.keys(state.worker.out_of_service);
+  const told = {
+    policy: `${state.policy}, snapshot ${state.snapshot_version} (worker: ${state.worker.snapshot_version})`,
+    learner: `${figure(state.lag_s)} s behind, ${state.waiting} decisions waiting`,
+    counts: Object.entries(state.counts).map(([name, n]) => `${n} ${name}`).join(", "),
+    "out of service": out.length ? out.join(", ") : "nobody",
+    "not recorded": String(state.worker.unrecorded),
+    "energy is": state.worker.energy_from,
+    configuration: `version ${state.config.version}${state.config.error ? `; not newer, as ${state.config.error}` : ""}`,
+    ...(state.guard ? { guard: guardSentence(state.guard) } : {}),
+    ...(state.agent ? { agent: `${state.agent.agent}, after ${state.agent.windows} windows` } : {}),
+  };
+  const list = element("dl", {}, ...Object.entries(told).flatMap(([name, text]) => [element("dt", { text: name }), element("dd", { text })]));
+  document.getElementById("health").replaceChildren(list);
+  actions(state);
+}
+
+function guardSentence(guard) {
+  const pinned = guard.pinned ? `pinned (${guard.pinned}); ` : guard.breached ? "breached; " : "";
+  return `${pinned}${guard.mode}, baseline ${guard.baseline}, the policy answers ${figure(guard.share, true)}; room ${figure(guard.room)}, lost ${figure(guard.lost)}`;
+}
+
+function actions(state) {
+  const place = document.getElementById("actions");
+  if (!state.guard || admin === state.guard.pinned) return;
+  admin = state.guard.pinned;
+  const button = element("button", { type: "button", class: admin ? "" : "grave", id: "pin",
+    text: admin ? "Let the guard decide again" : "Have the baseline answer everything" });
+  button.addEventListener("click", () => guarded(async () => {
+    if (admin) await act("DELETE", "pin");
+    else {
+      const why = prompt("Why? It is written into the alarms.", "from the dashboard");
+      if (why === null) return;
+      await act("PUT", "pin", { why });
+    }
+    await refresh();
+  }));
+  place.replaceChildren(button);
+}
+
+// ---- Going on ----
+
+async function guarded(work) {
+  try {
+    await work();
+  } catch (problem) {
+    if (problem instanceof Refused && problem.status === 401) await askForToken(problem.message);
+    else document.getElementById("status").textContent = problem.message;
+  }
+}
+
+function askForToken(why) {
+  const dialog = document.getElementById("token");
+  document.getElementById("token-why").textContent = why;
+  return new Promise((go) => {
+    dialog.addEventListener("close", () => {
+      keepToken(dialog.querySelector("input").value);
+      go(guarded(refresh));
+    }, { once: true });
+    dialog.showModal();
+  });
+}
+
+let due = false;
+let busy = false;
+
+// Whatever happens meanwhile is one more refresh, not several; and who does not look is not served.
+async function news() {
+  due = true;
+  if (busy || document.hidden) return;
+  busy = true;
+  while (due && !document.hidden) {
+    due = false;
+    if (filters.live.checked) await guarded(refresh);
+    await new Promise((go) => setTimeout(go, 2000));
+  }
+  busy = false;
+}
+
+build();
+filters.addEventListener("change", () => guarded(refresh));
+filters.addEventListener("submit", (event) => event.preventDefault());
+document.addEventListener("visibilitychange", () => !document.hidden && news());
+await guarded(refresh);
+guarded(() => listen(news));

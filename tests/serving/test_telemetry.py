@@ -1,0 +1,66 @@
+"""What monitoring reads is what happened, added up over the processes of a service, and each metric is documented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bandmaster.serving.telemetry import LEARNER, WORKER
+from tests.end_to_end.servers import Server, environment, eventually, served
+from tests.serving.tiny import CLASSES, LABELS, ROWS, project
+
+DOCS = Path(__file__).parents[2] / "docs" / "monitoring.md"
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+    named = set(re.findall(r"^\| `bandmaster_(\w+)`", DOCS.read_text(), re.M))
+    assert named == {*WORKER, *LEARNER}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = project(tmp_path_factory.mktemp("iris"), seed=1, probes={"share": 0.5, "adapt": False})
+    source = (folder / "service.py").read_text()
+    (folder / "service.py").write_text(source.replace("@bentoml.service\n", "@bentoml.service(workers=2)\n"))
+    with served(".", folder=folder, env=environment(folder / "home")) as server:
+        yield server
+
+
+def figures(server: Server, name: str) -> dict[str, float]:
+    """A metric's values by its labels, as text."""
+    page = httpx.get(f"{server.url}/metrics").raise_for_status().text
+    found = re.findall(rf"^bandmaster_{name}(?:{{(.*)}})? ([-+.\deinfa]+)$", page, re.M)
+    return {labels: float(value) for labels, value in found}
+
+
+def test_what_two_workers_and_the_learner_count_is_added_up(server: Server) -> None:
+    requests = 120
+    for k in range(requests):  # each on a connection of its own, so that both workers answer
+        answer = httpx.post(f"{server.url}/classify", json={"input_series": [ROWS[k].tolist()]})
+        decision = answer.headers["x-orchestration-decision"]
+        httpx.post(f"{server.url}/feedback", json={"decision_id": decision, "label": CLASSES[LABELS[k]]})
+    assert sum(figures(server, "decisions_total").values()) == requests
+
+    def all_learned() -> bool:
+        return sum(figures(server, "reward_count").values()) == requests
+
+    eventually(all_learned, "the learner has learned from all")
+    state = server.state()
+    (rewarded,) = figures(server, "reward_sum").values()
+    assert 0.0 < rewarded / requests < 1.0
+    outcomes = figures(server, "outcomes_total")
+    assert sum(outcomes.values()) == requests
+    assert outcomes.keys() <= {'status="joined"', 'status="early"'}
+    calls = figures(server, "member_seconds_count")
+    assert calls.keys() == {f'member="{name}"' for name in ("linear", "tree", "bayes", "fragile")}
+    assert requests < sum(calls.values()) < 4 * requests + 1
+    assert figures(server, "probes_total")[""] > 20
+    spent = figures(server, "energy_joules_total")
+    assert {re.search('what="(.*?)"', labels)[1] for labels in spent} == {"reply", "probe"}  # type: ignore[index]
+    assert min(spent.values()) > 0.0
+    assert figures(server, "snapshot")[""] >= state["snapshot_version"]
+    assert figures(server, "learner_lag_seconds")[""] >= 0.0
