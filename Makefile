@@ -2,10 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-extras lint bench clean
+.PHONY: install demo test test-extras chromium lint bench clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -15,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras  ## what needs the optional dependencies: torch, Gymnasium, Ray, Schemathesis, Atheris
+test-extras: $(VENV)/.extras chromium  ## what needs the optional dependencies: torch, Ray, Schemathesis, Atheris, Chromium
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -27,6 +28,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy -p models
 	$(BIN)/mypy -p benchmarks
+
+chromium:  ## Debian's, for the tests of the dashboard
+	@command -v chromium >/dev/null || { $(AS_ROOT) apt-get update -qq && \
+		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 clean:
 	rm -rf $(VENV) build
@@ -45,5 +50,5 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl]'
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo

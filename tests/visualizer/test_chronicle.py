@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bandmaster.core import Answer, BandmasterError, Decision, Joined, Outcome
+from bandmaster.core import Answer, BandmasterError, Decision, Exposure, Joined, Outcome
+from bandmaster.guard import Guarding
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.learner import Learner
@@ -166,6 +167,24 @@ def test_what_the_policy_or_a_plan_alone_would_have_earned_is_what_replaying_fin
     assert found["alone", "the policy's choice"][1] == pytest.approx(
         found["reward", made.manager.policy.name][1], abs=0.1
     )
+
+
+def test_with_a_guard_its_baseline_is_among_those_who_might_have_answered(tmp_path: Path) -> None:
+    guarding = Guarding("shadow", "all~declared")
+    made = sample_learner(lambda plans, *_: RandomPolicy(plans), LOG, probe_share=1.0, guarding=guarding)
+    made.manager.compares = True
+    service = Service(tmp_path, made)
+    for k, experience in enumerate(sample_experiences(made, LOG.part(slice(0, 20)))):
+        exposure = Exposure("m0", 0.5, 0.0, exposed=False, most=0.1)
+        decision = replace(experience.joined.decision, at=START + k, id=f"d{k}", exposure=exposure)
+        service.play(replace(experience.joined, decision=decision))
+    service.tick()
+    found = everything(service.path).series
+    everybody = "+".join(LOG.ensemble.names)
+    assert found["alone"].keys() == {*LOG.ensemble.names, everybody, f"{everybody}~declared", "the policy's choice"}
+    assert found["alone"]["the policy's choice"].mean == found["alone"]["m0"].mean
+    assert all(name.startswith("baseline: ") or name == made.manager.policy.name for name in found["reward"])
+    service.close()
 
 
 def test_a_service_that_was_killed_counts_nothing_twice_and_leaves_nothing_out(

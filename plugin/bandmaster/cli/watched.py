@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -49,9 +50,12 @@ def dashboard_command(journal: Path, file: Path | None, host: str, port: int) ->
     _require_chronicle(journal, file)
     door = Door(math.inf)
     views = Views(journal).routes(lambda answer: guarded(door, Scope.DASHBOARD, answer))
-    click.echo(f"http://{host}:{port}/orchestration/ shows {journal}; Ctrl-C ends it.")
     app = Starlette(routes=[Mount("/orchestration", routes=views)])
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    server = uvicorn.Config(app, host=host, port=port, log_level="warning")
+    bound = server.bind_socket()
+    click.echo(f"http://{host}:{bound.getsockname()[1]}/orchestration/ shows {journal}; Ctrl-C ends it.")
+    with suppress(KeyboardInterrupt):  # it is how one ends it
+        uvicorn.Server(server).run(sockets=[bound])
 
 
 @click.command(name="report")

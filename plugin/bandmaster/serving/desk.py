@@ -54,7 +54,7 @@ class Desk:
         self._door, self._worker, self._ask_learner = door, worker, ask_learner
         self._manager: ConfigManager = made.manager
         self._journal = locate(made.config.journal, made.config.root)
-        self._views = Views(self._journal)
+        self._views = Views(self._journal, live=True)
 
     def routes(self) -> list[BaseRoute]:
         """What is mounted under ``/orchestration``."""

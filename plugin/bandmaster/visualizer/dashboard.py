@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from bandmaster.core import BandmasterError
 from bandmaster.edits import Edits
 from bandmaster.journal.reading import JournalReader
-from bandmaster.visualizer.chronicle import Courses, Window, chronicle_file, read_courses, read_extent
+from bandmaster.visualizer.chronicle import Courses, Extent, Window, chronicle_file, read_courses, read_extent
 from bandmaster.visualizer.explained import explain
 from bandmaster.visualizer.summary import summary
 
@@ -57,11 +57,17 @@ class Shown(Courses, frozen=True):
     summary: list[str]
 
 
+class Covers(Extent, frozen=True):
+    """What there is to see, and whether it is of a running service, which has a state and can be told what to do."""
+
+    live: bool
+
+
 class Views:
     """Answers what the page asks of one journal. Reading goes on in threads, for several who ask the same once."""
 
-    def __init__(self, journal: Path) -> None:
-        self.journal = journal
+    def __init__(self, journal: Path, *, live: bool = False) -> None:
+        self.journal, self._live = journal, live
         self._known: dict[tuple[object, ...], tuple[float, asyncio.Future[bytes]]] = {}
 
     def routes(self, guarded: Callable[[Answer], Answer]) -> list[BaseRoute]:
@@ -83,7 +89,12 @@ class Views:
 
     async def about(self, request: Request) -> Response:
         """``GET /orchestration/about``: from when to when there is anything, and of whom."""
-        return await self._shared("about", lambda: read_extent(self.journal))
+
+        def read() -> Covers:
+            extent = read_extent(self.journal)
+            return Covers(**{name: getattr(extent, name) for name in extent.__struct_fields__}, live=self._live)
+
+        return await self._shared("about", read)
 
     async def series(self, request: Request) -> Response:
         """``GET /orchestration/series?from=…&to=…&policy=…&profile=…``: what a window shows."""

@@ -120,10 +120,9 @@ def _alone(experience: Experience, contract: Contract, ensemble: Ensemble, basel
     decision, p = experience.joined.decision, known_p(experience)
     if not experience.known.all() or not p or experience.joined.outcome.labels is None:
         return
-    everybody = parse_plan(ALL, ensemble).name
-    intended = decision.exposure.intended if decision.exposure else decision.plan
-    names = {name: name for name in (*ensemble.names, everybody, *((baseline,) if baseline else ()))}
-    names[POLICY] = intended
+    fixed = (parse_plan(plan, ensemble).name for plan in (ALL, baseline or ALL))
+    names = {name: name for name in (*ensemble.names, *fixed)}
+    names[POLICY] = intended = decision.exposure.intended if decision.exposure else decision.plan
     plans = compiled(tuple(dict.fromkeys(names.values())), ensemble)
     found = alone(plans, contract, experience)
     chosen = float(found.rewards[plans.index(intended)])

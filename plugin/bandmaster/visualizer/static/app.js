@@ -12,7 +12,7 @@ const style = getComputedStyle(document.documentElement);
 let extent = null;
 let shown = null;
 let events = [];
-let admin = null;
+let pinned; // as the actions show it; nothing yet
 
 // ---- What is asked for ----
 
@@ -151,13 +151,8 @@ function listEdits(edits) {
 // ---- Health and actions, of a running service ----
 
 async function health() {
-  let state;
-  try {
-    state = await ask("state");
-  } catch (problem) {
-    if (problem.status === 404) return; // a stored journal
-    throw problem;
-  }
+  if (!extent.live) return;
+  const state = await ask("state");
   document.getElementById("health-section").hidden = false;
   const out = Object.keys(state.worker.out_of_service);
   const told = {
@@ -183,12 +178,12 @@ function guardSentence(guard) {
 
 function actions(state) {
   const place = document.getElementById("actions");
-  if (!state.guard || admin === state.guard.pinned) return;
-  admin = state.guard.pinned;
-  const button = element("button", { type: "button", class: admin ? "" : "grave", id: "pin",
-    text: admin ? "Let the guard decide again" : "Have the baseline answer everything" });
+  if (!state.guard || pinned === state.guard.pinned) return;
+  pinned = state.guard.pinned;
+  const button = element("button", { type: "button", class: pinned ? "" : "grave", id: "pin",
+    text: pinned ? "Let the guard decide again" : "Have the baseline answer everything" });
   button.addEventListener("click", () => guarded(async () => {
-    if (admin) await act("DELETE", "pin");
+    if (pinned) await act("DELETE", "pin");
     else {
       const why = prompt("Why? It is written into the alarms.", "from the dashboard");
       if (why === null) return;

@@ -151,6 +151,7 @@ export function course(panel, lines, data, events, style) {
   }
   return {
     ...frame, series,
+    yAxis: { ...frame.yAxis, scale: !panel.percent },
     tooltip: { ...frame.tooltip, trigger: "axis", valueFormatter: (value) => figure(value, panel.percent) },
     xAxis: { ...frame.xAxis, type: "time", min: times[0], max: times.at(-1) + data.step * 1000 },
   };

@@ -12,6 +12,7 @@ export async function openDecision(id) {
   const close = element("button", { type: "button", text: "Close" });
   close.addEventListener("click", () => dialog.close());
   dialog.replaceChildren(
+    close,
     element("h2", { id: "decision-title", text: `Decision of ${when(d.at)}` }),
     element("p", { class: "why", text: d.why }),
     described(d),
@@ -28,7 +29,6 @@ export async function openDecision(id) {
     earned(d),
     element("h3", { text: "What was known" }),
     known(d.state),
-    close,
   );
   dialog.showModal();
 }

@@ -1,0 +1,195 @@
+"""The dashboard in a real browser, of a real service under traffic."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from bandmaster.journal.reading import JournalReader
+from tests.browser.conftest import Tab, opened, until
+from tests.end_to_end.servers import Server, environment, eventually, served
+from tests.serving.tiny import CLASSES, LABELS, ROWS, project
+
+pytestmark = pytest.mark.extras
+
+AXE = "axe.min.js"
+"""In the package axe-playwright-python."""
+
+EACH_S = 0.02
+"""Between two requests."""
+
+
+class Traffic(threading.Thread):
+    """Requests with their labels, which are ``shifted`` to the next class once the world is to have changed."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url, self.shifted, self.over, self.sent = url, False, False, 0
+
+    def run(self) -> None:
+        rng = np.random.default_rng(0)
+        with httpx.Client(base_url=self.url, timeout=20) as client:
+            while not self.over:
+                k = int(rng.integers(len(ROWS)))
+                answer = client.post("/classify", json={"input_series": [ROWS[k].tolist()]})
+                label = CLASSES[(LABELS[k] + self.shifted) % 3]
+                decision = answer.headers["x-orchestration-decision"]
+                client.post("/feedback", json={"decision_id": decision, "label": label})
+                self.sent += 1
+                time.sleep(EACH_S)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Traffic, Path]]:
+    folder = project(tmp_path_factory.mktemp("iris"), seed=1, guard={"mode": "live", "baseline": "all"},
+                     probes={"share": 0.3, "adapt": False})  # fmt: skip
+    with served(".", folder=folder, env=environment(folder / "home")) as server:
+        traffic = Traffic(server.url)
+        traffic.start()
+        eventually(lambda: traffic.sent > 150, "traffic has begun")
+        yield server, traffic, folder / "orchestration.db"
+        traffic.over = True
+        traffic.join()
+
+
+DRAWN = """id => {
+  const drawn = echarts.getInstanceByDom(document.getElementById(`${id}-chart`)).getOption().series;
+  return Object.fromEntries(drawn.map((s) => [s.name ?? '', s.data.map((d) => d.value ?? d)]));
+}"""
+
+
+def test_every_panel_shows_what_the_api_tells(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
+    page = opened(tab, f"{service[0].url}/orchestration/")
+    with page.expect_response(lambda response: "/series?" in response.url):
+        page.uncheck("[name=live]")
+    with page.expect_response(lambda response: "/series?" in response.url) as asked:
+        page.select_option("[name=span]", "900")
+    told = asked.value.json()
+    page.wait_for_timeout(1000)  # until it is drawn, and whatever had been asked before
+    assert page.text_content("#verdict") == " ".join(told["summary"])
+    shown = {
+        "reward": "reward", "terms": "term", "weights": "weight", "right": "right", "energy": "energy",
+        "failures": "failed",
+    }  # fmt: skip
+    for panel, series in shown.items():
+        drawn = page.evaluate(DRAWN, panel)
+        for name, course in told["series"][series].items():
+            assert [value for _, value in drawn[name]] == course["mean"], (panel, name)
+            assert [at for at, _ in drawn[name]] == [1000 * at for at in told["at"]]
+    members = page.evaluate(DRAWN, "members")
+    plans = np.sum([course["n"] for course in told["series"]["plan"].values()], axis=0)
+    for name, course in told["series"]["ran"].items():
+        for (_, share), n, of in zip(members[name], course["n"], plans, strict=True):
+            assert share == (pytest.approx(n / of) if of else None)
+    points = page.evaluate(DRAWN, "frontier")[""]
+    wanted = {tuple(told["series"][s][n]["whole"]["mean"] for s in ("alone energy", "alone accuracy"))
+              for n in told["series"]["alone accuracy"]}  # fmt: skip
+    assert {tuple(point) for point in points} == wanted
+    for panel in page.query_selector_all("#panels section"):
+        assert panel.query_selector("canvas") is not None
+        assert "nothing yet" not in (panel.query_selector("[role=img]").get_attribute("aria-label") or "")
+
+
+def test_a_decisions_page_tells_what_the_journal_holds(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
+    page = opened(tab, f"{service[0].url}/orchestration/")
+    page.uncheck("[name=live]")
+    page.click("#decisions tbody tr:nth-child(3) button")
+    page.wait_for_selector("#decision[open]")
+    text = page.text_content("#decision")
+    id_ = page.text_content("#decision dl dd")
+    with JournalReader(service[2]) as journal:
+        found = journal.find(id_)
+    assert found is not None
+    assert found.decision.plan in text
+    for said in (*found.answer.ran, *found.answer.probes):
+        assert said.name in text
+    assert CLASSES[int(found.answer.labels[0])] in text
+    explored = found.decision.propensity < found.decision.probabilities.max()
+    assert ("This was exploration" in text) == (explored and found.decision.exposure is None)
+    page.keyboard.press("Escape")
+    assert page.query_selector("#decision[open]") is None
+
+
+def test_drift_is_on_the_page_within_five_seconds_of_its_alarm(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
+    server, traffic, _ = service
+    page = opened(tab, f"{server.url}/orchestration/")
+    before = len(server.client.get("/orchestration/events").json())
+    traffic.shifted = True
+    events = eventually(
+        lambda: (found := server.client.get("/orchestration/events").json())[before:] and found, "an alarm"
+    )
+    cause = events[before]["cause"]
+    until(page, "cause => document.getElementById('events').textContent.includes(cause)", cause, within_s=5.0)
+    traffic.shifted = False
+
+
+def test_the_kill_switch_has_the_baseline_answer_and_is_written_down(
+    tab: Tab, service: tuple[Server, Traffic, Path]
+) -> None:
+    server = service[0]
+    page = opened(tab, f"{server.url}/orchestration/")
+    page.on("dialog", lambda dialog: dialog.accept("complaints"))
+    page.click("#pin")
+    until(page, "document.getElementById('pin').textContent.includes('guard decide again')")
+    answer = server.client.post("/classify", json={"input_series": [ROWS[0].tolist()]})
+    id_ = answer.headers["x-orchestration-decision"]
+    decision = eventually(lambda: _decision(server, id_), "the decision is recorded")
+    assert decision["plan"] == "linear+tree+bayes+fragile"
+    until(page, "document.getElementById('events').textContent.includes('complaints, says local')")
+    page.click("#pin")
+    until(page, "document.getElementById('pin').textContent.includes('baseline answer everything')")
+    assert server.client.get("/orchestration/state").json()["guard"]["pinned"] is None
+
+
+def _decision(server: Server, id_: str) -> Any:
+    found = server.client.get(f"/orchestration/decisions/{id_}")
+    return found.json() if found.status_code == 200 else None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nobody_is_kept_out(tab: Tab, service: tuple[Server, Traffic, Path], scheme: str, width: int) -> None:
+    """axe finds nothing serious, on a screen and on a phone, in the light and in the dark."""
+    import axe_playwright_python
+
+    tab.page.emulate_media(color_scheme=scheme)
+    tab.page.set_viewport_size({"width": width, "height": 800})
+    page = opened(tab, f"{service[0].url}/orchestration/")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    script = next(Path(axe_playwright_python.__file__).parent.glob("axe.min.js")).read_text()
+    page.evaluate(script)  # as the debugger does, which no policy of the page forbids
+    page.uncheck("[name=live]")
+    assert grave(page, "document") == []
+    page.click("#decisions tbody tr:first-child button")
+    page.wait_for_selector("#decision[open]")
+    assert grave(page, "document.getElementById('decision')") == []
+
+
+def grave(page: Any, part: str) -> list[tuple[str, str, list[str]]]:
+    """What axe finds that keeps people out: which rule, what it says, and where."""
+    found = page.evaluate(f"axe.run({part}).then((result) => result.violations)")
+    bad = [violation for violation in found if violation["impact"] in ("serious", "critical")]
+    return [(v["id"], v["help"], [node["html"] for node in v["nodes"]]) for v in bad]
+
+
+def test_all_of_it_can_be_reached_by_keyboard(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
+    page = opened(tab, f"{service[0].url}/orchestration/")
+    page.uncheck("[name=live]")
+    reached = set()
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent.slice(0, 30)"))
+        if page.evaluate(
+            "document.activeElement.closest('#decisions') !== null && document.activeElement.tagName === 'BUTTON'"
+        ):
+            page.keyboard.press("Enter")
+            break
+    page.wait_for_selector("#decision[open]")
+    assert {"Figures", "PNG", "SVG"} <= reached
