@@ -6,7 +6,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-extras chromium lint bench clean
+.PHONY: install demo test test-extras debian lint bench clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras chromium  ## what needs the optional dependencies: torch, Ray, Schemathesis, Atheris, Chromium
+test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -29,9 +29,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy -p models
 	$(BIN)/mypy -p benchmarks
 
-chromium:  ## Debian's, for the tests of the dashboard
-	@command -v chromium >/dev/null || { $(AS_ROOT) apt-get update -qq && \
-		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+debian:  ## a browser and a Prometheus, for the tests of what they show
+	@command -v chromium >/dev/null && command -v prometheus >/dev/null || { $(AS_ROOT) apt-get update -qq && \
+		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium prometheus >/dev/null; }
 
 clean:
 	rm -rf $(VENV) build

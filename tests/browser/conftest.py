@@ -35,7 +35,7 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     path = shutil.which("chromium")
-    assert path is not None, "install Debian's chromium: `make test-extras` does"
+    assert path is not None, "install Debian's chromium: `make debian` does"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bentoml._internal.configuration.containers import BentoMLContainer
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from bandmaster.serving.front import DECISION_HEADER
 from bandmaster.serving.telemetry import LEARNER, WORKER
 from tests.end_to_end.servers import Server, environment, eventually, served
-from tests.serving.tiny import CLASSES, LABELS, ROWS, project
+from tests.serving.test_switches import serving
+from tests.serving.tiny import CLASSES, LABELS, POISON, ROWS, project
 
 DOCS = Path(__file__).parents[2] / "docs" / "monitoring.md"
 
@@ -64,3 +70,28 @@ def test_what_two_workers_and_the_learner_count_is_added_up(server: Server) -> N
     assert min(spent.values()) > 0.0
     assert figures(server, "snapshot")[""] >= state["snapshot_version"]
     assert figures(server, "learner_lag_seconds")[""] >= 0.0
+
+
+def test_a_traced_request_has_a_span_of_its_decision_and_one_of_each_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    BentoMLContainer.tracer_provider.set(provider)
+    try:
+        with serving(tmp_path, monkeypatch, policy={"use": "constant", "plan": "fragile>linear@0.99"}) as client:
+            row = [[POISON + 1.0, 3.0, 4.0, 1.0]]
+            ids = [client.post("/classify", json={"input_series": row}).headers[DECISION_HEADER] for _ in range(3)]
+    finally:
+        BentoMLContainer.tracer_provider.reset()
+    spans = kept.get_finished_spans()
+    decisions = [span for span in spans if span.name == "bandmaster.decision"]
+    assert [span.attributes["bandmaster.decision"] for span in decisions] == ids
+    for decision in decisions:
+        assert decision.attributes["bandmaster.plan"] == "fragile>linear@0.99"
+        assert decision.parent is not None  # the request's
+        inside = [span for span in spans if span.parent and span.parent.span_id == decision.context.span_id]
+        assert [span.attributes["bandmaster.member"] for span in inside] == ["fragile", "linear"]
+        assert [span.status.is_ok for span in inside] == [False, True]
+        assert decision.start_time <= inside[0].start_time <= inside[0].end_time <= inside[1].start_time

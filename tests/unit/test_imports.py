@@ -51,6 +51,7 @@ PACKAGES = {
     "serving": [
         "pages",
         "telemetry",
+        "tracing",
         "door",
         "signature",
         "discovery",

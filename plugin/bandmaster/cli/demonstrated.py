@@ -45,7 +45,7 @@ def demo_command(requests: int, seed: int, seeds: int, keep_serving: bool, out: 
         logs = [build.recorded_log(read, path) for path in demo.record(plan, lambda: said(None))]
     click.echo("2/4  Serving bento/ with `bentoml serve`")
     with demo.serving(plan) as address:
-        click.echo(f"     serving at {address}  (its state: {address}/orchestration/state)")
+        click.echo(f"     serving at {address}  (look: {address}/orchestration/)")
         click.echo(f"3/4  Sending {requests} images, each one's label {demo.LABEL_DELAY} requests later")
         with counting("     live", requests) as told:
             took = demo.send_live(address, plan.traffic(seed), lambda n, r: told(f"reward of the last 200 {r:.3f}"))
@@ -56,10 +56,11 @@ def demo_command(requests: int, seed: int, seeds: int, keep_serving: bool, out: 
         demo.write(plan, results, live)
         print_results(results)
         agree = _print_live(plan, live)
-        click.echo(f"Served at {address}, state at {address}/orchestration/state. The block: bento/bentofile.yaml")
+        click.echo(f"Served at {address}, the block: bento/bentofile.yaml.")
         if keep_serving:
-            click.echo("Still serving; Ctrl-C ends it.")
+            click.echo(f"Still serving: its dashboard is {address}/orchestration/. Ctrl-C ends it.")
             demo.wait_for_interrupt()
+    click.echo(f"The dashboard of what was served: bandmaster dashboard {plan.journal}")
     sys.exit(0 if agree else 1)
 
 

@@ -99,6 +99,7 @@ class LearningLoop:
     def __init__(self, made: Made) -> None:
         """Raises ``BandmasterError`` when another learner holds the lease and does not let go in time."""
         config, ensemble = made.config, made.hosted.ensemble
+        telemetry.begin(telemetry.LEARNER)
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lease = _take_lease(path)

@@ -5,6 +5,7 @@ BentoML adds up what the processes of a service count. Of gauges, which only the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -66,6 +67,13 @@ def _made(name: str) -> Any:
     return getattr(prometheus_client, metric.kind)(f"bandmaster_{name}", metric.tells, metric.labels, **more)
 
 
+def begin(metrics: Mapping[str, Metric]) -> None:
+    """Have what has no labels begin at 0, so that nothing is not taken for unknown."""
+    for name, metric in metrics.items():
+        if not metric.labels:
+            _made(name)
+
+
 def _count(name: str, *labels: str, by: float = 1.0) -> None:
     made = _made(name)
     (made.labels(*labels) if labels else made).inc(by)
@@ -123,7 +131,6 @@ def stands(lag_s: float, snapshot: int, guard: Guard | None, *, pinned: bool) ->
     """Say how the learner stands."""
     _made("learner_lag_seconds").set(lag_s)
     _made("snapshot").set(snapshot)
-    if guard is not None:
-        _made("policy_share").set(guard.share)
-        _made("guard_breached").set(guard.breached)
-        _made("baseline_pinned").set(pinned)
+    _made("policy_share").set(1.0 if guard is None else guard.share)
+    _made("guard_breached").set(guard is not None and guard.breached)
+    _made("baseline_pinned").set(pinned)

@@ -33,6 +33,7 @@ from bandmaster.power import Power
 from bandmaster.seldom import Seldom
 from bandmaster.serving import telemetry
 from bandmaster.serving.live import Live, Made
+from bandmaster.serving.tracing import traced
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Worker:
     def __init__(self, made: Made, worker: int, workers: int = 1) -> None:
         """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly."""
         config = made.config
+        telemetry.begin(telemetry.WORKER)
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._keys = Keys.of(path.parent)
@@ -135,6 +137,7 @@ class Worker:
             self._answering -= 1
             by.under_way -= 1
         telemetry.answered(decision, answer)
+        traced(decision, answer, by.orchestrator.ensemble)
         if decision.probed:
             self._begin_after(by, by.orchestrator.probe, decision, answer, request)
         well = all(said.error is None for said in answer.ran)  # else its rows may be what members fail at
