@@ -9,6 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from bandmaster.visualizer.chronicle import Window, read_courses, read_extent
+
 ROOT = Path(__file__).parents[2]
 REQUESTS, SEEDS = 2000, 10
 
@@ -31,11 +33,17 @@ def demo(tmp_path_factory):
     return out, done.stdout, json.loads((out / "results.json").read_text())
 
 
-def test_it_says_where_it_serves_and_ends_with_the_comparison(demo):
-    _, said, _ = demo
+def test_it_says_where_it_serves_and_ends_with_the_comparison_and_the_dashboard(demo):
+    out, said, _ = demo
     assert "serving at http://127.0.0.1:" in said
     assert all(f"\n{policy} " in said for policy in ("constant", "random", "scoring", "bandit"))
-    assert said.rstrip().splitlines()[-1].startswith("Served at http://127.0.0.1:")
+    journal = out / "journal" / "orchestration.db"
+    assert said.rstrip().splitlines()[-1] == f"The dashboard of what was served: bandmaster dashboard {journal}"
+    covered = read_extent(journal)
+    assert covered.start is not None
+    assert covered.end is not None
+    live = read_courses(journal, Window(covered.start, covered.end)).series
+    assert sum(course.whole.n for course in live["latency"].values()) == REQUESTS
 
 
 def test_it_leaves_results_by_policy_and_phase_and_the_picture(demo):

@@ -21,11 +21,14 @@ from bandmaster.core import BandmasterError, Decision, FloatArray, Joined
 from bandmaster.files import naming
 from bandmaster.visualizer.tallies import Tally
 
-LEVELS = (10, 60, 600, 3600, 21600)
+LEVELS = (10, 60, 600, 3600, 21600, 604800)
 """Seconds of which each is added up: for windows from minutes to years."""
 
 POINTS = 400
-"""So many points of time are read at most, by the finest of ``LEVELS`` that has no more; the coarsest may have more."""
+"""So many points of time are read at most, by the finest of ``LEVELS`` that has no more."""
+
+LONGEST_S = LEVELS[-1] * POINTS
+"""No window is longer: seven years and a half."""
 
 FORMAT = 1
 LAG_S = 60.0
@@ -245,7 +248,12 @@ WITH_INTERVALS = ("reward", "alone", "ahead")
 
 
 def read_courses(journal: Path, window: Window) -> Courses:
-    """What the chronicle of a journal tells of a window. Raises ``BandmasterError`` where there is none."""
+    """What the chronicle of a journal tells of a window. Raises ``BandmasterError`` where there is none, and for a
+    window that ends before it starts, or is longer than ``LONGEST_S``.
+    """
+    if not 0.0 < window.end - window.start <= LONGEST_S:
+        span = f"from {window.start:.10g} to {window.end:.10g}"
+        raise BandmasterError(f"{span} is no window; it ends after it starts, and within {LONGEST_S} s")
     step = window.step
     start, end = int(window.start // step) * step, math.ceil(window.end / step) * step
     query = (
