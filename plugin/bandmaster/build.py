@@ -322,6 +322,14 @@ def learner(
     return Learner(plans.ensemble, config.contract, state, manager, guarding)
 
 
+def unlearned(config: Config) -> Learner:
+    """A learner that has learned nothing, to tell what recorded outcomes are worth. Models are loaded only where the
+    config does not name the classes.
+    """
+    ensemble = ensemble_of(config, config.classes) if config.classes else host(config).ensemble
+    return learner(config, catalogue(config, ensemble), np.random.default_rng(0), guarding=config.guarding)
+
+
 AGENT = "agent:"
 """``agent:ppo.onnx`` names the agent that decides who is in the ensemble, or weighs it; all of it answer each request.
 ``agent:ppo.onnx+bandit`` names the policy, too, that chooses among plans of theirs. ``{seed}`` in a path stands for the

@@ -241,6 +241,16 @@ class Decision:
         return float(self.probabilities[self.chosen])
 
     @property
+    def is_policys(self) -> bool:
+        """Whether the plan that answers is the one that the policy chose."""
+        return self.exposure is None or self.plan == self.exposure.intended
+
+    @property
+    def explored(self) -> bool:
+        """Whether another plan than the most probable one was drawn, where no guard stands between."""
+        return self.exposure is None and self.propensity < float(self.probabilities.max()) - 1e-9
+
+    @property
     def followed(self) -> float:
         """How much it counts for that the policy chose this plan, with the probability ``chosen_p``: 1 where nothing
         stood between, 0 where a guard had another plan answer. Where the policy chose the baseline itself, as much as
@@ -248,7 +258,7 @@ class Decision:
         """
         if self.exposure is None:
             return 1.0
-        if self.plan != self.exposure.intended:
+        if not self.is_policys:
             return 0.0
         return 1.0 if self.exposure.exposed else self.exposure.share
 

@@ -117,3 +117,16 @@ def test_a_sentence_says_how_the_answer_was_made() -> None:
         assert how in combined(decision, two)
     cascade = replace(sample_decision(), plans=("linear>forest@0.9",), probabilities=np.ones(1), chosen=0)
     assert "in 2 stages" in combined(cascade, replace(two, stages_run=2))
+
+
+def test_a_member_that_saw_some_rows_and_then_all_for_the_probe_is_told_of_twice() -> None:
+    first = MemberAnswer("linear", np.arange(3), np.eye(3), 0.1, 0.2, "measured")
+    some = MemberAnswer("forest", np.array([1, 2]), np.eye(3)[1:], 0.1, 0.2, "measured")
+    whole = MemberAnswer("forest", np.arange(3), np.eye(3), 0.1, 0.2, "measured")
+    answer = Answer(np.eye(3), np.arange(3), np.ones(3), (first, some), 2, np.ones(2), probes=(whole,))
+    page = explain(Recorded(sample_decision(), answer, None, None), ("a", "b", "c"))
+    told = [(say.member, say.probe, say.labels) for say in page.said]
+    assert told == [
+        ("linear", False, ["a", "b", "c"]), ("forest", False, [None, "b", "c"]), ("forest", True, ["a", "b", "c"]),
+    ]  # fmt: skip
+    assert page.everybody == ["a", "b", "c"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 
 from bandmaster import build, config
 from bandmaster.export import export
@@ -38,8 +37,7 @@ def export_command(out: Path, file: Path, journal: Path | None, complete: bool) 
     """
     read = config.load(file)
     require_writable(out)
-    ensemble = build.ensemble_of(read, read.classes) if read.classes else build.host(read).ensemble
-    learner = build.learner(read, build.catalogue(read, ensemble), np.random.default_rng(0))
+    learner = build.unlearned(read)
     path = journal or locate(read.journal, file.parent)
     found = export(
         read_joined(path), learner, out, complete=complete, told=lambda n: click.echo(f"{n} decisions read", err=True)

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -102,18 +101,11 @@ def _require_chronicle(journal: Path, file: Path | None) -> None:
     """Have everything added up that the journal holds, by a configuration; its service does that itself."""
     with JournalReader(journal) as reader:
         if file is not None and not is_owned(journal):
-            _add_up(journal, reader, _learner(file))
+            _add_up(journal, reader, build.unlearned(config.load(file)))
         elif not chronicle_file(journal).is_file():
             raise BandmasterError(
                 f"{chronicle_file(journal)}: is not there: nothing is added up yet; give --config bentofile.yaml"
             )
-
-
-def _learner(file: Path) -> Learner:
-    """What tells what an outcome is worth; it has learned nothing."""
-    read = config.load(file)
-    ensemble = build.ensemble_of(read, read.classes) if read.classes else build.host(read).ensemble
-    return build.learner(read, build.catalogue(read, ensemble), np.random.default_rng(0), guarding=read.guarding)
 
 
 def _add_up(journal: Path, reader: JournalReader, learner: Learner) -> None:

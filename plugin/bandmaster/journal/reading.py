@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +89,7 @@ class JournalReader:
 
     def events(self, since: float = -math.inf) -> list[DriftEvent]:
         """The alarms since Unix time ``since`` (s), the oldest first; damaged ones are passed over."""
-        found = list[DriftEvent]()
-        for n, raw in self.all("SELECT n, event FROM events ORDER BY n DESC"):
-            try:
-                event = decode(raw, DriftEvent)
-            except BandmasterError as error:
-                _log.error("alarm %s is passed over: %s", n, error)
-                continue
-            if event.at < since:
-                break
-            found.append(event)
-        return found[::-1]
+        return list(takewhile(lambda event: event.at >= since, newest_events(self.all)))[::-1]
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -106,6 +97,18 @@ class JournalReader:
             yield
         except sqlite3.Error as error:
             raise BandmasterError(f"{self._path}: cannot be read as a journal ({error})") from error
+
+
+def newest_events(fetch: Callable[..., list[tuple[Any, ...]]], last: int = 2**62) -> Iterator[DriftEvent]:
+    """The ``last`` so many alarms, the newest first; damaged ones among them are passed over."""
+    query, before = "SELECT n, event FROM events WHERE n < ? ORDER BY n DESC LIMIT ?", 2**62
+    while last > 0 and (page := fetch(query, before, min(last, _PAGE))):
+        before, last = page[-1][0], last - len(page)
+        for n, raw in page:
+            try:
+                yield decode(raw, DriftEvent)
+            except BandmasterError as error:
+                _log.error("alarm %s is passed over: %s", n, error)
 
 
 _RECORDED = (

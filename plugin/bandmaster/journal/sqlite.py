@@ -29,7 +29,7 @@ from bandmaster.core import (
 from bandmaster.journal.codec import decode, encode
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.places import locate
-from bandmaster.journal.reading import answered_after, joined_since
+from bandmaster.journal.reading import answered_after, joined_since, newest_events
 from bandmaster.journal.rules import SNAPSHOTS_KEPT, awaits_probes, verdict
 from bandmaster.journal.schema import open_database
 from bandmaster.journal.snapshots import seal_snapshot, unseal_snapshot
@@ -167,13 +167,7 @@ class SqliteJournal:
 
     def events(self, last: int = 2**62) -> Sequence[DriftEvent]:
         """The ``last`` so many, in order; damaged ones are passed over."""
-        found = list[DriftEvent]()
-        for n, raw in self._all("SELECT n, event FROM events ORDER BY n DESC LIMIT ?", last):
-            try:
-                found.append(decode(raw, DriftEvent))
-            except BandmasterError as error:
-                _log.error("%s: alarm %s is passed over: %s", self.path, n, error)
-        return tuple(reversed(found))
+        return tuple(newest_events(self._all, last))[::-1]
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Seal and store. The newest five versions are kept."""

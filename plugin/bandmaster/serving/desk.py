@@ -58,16 +58,16 @@ class Desk:
 
     def routes(self) -> list[BaseRoute]:
         """What is mounted under ``/orchestration``."""
-        admin: dict[str, tuple[str, Answer]] = {
-            "/pin": ("PUT", self._pin),
-            "/guard": ("PUT", self._guard),
-            "/edits/revert": ("POST", self._revert),
-            "/decisions/{id}": ("DELETE", self._forget),
-        }
+        admin: list[tuple[str, str, Answer]] = [
+            ("PUT", "/pin", self._pin),
+            ("DELETE", "/pin", self._unpin),
+            ("PUT", "/guard", self._guard),
+            ("POST", "/edits/revert", self._revert),
+            ("DELETE", "/decisions/{id}", self._forget),
+        ]
         return [
             Route("/state", guarded(self._door, Scope.DASHBOARD, self._state)),
-            *(Route(path, guarded(self._door, Scope.ADMIN, do), methods=[by]) for path, (by, do) in admin.items()),
-            Route("/pin", guarded(self._door, Scope.ADMIN, self._unpin), methods=["DELETE"]),
+            *(Route(path, guarded(self._door, Scope.ADMIN, do), methods=[by]) for by, path, do in admin),
             *self._views.routes(lambda answer: guarded(self._door, Scope.DASHBOARD, answer)),
         ]
 

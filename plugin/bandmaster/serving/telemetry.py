@@ -82,9 +82,9 @@ def _count(name: str, *labels: str, by: float = 1.0) -> None:
 def answered(decision: Decision, answer: Answer) -> None:
     """Count a request that a worker has answered."""
     _count("decisions", decision.plan.partition("@")[0], decision.policy)
-    if decision.exposure is None and decision.propensity < decision.probabilities.max() - 1e-9:
+    if decision.explored:
         _count("explored")
-    if decision.exposure is None or decision.plan == decision.exposure.intended:
+    if decision.is_policys:
         _count("followed")
     if (answer.labels < 0).any():
         _count("unanswered")

@@ -32,7 +32,7 @@ LONGEST_S = LEVELS[-1] * POINTS
 
 FORMAT = 1
 LAG_S = 60.0
-"""A decision that comes so long after it was made, in the second before a learner dies, may be counted twice."""
+"""A decision that comes so long after it was made, in the second before a learner dies, may be left out."""
 
 _CREATE = f"""
 CREATE TABLE IF NOT EXISTS sums (
@@ -214,7 +214,7 @@ class Window:
 
 class Course(msgspec.Struct, frozen=True):
     """A series under one name: at each of T points how many values there were, and their mean, ``None`` where there
-    were none; and over the ``whole`` window. ``low`` and ``high``, (T,) too, are there where ``SURE`` was asked for.
+    were none; and over the ``whole`` window. The series ``WITH_INTERVALS`` have ``low`` and ``high``, (T,), too.
     """
 
     n: list[int]

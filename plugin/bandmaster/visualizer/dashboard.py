@@ -68,7 +68,7 @@ class Views:
 
     def __init__(self, journal: Path, *, live: bool = False) -> None:
         self.journal, self._live = journal, live
-        self._known: dict[tuple[object, ...], tuple[float, asyncio.Future[bytes]]] = {}
+        self._known: dict[object, tuple[float, asyncio.Future[bytes]]] = {}
 
     def routes(self, guarded: Callable[[Answer], Answer]) -> list[BaseRoute]:
         """``guarded`` lets pass whoever may look, and turns what is raised into an answer."""
@@ -159,12 +159,12 @@ class Views:
 
     async def _shared(self, key: object, read: Callable[[], object]) -> Response:
         """The answer as JSON; that of another who asked the same just now, if there was one."""
-        now, whole = time.monotonic(), ("", key)
+        now = time.monotonic()
         self._known = {k: kept for k, kept in self._known.items() if now - kept[0] < FRESH_S}
-        if whole not in self._known:
+        if key not in self._known:
             reading = asyncio.ensure_future(asyncio.to_thread(lambda: msgspec.json.encode(read())))
-            self._known[whole] = (now, reading)
-        body = await asyncio.shield(self._known[whole][1])
+            self._known[key] = (now, reading)
+        body = await asyncio.shield(self._known[key][1])
         return Response(body, media_type="application/json")
 
 

@@ -86,7 +86,10 @@ def explain(recorded: Recorded, classes: Sequence[int | str]) -> Explained:
         propensity=decision.propensity,
         offered=[Offered(decision.plans[k], float(decision.probabilities[k])) for k in order],
         plans=len(decision.plans),
-        said=[_say(said, answer, classes, probe=said in answer.probes) for said in (*answer.ran, *answer.probes)],
+        said=[
+            *(_say(said, answer, classes, probe=False) for said in answer.ran),
+            *(_say(said, answer, classes, probe=True) for said in answer.probes),
+        ],
         combined=combined(decision, answer),
         labels=_answered(answer.scores, answer.labels, classes),
         confidence=answer.confidence[:SHOWN].tolist(),
@@ -108,7 +111,7 @@ def why(decision: Decision) -> str:
     most, plans = int(p.argmax()), len(decision.plans)
     if decision.over_limits:
         return f"No plan on offer kept within the limits; {decision.plan} was drawn of those that break them least."
-    if exposure is not None and decision.plan != exposure.intended:
+    if exposure is not None and not decision.is_policys:
         return (
             f"The guard had its baseline, {decision.plan}, answer instead of {exposure.intended}, which the policy had "
             f"chosen with probability {exposure.p:.3g}: that was to answer with probability {exposure.share:.3g}."

@@ -96,16 +96,18 @@ class Keeper:
 
 def about(learner: Learner) -> About:
     """Whose chronicle a learner's is."""
-    ensemble, guard = learner.ensemble, learner.guard
-    baseline = guard.guarding.baseline if guard else None
-    return About(ensemble.names, ensemble.classes, ensemble.task, learner.contract.describe(), baseline)
+    ensemble = learner.ensemble
+    return About(ensemble.names, ensemble.classes, ensemble.task, learner.contract.describe(), _baseline(learner))
+
+
+def _baseline(learner: Learner) -> str | None:
+    return learner.guard.guarding.baseline if learner.guard else None
 
 
 def _told(learner: Learner, experience: Experience | None) -> Iterator[Tally]:
     if experience is None:
         return iter(())
-    baseline = learner.guard.guarding.baseline if learner.guard else None
-    return settled(experience, learner.contract, learner.ensemble, baseline)
+    return settled(experience, learner.contract, learner.ensemble, _baseline(learner))
 
 
 def _experience(learner: Learner, joined: Joined) -> Experience | None:

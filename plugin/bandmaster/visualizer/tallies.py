@@ -62,9 +62,8 @@ class Tally:
 
 def decided(decision: Decision, answer: Answer, ensemble: Ensemble) -> Iterator[Tally]:
     """What a decision and its answer add to the series of ``DECIDED``."""
-    chosen = decision.chosen_p if decision.exposure else decision.propensity
     yield Tally("plan", decision.plan, decision.propensity)
-    yield Tally("explored", "", float(decision.exposure is None and chosen < decision.probabilities.max() - 1e-9))
+    yield Tally("explored", "", float(decision.explored))
     if decision.exposure is not None:
         yield Tally("exposed", "", float(decision.exposure.exposed))
     yield Tally("probed", "", float(decision.probed))
@@ -101,8 +100,7 @@ def settled(experience: Experience, contract: Contract, ensemble: Ensemble, base
     """What an outcome adds to the series of ``SETTLED``. ``baseline`` is the guard's plan, if there is a guard."""
     joined, reward = experience.joined, experience.reward
     decision, under = joined.decision, contract.under(joined.decision.profile)
-    follows = decision.exposure is None or decision.plan == decision.exposure.intended
-    yield Tally("reward", decision.policy if follows else f"baseline: {decision.plan}", reward.value)
+    yield Tally("reward", decision.policy if decision.is_policys else f"baseline: {decision.plan}", reward.value)
     for metric in under.metrics:
         if metric.weight and metric.name in reward.terms:
             yield Tally("term", metric.name, metric.weight * reward.terms[metric.name])
