@@ -52,7 +52,13 @@ def _draw(where: Any, kind: str, height: float, paint: Callable[[Axes], None]) -
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with mpl.rc_context({"svg.hashsalt": "bandmaster", "svg.fonttype": "none"}):
         drawn = Figure(figsize=(9.0, height), layout="constrained")
-        paint(drawn.subplots())
+        axes = drawn.subplots()
+        paint(axes)
+        # Clip paths are named by the position, which is not the same to the last digit in every run.
+        drawn.draw_without_rendering()
+        drawn.set_layout_engine("none")
+        left, bottom, width, height = (round(float(edge), 6) for edge in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
         drawn.savefig(where, format=kind, metadata=metadata, dpi=150)
 
 
