@@ -44,8 +44,9 @@ class Timing:
 @dataclass(frozen=True, slots=True)
 class SimulatedMember:
     """One member: its ``accuracy``, how sure it says it is on average where it is ``right`` and where it is ``wrong``,
-    all three (regions, classes), and the ``spread`` of that, a standard deviation; how long it takes, and the energy of
-    a row of mean length on each kind of host that it can run on. One that is ``like`` another is the same model on
+    all three (regions, classes), and the ``spread`` of that, a standard deviation; from what share of the requests that
+    it would get wrong it ``abstains``; how long it takes, and the energy of a row of mean length on each kind of host
+    that it can run on; how often it ``fails``, whatever is asked. One that is ``like`` another is the same model on
     another host: it answers as that one does.
     """
 
@@ -59,6 +60,7 @@ class SimulatedMember:
     host: str
     cost: float = 0.0
     explainability: float = 0.0
+    abstains: float = 0.0
     fails: float = 0.0
     like: str | None = None
 
@@ -118,9 +120,14 @@ class ModelRL:
         shares = [np.stack([getattr(p, kind) for p in of.phases]) for kind in ("classes", "regions")]
         weights = _weights(of.phases, n)  # (n, P)
         truth, region = (_drawn(weights @ (share / share.sum(axis=1, keepdims=True)), rng) for share in shares)
-        right = self._right(truth, region, rng)
+        accuracy = self._accuracy[:, region, truth].T  # (n, M)
+        hard = self._hardness(n, rng)
+        right = hard < accuracy
         said = self._said(truth, right, rng)
-        scores = self._scores(said, self._sure(truth, region, right, rng))
+        # Where it stands among the requests that it gets right, or among those that it gets wrong: 0 the easiest.
+        among = np.where(right, accuracy, 1.0 - accuracy)
+        depth = (hard - np.where(right, 0.0, accuracy)) / among
+        scores = self._scores(said, self._sure(truth, region, right, depth, rng))
         service = np.stack([_took(m.timing, n, rng) for m in of.members], axis=1)
         latency = service + (_waiting(at, service) if of.queues else 0.0)
         means = np.array([max(m.timing.mean_s, 1e-12) for m in of.members])
@@ -149,16 +156,16 @@ class ModelRL:
             return rng.exponential(1.0 / self.simulation.rate, n)
         return np.asarray(gaps[(rng.integers(len(gaps)) + np.arange(n)) % len(gaps)])
 
-    def _right(self, truth: IntArray, region: IntArray, rng: np.random.Generator) -> BoolArray:
-        """Whether each member is right (n, M): where an input is less hard for it than it is good. Hardness is normal,
-        and its part that all members share has the variance ``overlap`` (a one-factor Gaussian copula; Vasicek 2002,
-        "The distribution of loan portfolio value").
+    def _hardness(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """How hard each of n inputs is for each member, as the share of all inputs that are easier for it, (n, M): it
+        gets right as large a share as it is good, the easiest. Behind it are normal variables, whose part that all
+        members share has the variance ``overlap`` (a one-factor Gaussian copula; Vasicek 2002, "The distribution of
+        loan portfolio value").
         """
         shared = self.simulation.overlap
-        n = len(truth)
         hardness = math.sqrt(shared) * rng.standard_normal((n, 1))
         hardness = hardness + math.sqrt(1.0 - shared) * rng.standard_normal((n, len(self.simulation.members)))
-        return np.asarray(hardness < ndtri(self._accuracy[:, region, truth].T))
+        return np.asarray(ndtr(hardness))
 
     def _said(self, truth: IntArray, right: BoolArray, rng: np.random.Generator) -> IntArray:
         """The class that each member answers with, (n, M). Those that err together may fall for the same wrong one."""
@@ -169,13 +176,20 @@ class ModelRL:
         wrong = (truth[:, None] + np.where(together, tempting, own)) % classes
         return np.where(right, truth[:, None], wrong)
 
-    def _sure(self, truth: IntArray, region: IntArray, right: BoolArray, rng: np.random.Generator) -> FloatArray:
-        """The confidence of each member's answer (n, M), 0 where it fails."""
+    def _sure(
+        self, truth: IntArray, region: IntArray, right: BoolArray, depth: FloatArray, rng: np.random.Generator
+    ) -> FloatArray:
+        """The confidence of each member's answer (n, M), the less the deeper a request is among those that it gets
+        right, or wrong; 0 where it abstains, as it does from the deepest of these, or fails.
+        """
         classes, sure = len(self.simulation.classes), np.empty(right.shape)
         for m, member in enumerate(self.simulation.members):
-            means = np.where(right[:, m], member.right[region, truth], member.wrong[region, truth])
-            sure[:, m] = _confidence(means, member.spread, classes, rng)
-            sure[rng.random(len(truth)) < member.fails, m] = 0.0
+            was = right[:, m]
+            means = np.where(was, member.right[region, truth], member.wrong[region, truth])
+            answered = np.where(was, 1.0, 1.0 - member.abstains)
+            silent = (depth[:, m] > answered) | (rng.random(len(truth)) < member.fails)
+            easier = 1.0 - depth[:, m] / np.maximum(answered, 1e-12)
+            sure[:, m] = np.where(silent, 0.0, _confidence(means, member.spread, classes, np.maximum(easier, 0.0)))
         return sure
 
     def _scores(self, said: IntArray, sure: FloatArray) -> Scores:
@@ -215,13 +229,15 @@ def _drawn(shares: FloatArray, rng: np.random.Generator) -> IntArray:
     return np.asarray(np.minimum(above, shares.shape[1] - 1))
 
 
-def _confidence(means: FloatArray, spread: float, classes: int, rng: np.random.Generator) -> FloatArray:
-    """Confidences above chance with these ``means`` and, as near as they allow, this ``spread``: Beta-distributed."""
+def _confidence(means: FloatArray, spread: float, classes: int, rank: FloatArray) -> FloatArray:
+    """Confidences above chance with these ``means`` and, as near as they allow, this ``spread``: Beta-distributed. Of
+    all that might be, that with this ``rank`` in [0, 1].
+    """
     chance = 1.0 / classes
     mean = np.clip((means - chance) / (1.0 - chance), 1e-3, 1.0 - 1e-3)
     variance = np.minimum((max(spread, SHARPEST) / (1.0 - chance)) ** 2, 0.99 * mean * (1.0 - mean))
     size = mean * (1.0 - mean) / variance - 1.0
-    drawn = np.clip(beta.ppf(rng.random(len(mean)), mean * size, (1.0 - mean) * size), 1e-6, 1.0)
+    drawn = np.clip(beta.ppf(rank, mean * size, (1.0 - mean) * size), 1e-6, 1.0)
     return np.asarray(chance + (1.0 - chance) * drawn)
 
 
@@ -251,20 +267,28 @@ def _features(region: IntArray, regions: int, rng: np.random.Generator) -> Float
     return np.asarray(np.eye(regions)[region] + 0.2 * rng.standard_normal((len(region), regions)))
 
 
-def overlap_of(wrong: FloatArray) -> float:
-    """How far members err together, as ``Simulation.overlap`` means it, from who was ``wrong`` when (n, M): the
-    correlation at which as many pairs err at once as did, on average, found by bisection.
+def overlap_of(wrong: FloatArray, fails: FloatArray) -> float:
+    """How far members err together, as ``Simulation.overlap`` means it, from who was ``wrong`` when (n, M), a share
+    ``fails`` (M,) of all requests by mere failure: the correlation at which as many pairs err at once as did, on
+    average, found by bisection.
     """
-    rates = wrong.mean(axis=0)
+    rates = np.clip((wrong.mean(axis=0) - fails) / np.maximum(1.0 - fails, 1e-12), 0.0, 1.0)
     pairs = [(i, j) for i in range(len(rates)) for j in range(i) if 0.0 < rates[i] < 1.0 and 0.0 < rates[j] < 1.0]
     if not pairs:
         return 0.0
     seen = float(np.mean([(wrong[:, i] * wrong[:, j]).mean() for i, j in pairs]))
+
+    def expected(overlap: float) -> float:
+        found = []
+        for i, j in pairs:
+            alone = fails[i] * (rates[j] + (1.0 - rates[j]) * fails[j]) + (1.0 - fails[i]) * fails[j] * rates[i]
+            found.append(alone + (1.0 - fails[i]) * (1.0 - fails[j]) * _both(rates[i], rates[j], overlap))
+        return float(np.mean(found))
+
     low, high = 0.0, 0.99
     for _ in range(30):
         middle = (low + high) / 2.0
-        expected = np.mean([_both(rates[i], rates[j], middle) for i, j in pairs])
-        low, high = (middle, high) if expected < seen else (low, middle)
+        low, high = (middle, high) if expected(middle) < seen else (low, middle)
     return low
 
 
@@ -291,7 +315,7 @@ def fitted(log: RecordedLog) -> Simulation:
     """What simulates traffic and members like those of a log, which has a label for each request that it learns from.
 
     Members' accuracy and confidence are described by class, their time and energy as measured; they err together as far
-    as they did. Regions are not looked for.
+    as they did. Where a member is silent it abstains or fails: see ``_failures``. Regions are not looked for.
     """
     labelled = log.labelled
     truth, rows = log.truth[labelled], log.rows[labelled]
@@ -299,6 +323,8 @@ def fitted(log: RecordedLog) -> Simulation:
     said, sure = scores.argmax(axis=2), scores.max(axis=2)
     heard = sure > 0.0
     right = heard & (said == truth[:, None])
+    fails = _failures(heard, right)
+    abstains = _abstentions(heard, right, fails)
     names, classes = log.ensemble.names, log.ensemble.classes
     span = float(log.at[-1] - log.at[0]) if len(log) > 1 else 0.0
     return Simulation(
@@ -307,7 +333,7 @@ def fitted(log: RecordedLog) -> Simulation:
         members=tuple(
             SimulatedMember(
                 name=name,
-                accuracy=_accuracy_of(right[:, m], heard[:, m], truth, len(classes))[None],
+                accuracy=_accuracy_of(right[:, m], fails[m], truth, len(classes))[None],
                 right=_confidence_of(sure[:, m], right[:, m], truth, len(classes), 0.9),
                 wrong=_confidence_of(sure[:, m], heard[:, m] & ~right[:, m], truth, len(classes), 0.6),
                 spread=_spread(sure[:, m], right[:, m], heard[:, m]),
@@ -316,13 +342,14 @@ def fitted(log: RecordedLog) -> Simulation:
                 host="cpu",
                 cost=_mean(log.cost[log.rows, m], 0.0),
                 explainability=_mean(log.explainability[log.rows, m], 0.0),
-                fails=1.0 - float(heard[:, m].mean()),
+                abstains=float(abstains[m]),
+                fails=float(fails[m]),
             )
             for m, name in enumerate(names)
         ),
         phases=_phases_of(log, truth, np.flatnonzero(labelled)),
         requests=len(log),
-        overlap=overlap_of((heard & ~right).astype(np.float64)),
+        overlap=overlap_of((~right).astype(np.float64), fails),
         rate=(len(log) - 1) / span if span > 0.0 else 100.0,
         delay=int(np.median(log.delay)),
         labelled=float(labelled.mean()),
@@ -341,12 +368,36 @@ def _spread(sure: FloatArray, right: BoolArray, heard: BoolArray) -> float:
     return float(off.std())
 
 
-def _accuracy_of(right: BoolArray, heard: BoolArray, truth: IntArray, classes: int) -> FloatArray:
-    """How often it is right where it answers, by class (C,)."""
-    overall = float(right.sum() / max(heard.sum(), 1))
-    seen = np.bincount(truth[heard], minlength=classes)
-    good = np.bincount(truth[right], minlength=classes)
-    return np.asarray((good + SMOOTHING * overall) / (seen + SMOOTHING))
+def _failures(heard: BoolArray, right: BoolArray) -> FloatArray:
+    """For what share of all requests each member failed (M,), of those where it was not ``heard``, (n, M).
+
+    A failure strikes any request alike, but a member abstains from what it would get wrong. So where others do as well
+    as ever when it is silent it fails, and where they do as badly as when it errs, or worse, it abstains; between the
+    two it does both, in proportion, with rather too few failures, as what it abstains from is the hardest. What cannot
+    be told apart, as of one member alone, is taken for failures.
+    """
+    silent, members = 1.0 - heard.mean(axis=0), heard.shape[1]
+    shares = np.ones(members)
+    for m in range(members):
+        others = np.delete(right, m, axis=1).mean(axis=1) if members > 1 else np.zeros(len(right))
+        ever, erring = _mean(others, 0.0), _mean(others[heard[:, m] & ~right[:, m]], 0.0)
+        if silent[m] > 0.0 and ever > erring:
+            shares[m] = np.clip((others[~heard[:, m]].mean() - erring) / (ever - erring), 0.0, 1.0)
+    return np.asarray(silent * shares)
+
+
+def _abstentions(heard: BoolArray, right: BoolArray, fails: FloatArray) -> FloatArray:
+    """From what share of the requests that it would get wrong each member abstains (M,)."""
+    abstained = 1.0 - heard.mean(axis=0) - fails
+    wrong = (heard & ~right).mean(axis=0)
+    return np.asarray(abstained / np.maximum(abstained + wrong, 1e-12))
+
+
+def _accuracy_of(right: BoolArray, fails: float, truth: IntArray, classes: int) -> FloatArray:
+    """How often it is right where it does not fail, by class (C,)."""
+    overall = float(right.mean())
+    seen, good = np.bincount(truth, minlength=classes), np.bincount(truth[right], minlength=classes)
+    return np.asarray(np.minimum((good + SMOOTHING * overall) / (seen + SMOOTHING) / max(1.0 - fails, 1e-12), 1.0))
 
 
 def _confidence_of(sure: FloatArray, among: BoolArray, truth: IntArray, classes: int, otherwise: float) -> FloatArray:

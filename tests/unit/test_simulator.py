@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bandmaster.simulator import ModelRL, Phase, SimulatedMember, Simulation, Timing, overlap_of
+from bandmaster.simulator import ModelRL, Phase, SimulatedMember, Simulation, Timing, fitted, overlap_of
 
 N = 40_000
 """Of so many requests a share is off by more than .01 with a probability below .0001."""
@@ -63,7 +63,7 @@ def test_members_are_right_as_often_as_described_by_class_and_region() -> None:
 def test_members_err_together_as_far_as_described_and_that_can_be_found_again(overlap: float) -> None:
     was = right(world(overlap=overlap))
     np.testing.assert_allclose(was.mean(axis=0), [0.9, 0.7, 0.8], atol=0.01)
-    assert overlap_of(1.0 - was) == pytest.approx(overlap, abs=0.04)
+    assert overlap_of(1.0 - was, np.zeros(3)) == pytest.approx(overlap, abs=0.04)
 
 
 def test_confidence_has_the_means_and_the_spread_described() -> None:
@@ -138,6 +138,50 @@ def test_failures_and_missing_labels_are_as_often_as_described() -> None:
     assert (log.scores[:, 0].max(axis=1) == 0.0).mean() == pytest.approx(0.2, abs=0.01)
     assert log.labelled.mean() == pytest.approx(0.25, abs=0.01)
     assert set(log.delay.tolist()) == {7}
+
+
+def test_a_member_abstains_from_its_share_of_what_it_would_get_wrong_and_where_others_err_too() -> None:
+    simulation = world(members=(member("a", 0.7, abstains=0.4), member("b", 0.7)), overlap=0.6)
+    log = ModelRL(simulation).log(8, N)
+    silent, other = log.scores[:, 0].max(axis=1) == 0.0, log.scores[:, 1].argmax(axis=1) == log.truth
+    was = ~silent & (log.scores[:, 0].argmax(axis=1) == log.truth)
+    assert was.mean() == pytest.approx(0.7, abs=0.01)
+    assert silent.mean() == pytest.approx(0.3 * 0.4, abs=0.01)
+    assert other[silent].mean() < other[~silent & ~was].mean() < other[was].mean()
+
+
+@pytest.mark.parametrize("overlap", [0.2, 0.8])
+def test_where_a_member_is_unsure_others_are_and_err_more_the_more_they_have_in_common(overlap: float) -> None:
+    log = ModelRL(world(overlap=overlap)).log(9, N)
+    sure, was = log.scores.max(axis=2), log.scores.argmax(axis=2) == log.truth[:, None]
+    both = was[:, 0] & was[:, 2]
+    together = float(np.corrcoef(sure[both, 0], sure[both, 2])[0, 1])
+    assert (0.02 < together < 0.2) if overlap < 0.5 else (0.3 < together < 0.8)
+    unsure = sure[:, 0] < np.quantile(sure[:, 0], 0.2)
+    assert was[~unsure, 1].mean() - was[unsure, 1].mean() > 0.3 * overlap
+
+
+@pytest.mark.parametrize(("abstains", "fails"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.3)])
+def test_what_was_simulated_is_found_again_in_its_log(abstains: float, fails: float) -> None:
+    members = (member("a", 0.7, abstains=abstains, fails=fails), member("b", 0.8), member("c", 0.6))
+    found = fitted(ModelRL(world(members=members, overlap=0.6)).log(10, N))
+    first = found.members[0]
+    assert (first.abstains, first.fails) == pytest.approx((abstains, fails), abs=0.08)
+    assert first.accuracy.mean() == pytest.approx(0.7, abs=0.06)
+    assert first.right.mean() == pytest.approx(0.85, abs=0.02)
+    assert first.spread == pytest.approx(0.1, abs=0.03)
+    assert found.overlap == pytest.approx(0.6, abs=0.06)
+    assert (found.members[1].abstains, found.members[1].fails) == (0.0, 0.0)
+
+
+def test_a_member_that_abstains_and_fails_is_found_to_be_silent_as_often_and_to_fail_no_more_than_it_does() -> None:
+    world_of_both = world(members=(member("a", 0.7, abstains=0.5, fails=0.3), member("b", 0.8), member("c", 0.6)))
+    log = ModelRL(world_of_both).log(11, N)
+    found = fitted(log)
+    again = ModelRL(found).log(12, N)
+    silent, silent_again = ((of.scores[:, 0].max(axis=1) == 0.0).mean() for of in (log, again))
+    assert silent_again == pytest.approx(silent, abs=0.02)
+    assert 0.1 < found.members[0].fails < 0.31
 
 
 def test_a_seed_gives_the_same_log_to_the_bit_and_another_one_another() -> None:

@@ -179,7 +179,7 @@ def _keyed(at: At, names: tuple[str, ...]) -> dict[str, At]:
     return found
 
 
-ANSWERS = ("accuracy", "confidence", "fails")
+ANSWERS = ("accuracy", "confidence", "abstains", "fails")
 """What is said of a member's answers."""
 
 
@@ -197,7 +197,7 @@ def _members(
 
 
 def _like(member: SimulatedMember, model: SimulatedMember) -> SimulatedMember:
-    answers = {key: getattr(model, key) for key in ("accuracy", "right", "wrong", "spread", "fails")}
+    answers = {key: getattr(model, key) for key in ("accuracy", "right", "wrong", "spread", "abstains", "fails")}
     return replace(member, **answers)
 
 
@@ -227,6 +227,7 @@ def _member(name: str, at: At, classes: tuple[int | str, ...], regions: tuple[st
         host=on,
         cost=number_of(get("cost"), 0.0, 0.0, 1e12),
         explainability=number_of(get("explainability"), 0.0, 0.0, 1.0),
+        abstains=number_of(get("abstains"), 0.0, 0.0, 1.0),
         fails=number_of(get("fails"), 0.0, 0.0, 1.0),
         like=text_of(get("like"), ".+", "the name of a member that is the same model on another host"),
     )
@@ -344,7 +345,7 @@ def _member_dict(member: SimulatedMember, classes: tuple[str, ...], regions: tup
             "wrong": _kinds(member.wrong, classes, regions),
             "spread": _short(member.spread),
         },
-        **({"fails": _short(member.fails)} if member.fails else {}),
+        **{key: _short(getattr(member, key)) for key in ("abstains", "fails") if getattr(member, key)},
     }
     return {
         **(answers if member.like is None else {"like": member.like}),
