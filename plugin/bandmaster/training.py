@@ -48,7 +48,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "exploration_final_eps": 0.02,
     },
 }
-"""What is not Stable-Baselines3's own default, by algorithm."""
+"""What is not Stable-Baselines3's own default, by algorithm. ``ent_coef``, what variety counts for, falls to 0 in the
+course of training: an agent that is served does what it thinks best.
+"""
 
 SURVEYED = 2000
 """Windows that are played at random first, to learn on what scale what is seen and earned varies."""
@@ -216,6 +218,11 @@ class _Watching(BaseCallback):
         super().__init__()
         self._training, self._env, self._folder, self._course, self._told = training, env, folder, course, told
         self._due = course.steps + training.every
+        self._variety = {**SETTINGS[training.algorithm], **training.settings}.get("ent_coef")
+
+    def _on_rollout_start(self) -> None:
+        if isinstance(self.model, PPO | A2C) and self._variety is not None:
+            self.model.ent_coef = self._variety * max(1.0 - self.num_timesteps / self._training.steps, 0.0)
 
     def _on_step(self) -> bool:
         if self.num_timesteps < self._due:
@@ -236,7 +243,7 @@ class _Watching(BaseCallback):
         course.reward = played(self._env, self._training.episodes, self._act)
         self.logger.record("held_out/reward", course.reward)
         course.since_best += 1
-        if course.reward > course.best:
+        if course.reward >= course.best:  # of equals the latest, which has learned the most
             course.best, course.best_at, course.since_best = course.reward, course.steps, 0
             write(folder / "best.zip", self.model.save)
         write(folder / "last.zip", self.model.save)

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
 import pytest
 
+from bandmaster.guard import Mode
 from bandmaster.journal.reading import JournalReader
 from tests.browser.conftest import Tab, opened, until
 from tests.end_to_end.servers import Server, environment, eventually, served
@@ -127,6 +128,7 @@ def test_drift_is_on_the_page_within_five_seconds_of_its_alarm(tab: Tab, service
     )
     cause = events[before]["cause"]
     until(page, "cause => document.getElementById('events').textContent.includes(cause)", cause, within_s=5.0)
+    assert [1000 * events[before]["at"], events[before]["name"]] in page.evaluate(DRAWN, "drift")[""]
     traffic.shifted = False
 
 
@@ -135,8 +137,9 @@ def test_the_kill_switch_has_the_baseline_answer_and_is_written_down(
 ) -> None:
     server = service[0]
     page = opened(tab, f"{server.url}/orchestration/")
-    page.on("dialog", lambda dialog: dialog.accept("complaints"))
     page.click("#pin")
+    page.fill("#act [name=why]", "complaints")
+    page.click("#act [value=do]")
     until(page, "document.getElementById('pin').textContent.includes('guard decide again')")
     answer = server.client.post("/classify", json={"input_series": [ROWS[0].tolist()]})
     id_ = answer.headers["x-orchestration-decision"]
@@ -146,6 +149,37 @@ def test_the_kill_switch_has_the_baseline_answer_and_is_written_down(
     page.click("#pin")
     until(page, "document.getElementById('pin').textContent.includes('baseline answer everything')")
     assert server.client.get("/orchestration/state").json()["guard"]["pinned"] is None
+
+
+def test_the_guard_is_changed_and_changed_back_and_both_are_written_down(
+    tab: Tab, service: tuple[Server, Traffic, Path]
+) -> None:
+    server = service[0]
+    page = opened(tab, f"{server.url}/orchestration/")
+    page.click("#guard")
+    assert page.eval_on_selector_all("#act option", "found => found.map((o) => o.value)") == list(get_args(Mode))
+    page.keyboard.press("Escape")  # nothing was asked for
+    page.click("#guard")
+    page.select_option("#act [name=mode]", "canary")
+    page.fill("#act [name=baseline]", "linear+tree")
+    page.fill("#act [name=why]", "a trial")
+    page.click("#act [value=do]")
+    eventually(lambda: guard(server) == ("canary", "linear+tree"), "the guard is as the page says")
+    until(page, "document.getElementById('health').textContent.includes('canary, baseline linear+tree')")
+    until(page, "document.getElementById('edits').textContent.includes('a trial')")
+    page.click("#revert-0")
+    page.fill("#act [name=why]", "it is over")
+    page.click("#act [value=do]")
+    eventually(lambda: guard(server) == ("live", "all"), "the guard is as it was")
+    until(page, "document.getElementById('edits').textContent.includes('it is over')")
+    trial, over = server.client.get("/orchestration/edits").json()
+    assert [edit["reason"] for edit in (trial, over)] == ["a trial", "it is over"]
+    assert {edit["author"] for edit in (trial, over)} == {"http:local"}
+
+
+def guard(server: Server) -> tuple[str, str]:
+    found: Any = server.state()["guard"]
+    return found["mode"], found["baseline"]
 
 
 def _decision(server: Server, id_: str) -> Any:
@@ -170,6 +204,9 @@ def test_nobody_is_kept_out(tab: Tab, service: tuple[Server, Traffic, Path], sch
     page.click("#decisions tbody tr:first-child button")
     page.wait_for_selector("#decision[open]")
     assert grave(page, "document.getElementById('decision')") == []
+    page.keyboard.press("Escape")
+    page.click("#guard")
+    assert grave(page, "document.getElementById('act')") == []
 
 
 def grave(page: Any, part: str) -> list[tuple[str, str, list[str]]]:

@@ -1,7 +1,8 @@
 // The page: reads what is asked for, draws it, and keeps it up to date.
 
-import { Refused, act, ask, keepToken, listen } from "./api.js";
-import { PANELS, course, figure, points, scatter } from "./charts.js";
+import { guardButtons, revertButton } from "./actions.js";
+import { Refused, ask, keepToken, listen } from "./api.js";
+import { PANELS, alarms, course, figure, points, scatter } from "./charts.js";
 import { openDecision } from "./decision.js";
 import { element, table, when } from "./elements.js";
 
@@ -12,7 +13,8 @@ const style = getComputedStyle(document.documentElement);
 let extent = null;
 let shown = null;
 let events = [];
-let pinned; // as the actions show it; nothing yet
+let shownGuard; // as the actions show it; nothing yet
+let shownEdits;
 
 // ---- What is asked for ----
 
@@ -35,11 +37,11 @@ async function refresh() {
   choices(filters.profile, extent.profiles);
   const [from, to] = span();
   const query = { from, to, policy: filters.policy.value, profile: filters.profile.value };
-  const [series, alarms, decisions, edits] = await Promise.all([
+  const [series, happened, decisions, edits] = await Promise.all([
     ask("series", query), ask("events", { from }), ask("decisions", { limit: 100 }), ask("edits"),
   ]);
   shown = series;
-  events = alarms;
+  events = happened;
   draw();
   listDecisions(decisions);
   listEdits(edits);
@@ -76,6 +78,7 @@ function build() {
 
 function option(panel) {
   if (panel.points) return scatter(points(shown), style);
+  if (panel.alarms) return alarms(shown, events, style);
   return course(panel, panel.lines(shown), shown, events, style);
 }
 
@@ -83,17 +86,21 @@ function draw() {
   if (!shown) return;
   for (const panel of PANELS) {
     charts.get(panel.id).setOption(option(panel), { notMerge: true });
-    const said = panel.points ? points(shown).points.map((p) => `${p.name} ${figure(p.accuracy, true)}`) : lately(panel);
-    document.getElementById(`${panel.id}-chart`).setAttribute("aria-label", `${panel.title}: ${said.join(", ") || "nothing yet"}`);
+    document.getElementById(`${panel.id}-chart`).setAttribute("aria-label", `${panel.title}: ${said(panel).join(", ") || "nothing yet"}`);
     if (document.querySelector(`#${panel.id} details`).open) tabulate(panel);
   }
   document.getElementById("verdict").textContent = shown.summary.join(" ");
-  const rows = events.toReversed().map((event) => [when(event.at), event.name, event.cause]);
-  document.getElementById("events").replaceChildren(rows.length ? table(["when", "what", "why"], rows) : element("p", { text: "None." }));
+  document.getElementById("events").replaceChildren(events.length ? listed(events) : element("p", { text: "None." }));
 }
 
-// The last value of every line.
-function lately(panel) {
+function listed(happened) {
+  return table(["when", "what", "why"], happened.toReversed().map((event) => [when(event.at), event.name, event.cause]));
+}
+
+// What a chart shows, for who does not see it: the last value of every line, or every point.
+function said(panel) {
+  if (panel.points) return points(shown).points.map((p) => `${p.name} ${figure(p.accuracy, true)}`);
+  if (panel.alarms) return [`${events.length} in this window`];
   return panel.lines(shown).map((line) => {
     const last = line.values.findLast((value) => value !== null);
     return `${line.name} ${figure(last, panel.percent)}`;
@@ -104,10 +111,10 @@ function tabulate(panel) {
   const place = document.querySelector(`#${panel.id} details > div`);
   if (panel.points) {
     const found = points(shown);
-    place.replaceChildren(table(["who", "accuracy", `${found.price}, ${found.unit}`],
+    return place.replaceChildren(table(["who", "accuracy", `${found.price}, ${found.unit}`],
       found.points.map((p) => [p.name, figure(p.accuracy, true), figure(p.price)])));
-    return;
   }
+  if (panel.alarms) return place.replaceChildren(listed(events));
   const lines = panel.lines(shown);
   const rows = shown.at.map((at, k) => [when(at), ...lines.map((line) => figure(line.values[k], panel.percent))]);
   place.replaceChildren(table(["when", ...lines.map((line) => line.name)], rows.reverse()));
@@ -139,13 +146,22 @@ function listDecisions(decisions) {
 }
 
 function listEdits(edits) {
+  const told = JSON.stringify(edits);
+  if (told === shownEdits) return;
+  shownEdits = told;
+  const head = ["version", "when", "who", "why", "what", "predicted"];
   const rows = edits.toReversed().map((edit) => [
     edit.version, when(edit.at), edit.author, edit.reason,
     edit.changes.map((c) => `${c.path}: ${JSON.stringify(c.before)} → ${JSON.stringify(c.after)}`).join("\n"),
     figure(edit.predicted),
   ]);
   const place = document.getElementById("edits");
-  place.replaceChildren(rows.length ? table(["version", "when", "who", "why", "what", "predicted"], rows) : element("p", { text: "None." }));
+  if (!rows.length) return place.replaceChildren(element("p", { text: "None." }));
+  if (!extent.live) return place.replaceChildren(table(head, rows));
+  const own = [0, "", "", "", "the service's own file", ""];
+  const newest = edits.at(-1).version;
+  const back = (row) => [...row, row[0] === newest ? "in force" : revertButton(row[0], changed)];
+  place.replaceChildren(table([...head, "back"], [...rows, own].map(back)));
 }
 
 // ---- Health and actions, of a running service ----
@@ -168,7 +184,8 @@ async function health() {
   };
   const list = element("dl", {}, ...Object.entries(told).flatMap(([name, text]) => [element("dt", { text: name }), element("dd", { text })]));
   document.getElementById("health").replaceChildren(list);
-  actions(state);
+  shadows(state.agent?.shadows ?? []);
+  actions(state.guard);
 }
 
 function guardSentence(guard) {
@@ -176,23 +193,27 @@ function guardSentence(guard) {
   return `${pinned}${guard.mode}, baseline ${guard.baseline}, the policy answers ${figure(guard.share, true)}; room ${figure(guard.room)}, lost ${figure(guard.lost)}`;
 }
 
-function actions(state) {
-  const place = document.getElementById("actions");
-  if (!state.guard || pinned === state.guard.pinned) return;
-  pinned = state.guard.pinned;
-  const button = element("button", { type: "button", class: pinned ? "" : "grave", id: "pin",
-    text: pinned ? "Let the guard decide again" : "Have the baseline answer everything" });
-  button.addEventListener("click", () => guarded(async () => {
-    if (pinned) await act("DELETE", "pin");
-    else {
-      const why = prompt("Why? It is written into the alarms.", "from the dashboard");
-      if (why === null) return;
-      await act("PUT", "pin", { why });
-    }
-    await refresh();
-  }));
-  place.replaceChildren(button);
+// Where others would have been better, and how sure that is.
+function shadows(each) {
+  const rows = each.map((shadow) => [
+    shadow.agent, `${figure(shadow.gain)}${shadow.margin === null ? "" : ` ± ${figure(shadow.margin)}`}`, shadow.requests, shadow.members.join(", "),
+  ]);
+  const place = document.getElementById("shadows");
+  place.hidden = !rows.length;
+  place.replaceChildren(table(["in the shadow", "would gain a request", "of requests", "would have"], rows));
 }
+
+// Left as they are while nothing has changed: somebody may be about to press one.
+function actions(guard) {
+  const told = JSON.stringify(guard && [guard.pinned, guard.mode, guard.baseline]);
+  if (told === shownGuard) return;
+  shownGuard = told;
+  document.getElementById("actions").replaceChildren(...(guard ? guardButtons(guard, changed) : []));
+}
+
+const changed = (work) => guarded(async () => {
+  if (await work()) await refresh();
+});
 
 // ---- Going on ----
 

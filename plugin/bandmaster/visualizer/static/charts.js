@@ -90,6 +90,10 @@ export const PANELS = [
     lines: (data) => one(data, "delay", "delay"),
   },
   {
+    id: "drift", title: "Drift and other alarms", alarms: true,
+    told: "Each at its time, in the row of what noticed it; point at one to read its cause.",
+  },
+  {
     id: "failures", title: "Failures", unit: "share of calls", percent: true,
     told: "How often each member failed where it was asked.",
     lines: (data) => means(data, "failed"),
@@ -173,5 +177,20 @@ export function scatter(found, style) {
         ...(p.name === "the policy" ? { symbol: "diamond", symbolSize: 18, itemStyle: { color: COLOURS[1] } } : {}),
       })),
     }],
+  };
+}
+
+// The option of a chart of alarms: a row for each that noticed something.
+export function alarms(data, events, style) {
+  const frame = framed(style, false);
+  const [from, to] = [data.at[0] * 1000, (data.at.at(-1) + data.step) * 1000];
+  const inside = events.filter((event) => event.at * 1000 >= from && event.at * 1000 <= to);
+  return {
+    ...frame, legend: undefined, grid: { ...frame.grid, top: 16 },
+    tooltip: { ...frame.tooltip, formatter: ({ data }) => `${data.name}: ${data.cause}` },
+    xAxis: { ...frame.xAxis, type: "time", min: from, max: to },
+    yAxis: { ...frame.yAxis, type: "category", data: [...new Set(inside.map((event) => event.name))], axisLabel: { color: look(style).soft, width: 160, overflow: "truncate" } },
+    series: [{ type: "scatter", symbol: "triangle", symbolSize: 12, itemStyle: { color: COLOURS[1] },
+      data: inside.map((event) => ({ name: event.name, cause: event.cause, value: [event.at * 1000, event.name] })) }],
   };
 }
