@@ -263,6 +263,24 @@ class LogSpeed(Common, frozen=True, kw_only=True, tag="log-speed"):
     decisions: int
 
 
+class PageSpeed(Common, frozen=True, kw_only=True, tag="page-speed"):
+    """How fast the dashboard shows a made journal of so many ``decisions`` in the last ``days``."""
+
+    decisions: int
+    days: float
+
+
+class PageCost(Common, frozen=True, kw_only=True, tag="page-cost"):
+    """What the dashboard in so many ``tabs`` takes of a service's throughput: by ``turns`` of ``turn_s`` seconds with
+    and without them, where ``callers`` ask as fast as they are answered.
+    """
+
+    tabs: int
+    callers: int
+    turns: int
+    turn_s: float
+
+
 class Crossed(Common, frozen=True, kw_only=True, tag="crossed"):
     """Decisions of several policies on the same traffic, in the data folder: each judged by the log of each other one,
     as a table of its mean propensities in each ``context``, apart in every ``cell``. The model of rewards looks at
@@ -283,7 +301,7 @@ class Summary(Common, frozen=True, kw_only=True, tag="summary"):
     """Runs nothing; its checks are about other scenarios."""
 
 
-Scenario = Replayed | Degraded | DecisionCost | Trained | Fitted | LogSpeed | Crossed | Summary
+Scenario = Replayed | Degraded | DecisionCost | Trained | Fitted | LogSpeed | PageSpeed | PageCost | Crossed | Summary
 
 
 def expand(policies: Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
 from bandmaster.replay import Bench, Step, processes, replay
 from bandmaster.table import NO_LABEL
-from benchmarks import crossed, decision_cost, degraded, fitted, log_speed, trained
+from benchmarks import crossed, decision_cost, degraded, fitted, log_speed, page_cost, page_speed, trained
 from benchmarks.record import Curve, MemberFigures, Played, Record
 from benchmarks.scenario import (
     UNAVAILABLE,
@@ -28,6 +28,8 @@ from benchmarks.scenario import (
     Degraded,
     Fitted,
     LogSpeed,
+    PageCost,
+    PageSpeed,
     Play,
     Replayed,
     Scenario,
@@ -83,6 +85,10 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         return Ran(_record(scenario, 1, figures=crossed.measure(scenario, place, listener.line)), {})
     if isinstance(scenario, LogSpeed):
         return Ran(_record(scenario, 1, figures=log_speed.measure(scenario, listener.line)), {})
+    if isinstance(scenario, PageSpeed):
+        return Ran(_record(scenario, 1, figures=page_speed.measure(scenario, place, listener.line)), {})
+    if isinstance(scenario, PageCost):
+        return Ran(_record(scenario, 1, figures=page_cost.measure(scenario, place, listener.line)), {})
     return Ran(_record(scenario, 0), {})
 
 

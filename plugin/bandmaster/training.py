@@ -66,7 +66,7 @@ PARITY, COMPARED = 1e-5, 10_000
 class Training:
     """How to train: with which of ``ALGORITHMS``, for how many ``steps`` (windows) at most, in so many environments
     side by side. ``settings`` are the algorithm's own. Every so many steps the agent plays ``episodes`` of what was
-    held out; it stops when it has not got better ``patience`` times running.
+    held out; it stops when it was worse than before ``patience`` times running.
     """
 
     algorithm: str = "ppo"
