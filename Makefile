@@ -6,7 +6,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-extras debian lint bench clean
+.PHONY: install demo test test-extras debian lint bench pictures clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -21,6 +21,9 @@ test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesi
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
 	$(BIN)/python -m benchmarks $(BENCH)
+
+pictures: $(VENV)/.extras debian  ## those of the README and the docs, from real runs: some six minutes
+	$(BIN)/python docs/pictures.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

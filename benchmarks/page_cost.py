@@ -181,13 +181,12 @@ async def _tabs(address: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        context = await browser.new_context()
 
         async def tabs(many: int) -> None:
-            for page in context.pages:
-                await page.close()
-            for _ in range(many):
-                await (await context.new_page()).goto(f"{address}/orchestration/")
+            for context in browser.contexts:
+                await context.close()
+            for _ in range(many):  # each in a window of its own, so that none is behind another
+                await (await browser.new_page()).goto(f"{address}/orchestration/")
 
         yield tabs
         await browser.close()

@@ -60,20 +60,44 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         traffic.join()
 
 
+HIDDEN = """() => {
+  Object.defineProperty(document, 'hidden', { configurable: true, get: () => true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+"""As where another tab is in front: a browser without a screen shows all of them."""
+
+
+def test_more_tabs_can_be_open_than_a_browser_has_connections(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
+    pages = [tab.page, *(tab.page.context.new_page() for _ in range(8))]
+    for page in pages:
+        opened(Tab(page), f"{service[0].url}/orchestration/").evaluate(HIDDEN)
+
+
 DRAWN = """id => {
   const drawn = echarts.getInstanceByDom(document.getElementById(`${id}-chart`)).getOption().series;
   return Object.fromEntries(drawn.map((s) => [s.name ?? '', s.data.map((d) => d.value ?? d)]));
 }"""
 
 
+def asks_for(url: str, seconds: int) -> bool:
+    """Whether it asks for the figures of such a window."""
+    asked = httpx.URL(url)
+    return asked.path.endswith("/series") and float(asked.params["to"]) - float(asked.params["from"]) == seconds
+
+
+SHOWN = """([first, points]) => {
+  const axis = echarts.getInstanceByDom(document.getElementById('members-chart')).getOption();
+  return axis.series[0].data.length === points && axis.series[0].data[0][0] === 1000 * first;
+}"""
+
+
 def test_every_panel_shows_what_the_api_tells(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
     page = opened(tab, f"{service[0].url}/orchestration/")
-    with page.expect_response(lambda response: "/series?" in response.url):
-        page.uncheck("[name=live]")
-    with page.expect_response(lambda response: "/series?" in response.url) as asked:
+    page.uncheck("[name=live]")
+    with page.expect_response(lambda response: asks_for(response.url, 900)) as asked:
         page.select_option("[name=span]", "900")
     told = asked.value.json()
-    page.wait_for_timeout(1000)  # until it is drawn, and whatever had been asked before
+    until(page, SHOWN, [told["at"][0], len(told["at"])])
     assert page.text_content("#verdict") == " ".join(told["summary"])
     shown = {
         "reward": "reward", "terms": "term", "weights": "weight", "right": "right", "energy": "energy",

@@ -42,18 +42,26 @@ export async function act(method, path, body) {
   return (await sent(path, options)).json();
 }
 
+let looking = new AbortController();
+document.addEventListener("visibilitychange", () => looking.abort());
+
+const seen = () => new Promise((go) => (document.hidden ? document.addEventListener("visibilitychange", go, { once: true }) : go()));
+
 // Calls `told` whenever there is news; opens another stream where one has ended, and waits a little where one has failed.
+// None is open while nobody looks: a browser opens six connections to a service, for all its tabs.
 export async function listen(told) {
   for (;;) {
+    await seen();
+    looking = new AbortController();
     try {
-      const response = await sent("stream", { headers: headers({ accept: "text/event-stream" }) });
+      const response = await sent("stream", { headers: headers({ accept: "text/event-stream" }), signal: looking.signal });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read()) {
         if (part.value.includes("event: news")) told();
       }
     } catch (problem) {
       if (problem.status === 401) throw problem;
-      await new Promise((go) => setTimeout(go, 3000));
+      if (!looking.signal.aborted) await new Promise((go) => setTimeout(go, 3000));
     }
   }
 }

@@ -12,6 +12,7 @@ const filters = document.getElementById("filters");
 const style = getComputedStyle(document.documentElement);
 let extent = null;
 let shown = null;
+let asked = 0;
 let events = [];
 let shownGuard; // as the actions show it; nothing yet
 let shownEdits;
@@ -29,6 +30,7 @@ function span() {
 }
 
 async function refresh() {
+  const mine = ++asked;
   const first = extent === null;
   extent = await ask("about");
   // A stored journal that ended long ago is shown whole.
@@ -40,6 +42,7 @@ async function refresh() {
   const [series, happened, decisions, edits] = await Promise.all([
     ask("series", query), ask("events", { from }), ask("decisions", { limit: 100 }), ask("edits"),
   ]);
+  if (mine !== asked) return; // something else has been asked for since
   shown = series;
   events = happened;
   draw();

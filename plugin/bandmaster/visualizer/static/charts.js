@@ -129,7 +129,7 @@ function framed(style, percent) {
     legend: { type: "scroll", top: 0, textStyle: { color: text }, pageTextStyle: { color: text } },
     // Drawn, not as HTML: names are others' texts.
     tooltip: { renderMode: "richText", confine: true, backgroundColor: back, borderColor: line, textStyle: { color: text } },
-    xAxis: { axisLabel: { color: soft }, axisLine: { lineStyle: { color: line } } },
+    xAxis: { axisLabel: { color: soft, hideOverlap: true }, axisLine: { lineStyle: { color: line } } },
     yAxis: {
       type: "value", scale: true, axisLabel: { color: soft, formatter: (value) => (percent ? `${Math.round(100 * value)} %` : short(value)) },
       splitLine: { lineStyle: { color: line } },
@@ -155,7 +155,7 @@ export function course(panel, lines, data, events, style) {
   }
   return {
     ...frame, series,
-    yAxis: { ...frame.yAxis, scale: !panel.percent },
+    yAxis: { ...frame.yAxis, scale: !panel.percent && !panel.stacked },
     tooltip: { ...frame.tooltip, trigger: "axis", valueFormatter: (value) => figure(value, panel.percent) },
     xAxis: { ...frame.xAxis, type: "time", min: times[0], max: times.at(-1) + data.step * 1000 },
   };
