@@ -14,6 +14,10 @@ import msgspec
 from benchmarks.record import Played, Record, Verdict
 
 
+ROUNDING = 1e-12
+"""The same numbers, added up in another order, may differ by so much."""
+
+
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="check"):
     """One figure and its bounds; with neither bound it is reported and not judged. ``name`` is its heading."""
 
@@ -35,15 +39,14 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def within(figure: float | None, at_least: float | None, at_most: float | None) -> bool | None:
-    """Whether a figure lies within its bounds, ends included; ``None`` where there is no bound.
-
-    No figure, or NaN, lies within none.
+    """Whether a figure lies within its bounds, ends included, give or take ``ROUNDING``; ``None`` where there is no
+    bound. No figure, or NaN, lies within none.
     """
     if at_least is None and at_most is None:
         return None
     if figure is None or math.isnan(figure):
         return False
-    return (at_least is None or figure >= at_least) and (at_most is None or figure <= at_most)
+    return (at_least is None or figure >= at_least - ROUNDING) and (at_most is None or figure <= at_most + ROUNDING)
 
 
 # ---- Of one replay -------------------------------------------------------------------------------------------
