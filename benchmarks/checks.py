@@ -13,7 +13,6 @@ import msgspec
 
 from benchmarks.record import Played, Record, Verdict
 
-
 ROUNDING = 1e-12
 """The same numbers, added up in another order, may differ by so much."""
 

@@ -180,7 +180,7 @@ class ModelRL:
         self, truth: IntArray, region: IntArray, right: BoolArray, depth: FloatArray, rng: np.random.Generator
     ) -> FloatArray:
         """The confidence of each member's answer (n, M), the less the deeper a request is among those that it gets
-        right, or wrong; 0 where it abstains, as it does from the deepest of these, or fails.
+        right, or among those that it gets wrong; 0 where it abstains, as from the deepest of these, or fails.
         """
         classes, sure = len(self.simulation.classes), np.empty(right.shape)
         for m, member in enumerate(self.simulation.members):
@@ -307,6 +307,9 @@ def _both(first: float, second: float, overlap: float) -> float:
 SMOOTHING = 5.0
 """A class counts as if so many more of it had been seen, answered as well as all are."""
 
+TOLD_APART = 4.0
+"""Standard errors by which two means differ that are taken for different."""
+
 WINDOWS = 10
 """Where a log names no phases, it is taken for so many, each with the classes that came in it."""
 
@@ -374,15 +377,17 @@ def _failures(heard: BoolArray, right: BoolArray) -> FloatArray:
     A failure strikes any request alike, but a member abstains from what it would get wrong. So where others do as well
     as ever when it is silent it fails, and where they do as badly as when it errs, or worse, it abstains; between the
     two it does both, in proportion, with rather too few failures, as what it abstains from is the hardest. What cannot
-    be told apart, as of one member alone, is taken for failures.
+    be told apart, as of one member alone or of members that have nothing in common, is taken for failures.
     """
     silent, members = 1.0 - heard.mean(axis=0), heard.shape[1]
     shares = np.ones(members)
     for m in range(members):
         others = np.delete(right, m, axis=1).mean(axis=1) if members > 1 else np.zeros(len(right))
-        ever, erring = _mean(others, 0.0), _mean(others[heard[:, m] & ~right[:, m]], 0.0)
-        if silent[m] > 0.0 and ever > erring:
-            shares[m] = np.clip((others[~heard[:, m]].mean() - erring) / (ever - erring), 0.0, 1.0)
+        mute, wrong = others[~heard[:, m]], others[heard[:, m] & ~right[:, m]]
+        worst = wrong if len(wrong) else mute  # who never errs aloud abstains from all of it
+        ever, erring = float(others.mean()), _mean(worst, 0.0)
+        if len(mute) and ever - erring > TOLD_APART * float(others.std()) / math.sqrt(len(worst)):
+            shares[m] = np.clip((mute.mean() - erring) / (ever - erring), 0.0, 1.0)
     return np.asarray(silent * shares)
 
 

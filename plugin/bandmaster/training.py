@@ -66,7 +66,7 @@ PARITY, COMPARED = 1e-5, 10_000
 class Training:
     """How to train: with which of ``ALGORITHMS``, for how many ``steps`` (windows) at most, in so many environments
     side by side. ``settings`` are the algorithm's own. Every so many steps the agent plays ``episodes`` of what was
-    held out; it stops when it was worse than before ``patience`` times running.
+    held out; it stops when it was worse than its best ``patience`` times running.
     """
 
     algorithm: str = "ppo"
@@ -103,6 +103,7 @@ class _Course(msgspec.Struct):
     best_at: int = 0
     since_best: int = 0
     reward: float = float("nan")
+    variety: float | None = None
 
 
 class Standardised(BaseFeaturesExtractor):
@@ -152,7 +153,8 @@ def train(
                 f"{folder}: holds a run of {so_far.algorithm}; name another folder, or that algorithm"
             )
     else:
-        so_far = _Course(training.algorithm)
+        variety = {**SETTINGS[training.algorithm], **training.settings}.get("ent_coef")
+        so_far = _Course(training.algorithm, variety=variety)
     model = _model(make, source, training, folder, last if so_far.steps else None)
     watching = _Watching(training, EnsembleEnv(held_out, window=training.window, changes=training.changes), folder,
                          so_far, told)  # fmt: skip
@@ -218,11 +220,10 @@ class _Watching(BaseCallback):
         super().__init__()
         self._training, self._env, self._folder, self._course, self._told = training, env, folder, course, told
         self._due = course.steps + training.every
-        self._variety = {**SETTINGS[training.algorithm], **training.settings}.get("ent_coef")
 
     def _on_rollout_start(self) -> None:
-        if isinstance(self.model, PPO | A2C) and self._variety is not None:
-            self.model.ent_coef = self._variety * max(1.0 - self.num_timesteps / self._training.steps, 0.0)
+        if isinstance(self.model, PPO | A2C) and self._course.variety is not None:
+            self.model.ent_coef = self._course.variety * max(1.0 - self.num_timesteps / self._training.steps, 0.0)
 
     def _on_step(self) -> bool:
         if self.num_timesteps < self._due:

@@ -19,7 +19,8 @@ def until(page: Any, expression: str, arg: Any = None, within_s: float = 30.0) -
     """Wait until something is so in the page. Playwright's own way needs ``eval``, which the page forbids."""
     end = time.monotonic() + within_s
     while not page.evaluate(expression, arg):
-        assert time.monotonic() < end, f"not within {within_s:g} s: {expression}"
+        told = page.text_content("#status")
+        assert time.monotonic() < end, f"not within {within_s:g} s: {expression}; the page says {told}"
         page.wait_for_timeout(50)
 
 

@@ -171,6 +171,7 @@ def test_the_kill_switch_has_the_baseline_answer_and_is_written_down(
     assert decision["plan"] == "linear+tree+bayes+fragile"
     until(page, "document.getElementById('events').textContent.includes('complaints, says local')")
     page.click("#pin")
+    page.click("#act [value=do]")
     until(page, "document.getElementById('pin').textContent.includes('baseline answer everything')")
     assert server.client.get("/orchestration/state").json()["guard"]["pinned"] is None
 
@@ -199,6 +200,39 @@ def test_the_guard_is_changed_and_changed_back_and_both_are_written_down(
     trial, over = server.client.get("/orchestration/edits").json()
     assert [edit["reason"] for edit in (trial, over)] == ["a trial", "it is over"]
     assert {edit["author"] for edit in (trial, over)} == {"http:local"}
+
+
+def test_a_wrong_baseline_is_told_where_it_was_asked_for(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
+    page = opened(tab, f"{service[0].url}/orchestration/")
+    page.click("#guard")
+    page.fill("#act [name=baseline]", "nonsense")
+    page.click("#act [value=do]")
+    until(page, "document.querySelector('#act [role=alert]').textContent.includes('nonsense')")
+    assert page.input_value("#act [name=baseline]") == "nonsense"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "guard"
+    assert [said for said in tab.wrong if "400" not in said] == []
+    tab.wrong.clear()  # the browser complains of any 400
+
+
+def test_who_looks_with_one_token_acts_with_another(tab: Tab, tmp_path: Path) -> None:
+    folder = project(tmp_path, seed=1, guard={"mode": "live", "baseline": "all"})
+    tokens = {"BANDMASTER_DASHBOARD_TOKEN": "look" * 8, "BANDMASTER_ADMIN_TOKEN": "act" * 11}
+    with served(".", folder=folder, env=environment(folder / "home", **tokens)) as server:
+        page = tab.page
+        page.goto(f"{server.url}/orchestration/")
+        page.fill("#token [name=token]", tokens["BANDMASTER_DASHBOARD_TOKEN"])
+        page.click("#token button")
+        until(page, "document.getElementById('status').textContent.startsWith('as of')")
+        page.click("#pin")
+        page.click("#act [value=do]")
+        page.fill("#act [name=token]", tokens["BANDMASTER_ADMIN_TOKEN"])
+        page.click("#act [value=do]")
+        until(page, "document.getElementById('pin').textContent.includes('guard decide again')")
+        until(page, "document.activeElement.id === 'pin'")
+        page.goto("about:blank")
+    assert [said for said in tab.wrong if "401" not in said] == []
+    tab.wrong.clear()
 
 
 def guard(server: Server) -> tuple[str, str]:

@@ -49,7 +49,7 @@ ALGORITHMS = ("ppo", "a2c", "dqn")
 @click.option("--every", default=20_000, show_default=True, type=click.IntRange(min=1),
               help="Windows from one look at how it does to the next.")  # fmt: skip
 @click.option("--patience", default=8, show_default=True, type=click.IntRange(min=1),
-              help="Stop after so many looks without a better one.")  # fmt: skip
+              help="Stop after so many looks at which it was worse than its best.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of all that is random.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
               help="A setting of the algorithm, as Stable-Baselines3 names it; may be given again.")  # fmt: skip

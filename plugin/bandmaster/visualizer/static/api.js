@@ -1,6 +1,8 @@
 // Asks the service, with the token that was given if one was, and listens for news.
 
-const KEPT = "bandmaster-token";
+// What a token lets one do; another scope's is a wrong one.
+export const LOOK = "bandmaster-token";
+export const ACT = "bandmaster-admin-token";
 
 export class Refused extends Error {
   constructor(status, sentence) {
@@ -9,12 +11,12 @@ export class Refused extends Error {
   }
 }
 
-export function keepToken(token) {
-  sessionStorage.setItem(KEPT, token);
+export function keepToken(scope, token) {
+  sessionStorage.setItem(scope, token);
 }
 
-function headers(extra = {}) {
-  const token = sessionStorage.getItem(KEPT);
+function headers(scope, extra = {}) {
+  const token = sessionStorage.getItem(scope);
   return token ? { authorization: `Bearer ${token}`, ...extra } : extra;
 }
 
@@ -33,11 +35,11 @@ async function sent(path, options) {
 export async function ask(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
   const asked = new URLSearchParams(given).toString();
-  return (await sent(asked ? `${path}?${asked}` : path, { headers: headers() })).json();
+  return (await sent(asked ? `${path}?${asked}` : path, { headers: headers(LOOK) })).json();
 }
 
 export async function act(method, path, body) {
-  const options = { method, headers: headers(body ? { "content-type": "application/json" } : {}) };
+  const options = { method, headers: headers(ACT, body ? { "content-type": "application/json" } : {}) };
   if (body) options.body = JSON.stringify(body);
   return (await sent(path, options)).json();
 }
@@ -54,7 +56,7 @@ export async function listen(told) {
     await seen();
     looking = new AbortController();
     try {
-      const response = await sent("stream", { headers: headers({ accept: "text/event-stream" }), signal: looking.signal });
+      const response = await sent("stream", { headers: headers(LOOK, { accept: "text/event-stream" }), signal: looking.signal });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read()) {
         if (part.value.includes("event: news")) told();

@@ -1,7 +1,7 @@
 // The page: reads what is asked for, draws it, and keeps it up to date.
 
 import { guardButtons, revertButton } from "./actions.js";
-import { Refused, ask, keepToken, listen } from "./api.js";
+import { LOOK, Refused, ask, keepToken, listen } from "./api.js";
 import { PANELS, alarms, course, figure, points, scatter } from "./charts.js";
 import { openDecision } from "./decision.js";
 import { element, table, when } from "./elements.js";
@@ -39,16 +39,18 @@ async function refresh() {
   choices(filters.profile, extent.profiles);
   const [from, to] = span();
   const query = { from, to, policy: filters.policy.value, profile: filters.profile.value };
-  const [series, happened, decisions, edits] = await Promise.all([
-    ask("series", query), ask("events", { from }), ask("decisions", { limit: 100 }), ask("edits"),
+  const [series, happened, decisions, edits, state] = await Promise.all([
+    ask("series", query), ask("events", { from }), ask("decisions", { limit: 100 }), ask("edits"), extent.live ? ask("state") : null,
   ]);
   if (mine !== asked) return; // something else has been asked for since
+  const focused = document.activeElement.id;
   shown = series;
   events = happened;
   draw();
   listDecisions(decisions);
-  listEdits(edits);
-  await health();
+  listEdits(edits, state);
+  if (state) health(state);
+  if (focused && document.activeElement === document.body) document.getElementById(focused)?.focus();
   document.getElementById("status").textContent = `as of ${when(Date.now() / 1000)}`;
 }
 
@@ -140,7 +142,7 @@ function save(panel, kind) {
 
 function listDecisions(decisions) {
   const rows = decisions.map((d) => {
-    const open = element("button", { type: "button", class: "link", text: when(d.at) });
+    const open = element("button", { type: "button", class: "link", text: when(d.at), id: `decision-${d.id}` });
     open.addEventListener("click", () => guarded(() => openDecision(d.id)));
     return [open, d.plan, figure(d.propensity), d.members.join(", "), figure(d.confidence, true), d.probed ? "yes" : "", figure(d.reward)];
   });
@@ -148,8 +150,8 @@ function listDecisions(decisions) {
     table(["when", "plan", "probability", "ran", "confidence", "probed", "reward"], rows));
 }
 
-function listEdits(edits) {
-  const told = JSON.stringify(edits);
+function listEdits(edits, state) {
+  const told = JSON.stringify([edits, state?.config.version]);
   if (told === shownEdits) return;
   shownEdits = told;
   const head = ["version", "when", "who", "why", "what", "predicted"];
@@ -160,18 +162,15 @@ function listEdits(edits) {
   ]);
   const place = document.getElementById("edits");
   if (!rows.length) return place.replaceChildren(element("p", { text: "None." }));
-  if (!extent.live) return place.replaceChildren(table(head, rows));
+  if (!state) return place.replaceChildren(table(head, rows));
   const own = [0, "", "", "", "the service's own file", ""];
-  const newest = edits.at(-1).version;
-  const back = (row) => [...row, row[0] === newest ? "in force" : revertButton(row[0], changed)];
+  const back = (row) => [...row, row[0] === state.config.version ? "in force" : revertButton(row[0], acted)];
   place.replaceChildren(table([...head, "back"], [...rows, own].map(back)));
 }
 
 // ---- Health and actions, of a running service ----
 
-async function health() {
-  if (!extent.live) return;
-  const state = await ask("state");
+function health(state) {
   document.getElementById("health-section").hidden = false;
   const out = Object.keys(state.worker.out_of_service);
   const told = {
@@ -211,12 +210,10 @@ function actions(guard) {
   const told = JSON.stringify(guard && [guard.pinned, guard.mode, guard.baseline]);
   if (told === shownGuard) return;
   shownGuard = told;
-  document.getElementById("actions").replaceChildren(...(guard ? guardButtons(guard, changed) : []));
+  document.getElementById("actions").replaceChildren(...(guard ? guardButtons(guard, acted) : []));
 }
 
-const changed = (work) => guarded(async () => {
-  if (await work()) await refresh();
-});
+const acted = () => guarded(refresh);
 
 // ---- Going on ----
 
@@ -224,20 +221,22 @@ async function guarded(work) {
   try {
     await work();
   } catch (problem) {
-    if (problem instanceof Refused && problem.status === 401) await askForToken(problem.message);
+    if (problem instanceof Refused && problem.status === 401) await askForToken(problem.message, work);
     else document.getElementById("status").textContent = problem.message;
+    if (work === refresh && problem.status !== 401) setTimeout(news, 3000); // a service may be starting
   }
 }
 
-function askForToken(why) {
+// And then try once more.
+function askForToken(why, work) {
   const dialog = document.getElementById("token");
   document.getElementById("token-why").textContent = why;
   return new Promise((go) => {
     dialog.addEventListener("close", () => {
-      keepToken(dialog.querySelector("input").value);
-      go(guarded(refresh));
+      keepToken(LOOK, dialog.querySelector("input").value);
+      go(guarded(work));
     }, { once: true });
-    dialog.showModal();
+    if (!dialog.open) dialog.showModal();
   });
 }
 
