@@ -138,13 +138,13 @@ def _memory(path: Path, times: int) -> dict[str, float | None]:
     return {"log_gb": large.stat().st_size / 1e9, "peak_mb": float(found.stdout)}
 
 
-def _peak_mb() -> float:
-    """The most memory that this process has held. Not by ``getrusage``: that counts what started it, too."""
-    status = Path("/proc/self/status").read_text("ascii")
+def peak_mb(process: int | str = "self") -> float:
+    """The most memory that a process has held. Not by ``getrusage``: that counts what started it, too."""
+    status = Path(f"/proc/{process}/status").read_text("utf-8")
     (kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(kib) * 1024 / MB
 
 
 if __name__ == "__main__":
     _judge(Path(sys.argv[1]))
-    print(_peak_mb())
+    print(peak_mb())

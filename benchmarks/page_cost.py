@@ -69,6 +69,7 @@ def _lost(scenario: PageCost, address: str, images: FloatArray, who: str, name: 
             for looking, throughput in ((False, alone), (True, watched)):
                 look(looking)
                 throughput.append(asyncio.run(_throughput(address, images, scenario.callers, scenario.turn_s)))
+        look(False)  # whoever could not look in the last turn says so
     lost = 1.0 - np.array(watched) / np.array(alone)
     low, high = t_interval(lost)
     return {
@@ -146,22 +147,36 @@ async def _people(address: str) -> AsyncIterator[Callable[[int], Awaitable[None]
                     task.result()  # who could not look has cost nothing, which must not count
                 task.cancel()
             await asyncio.gather(*looking, return_exceptions=True)
-            looking[:] = [asyncio.create_task(_look(client)) for _ in range(many)]
+            apart = REFRESH_S / max(many, 1)  # who looks from elsewhere does not ask in step with others
+            looking[:] = [asyncio.create_task(_look(client, k * apart)) for k in range(many)]
 
         yield people
         await people(0)
 
 
-async def _look(client: aiohttp.ClientSession) -> None:
-    """As a page does: refresh at once and then on news, but only every ``REFRESH_S``."""
+async def _look(client: aiohttp.ClientSession, after_s: float) -> None:
+    """As a page does: refresh, and then when there is news, but then not for ``REFRESH_S``, after which once more where
+    there was news meanwhile.
+    """
+    await asyncio.sleep(after_s)
     await _refresh(client)
+    news = asyncio.Event()
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_listen(client, news))
+        while True:
+            await news.wait()
+            news.clear()
+            await _refresh(client)
+            await asyncio.sleep(REFRESH_S)
+
+
+async def _listen(client: aiohttp.ClientSession, news: asyncio.Event) -> None:
     while True:
         async with client.get("stream", headers={"accept": "text/event-stream"}) as stream:
-            last = time.monotonic()
+            stream.raise_for_status()
             async for line in stream.content:
-                if line.startswith(b"event: news") and time.monotonic() - last >= REFRESH_S:
-                    await _refresh(client)
-                    last = time.monotonic()
+                if line.startswith(b"event: news"):
+                    news.set()
 
 
 async def _refresh(client: aiohttp.ClientSession) -> None:
@@ -186,7 +201,12 @@ async def _tabs(address: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]
             for context in browser.contexts:
                 await context.close()
             for _ in range(many):  # each in a window of its own, so that none is behind another
-                await (await browser.new_page()).goto(f"{address}/orchestration/")
+                page = await browser.new_page()
+                await page.goto(f"{address}/orchestration/")
+                while not (await page.inner_text("#status")).startswith(
+                    "as of"
+                ):  # a tab that shows nothing costs nothing
+                    await page.wait_for_timeout(50)
 
         yield tabs
         await browser.close()

@@ -25,6 +25,7 @@ from bandmaster.learner import Learner
 from bandmaster.policies.traditional import RandomPolicy
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
 from bandmaster.visualizer.keeper import Keeper, about
+from benchmarks.log_speed import peak_mb
 from benchmarks.scenario import PageSpeed
 from benchmarks.sources import Place, UnavailableError
 
@@ -34,7 +35,11 @@ SAMPLES = 2000
 AT_ONCE = 500
 """Decisions between two looks of the learner."""
 
+ENDS = 1_790_000_000.0
+"""When a made journal ends (Unix s): long ago, so that the page opens with all of it."""
+
 LABEL_DELAY_S = 5.0
+PATIENCE_S = 60.0
 ROUNDS = 5
 MB = 1e6
 
@@ -57,7 +62,7 @@ DRAWN = """async (choose) => {
   const select = document.querySelector(`[name=${name}]`);
   select.value = value;
   select.dispatchEvent(new Event('change', { bubbles: true }));
-  return drawn;
+  return Promise.race([drawn, new Promise((_, fail) => setTimeout(() => fail(new Error('nothing was drawn')), 60000))]);
 }"""
 """Chooses something, and gives the ms until all charts have been drawn anew."""
 
@@ -71,8 +76,8 @@ def measure(scenario: PageSpeed, place: Place, told: Callable[[str], None]) -> d
     journal = _journal(scenario, place, told)
     told(f"{scenario.id}: looking at {journal}")
     with _served(journal) as (address, server), _browser() as browser:
-        idle = server.memory_info().rss
-        firsts, windows, most = [], [], idle
+        idle = server.memory_info().rss / MB
+        firsts, windows = [], []
         for _ in range(ROUNDS):
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             page = context.new_page()
@@ -80,8 +85,8 @@ def measure(scenario: PageSpeed, place: Place, told: Callable[[str], None]) -> d
             page.uncheck("[name=live]")
             for choice in _choices(page):
                 windows.append(page.evaluate(DRAWN, choice) / 1e3)
-                most = max(most, server.memory_info().rss)
             context.close()
+        most = peak_mb(server.pid)
     return {
         "decisions": float(scenario.decisions),
         "journal_mb": journal.stat().st_size / MB,
@@ -89,7 +94,7 @@ def measure(scenario: PageSpeed, place: Place, told: Callable[[str], None]) -> d
         "first_median_s": float(np.median(firsts)),
         "window_s": max(windows),
         "window_median_s": float(np.median(windows)),
-        "memory_mb": (most - idle) / MB,
+        "memory_mb": most - idle,
     }
 
 
@@ -97,6 +102,7 @@ def _opened(page: Any, address: str) -> float:
     began = time.perf_counter()
     page.goto(address)
     while not page.evaluate("document.getElementById('status').textContent.startsWith('as of')"):
+        assert time.perf_counter() - began < PATIENCE_S, f"{address} shows nothing"
         page.wait_for_timeout(5)
     page.evaluate("new Promise(requestAnimationFrame)")
     return time.perf_counter() - began
@@ -146,7 +152,7 @@ def _browser() -> Iterator[Any]:
 
 
 def _journal(scenario: PageSpeed, place: Place, told: Callable[[str], None]) -> Path:
-    """A journal of so many decisions up to now, with its chronicle; made once, by what makes them in a service."""
+    """A journal of so many decisions up to ``ENDS``, with its chronicle; made once, by what makes them in a service."""
     kept = place.cache / "journals" / f"{scenario.decisions}-{scenario.days:g}"
     if not kept.is_dir():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,7 @@ def _make(path: Path, scenario: PageSpeed, told: Callable[[str], None]) -> None:
     keeper.chronicle.describe(about(learner))
     journal = SqliteJournal(path, Keys(b"k" * 32), complete=lambda d, a: keeper.decided(learner, d, a))
     spool = SqliteSpool(spool_folder(path), "1")
-    step, start = scenario.days * 86400.0 / scenario.decisions, time.time() - scenario.days * 86400.0
+    step, start = scenario.days * 86400.0 / scenario.decisions, ENDS - scenario.days * 86400.0
     for first in range(0, scenario.decisions, AT_ONCE):
         made = [_at(samples[k % SAMPLES], k, start + k * step) for k in range(first, first + AT_ONCE)]
         for joined in made:
