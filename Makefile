@@ -23,7 +23,7 @@ bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BE
 	$(BIN)/python -m benchmarks $(BENCH)
 
 pictures: $(VENV)/.extras debian  ## those of the README and the docs, from real runs: some six minutes
-	$(BIN)/python docs/pictures.py
+	$(BIN)/python -m docs.pictures
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,16 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import aiohttp
 import numpy as np
-import polars as pl
 
 from bandmaster import demo
 from bandmaster.core import FloatArray
 from bandmaster.intervals import t_interval
-from benchmarks.page_speed import FLAGS, chromium
+from benchmarks.browser import FLAGS, IS_SHOWN, chromium
 from benchmarks.scenario import PageCost
 from benchmarks.sources import Place
 
@@ -30,13 +29,8 @@ PEOPLE, BROWSER = "people", "browser"
 
 REFRESH_S = 2.0
 ASKED = (
-    "about",
-    "series?from={start:.0f}&to={end:.0f}",
-    "events?from={start:.0f}",
-    "decisions?limit=100",
-    "edits",
-    "state",
-)
+    "about", "series?from={start:.0f}&to={end:.0f}", "events?from={start:.0f}", "decisions?limit=100", "edits", "state",
+)  # fmt: skip
 """As the page refreshes itself: how often at most, and what it asks for."""
 
 HOUR_S, STEP_S = 3600.0, 10.0
@@ -52,7 +46,7 @@ def measure(scenario: PageCost, place: Place, told: Callable[[str], None]) -> di
     plan.out.mkdir(parents=True, exist_ok=True)
     demo.train(plan)
     (path,) = demo.record(plan, lambda: None)
-    images = _images(path.as_posix())
+    images, _ = demo.read_images(path)
     with demo.serving(plan) as address:
         asyncio.run(_throughput(address, images, scenario.callers, scenario.turn_s))  # until everything is warm
         found: dict[str, float | None] = {}
@@ -78,12 +72,6 @@ def _lost(scenario: PageCost, address: str, images: FloatArray, who: str, name: 
         f"{name}_high": high,
         f"{name}_per_s": float(np.median(alone)),
     }
-
-
-def _images(path: str) -> FloatArray:
-    frame = pl.read_parquet(path)
-    pixels = [name for name in frame.columns if name[0] == "x" and name[1:].isdigit()]
-    return frame.select(pixels).to_numpy()
 
 
 async def _throughput(address: str, images: FloatArray, callers: int, seconds: float) -> float:
@@ -112,25 +100,21 @@ async def _throughput(address: str, images: FloatArray, callers: int, seconds: f
 def _lookers(address: str, who: str, tabs: int) -> Iterator[Callable[[bool], None]]:
     command = [sys.executable, "-m", "benchmarks.page_cost", address, who, str(tabs)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        told, done = process.stdin, process.stdout
+        assert told is not None and done is not None  # noqa: PT018 they are pipes
 
         def look(looking: bool) -> None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(f"{looking}\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == f"{looking}\n", f"{who} cannot look at {address}"
+            print(looking, file=told, flush=True)
+            assert done.readline() == f"{looking}\n", f"{who} cannot look at {address}"
             time.sleep(SETTLING_S)
 
         yield look
-        process.stdin.close()
+        told.close()
 
 
 async def _obey(address: str, who: str, tabs: int) -> None:
     """Look, or do not, as the lines on standard input say."""
-    async with AsyncExitStack() as opened:
-        open_tabs = await opened.enter_async_context(_people(address) if who == PEOPLE else _tabs(address))
+    async with _people(address) if who == PEOPLE else _tabs(address) as open_tabs:
         while line := await asyncio.to_thread(sys.stdin.readline):
             await open_tabs(tabs if line == "True\n" else 0)
             print(line, end="", flush=True)
@@ -203,9 +187,7 @@ async def _tabs(address: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]
             for _ in range(many):  # each in a window of its own, so that none is behind another
                 page = await browser.new_page()
                 await page.goto(f"{address}/orchestration/")
-                while not (await page.inner_text("#status")).startswith(
-                    "as of"
-                ):  # a tab that shows nothing costs nothing
+                while not await page.evaluate(IS_SHOWN):  # a tab that shows nothing costs nothing
                     await page.wait_for_timeout(50)
 
         yield tabs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,9 +23,10 @@ from bandmaster.learner import Learner
 from bandmaster.policies.traditional import RandomPolicy
 from bandmaster.testing import sample_experiences, sample_learner, sample_log
 from bandmaster.visualizer.keeper import Keeper, about
+from benchmarks.browser import IS_SHOWN, browsing, chromium
 from benchmarks.log_speed import peak_mb
 from benchmarks.scenario import PageSpeed
-from benchmarks.sources import Place, UnavailableError
+from benchmarks.sources import Place
 
 SAMPLES = 2000
 """So many different requests, over and over."""
@@ -42,14 +41,6 @@ LABEL_DELAY_S = 5.0
 PATIENCE_S = 60.0
 ROUNDS = 5
 MB = 1e6
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-dev-shm-usage",
-]
 
 DRAWN = """async (choose) => {
   const chart = [...document.querySelectorAll('#panels .chart')].at(-1);
@@ -70,18 +61,19 @@ DRAWN = """async (choose) => {
 def measure(scenario: PageSpeed, place: Place, told: Callable[[str], None]) -> dict[str, float | None]:
     """The figures of ``scenario``: ``first_s``, from asking for the page until all of it is drawn, and ``window_s``,
     from choosing another window or filter until that is drawn, each the worst of ``ROUNDS`` in new tabs; and
-    ``memory_mb``, by how much the server's memory has grown by then. Raises ``UnavailableError`` without a browser.
+    ``memory_mb``, by how
+    much the server's memory was above that of its start, at most. Raises ``UnavailableError`` without a browser.
     """
     chromium()
     journal = _journal(scenario, place, told)
     told(f"{scenario.id}: looking at {journal}")
-    with _served(journal) as (address, server), _browser() as browser:
+    with _served(journal) as (address, server), browsing() as browser:
         idle = server.memory_info().rss / MB
         firsts, windows = [], []
         for _ in range(ROUNDS):
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             page = context.new_page()
-            firsts.append(_opened(page, address))
+            firsts.append(opened(page, address))
             page.uncheck("[name=live]")
             for choice in _choices(page):
                 windows.append(page.evaluate(DRAWN, choice) / 1e3)
@@ -98,10 +90,11 @@ def measure(scenario: PageSpeed, place: Place, told: Callable[[str], None]) -> d
     }
 
 
-def _opened(page: Any, address: str) -> float:
+def opened(page: Any, address: str) -> float:
+    """Open the dashboard in a tab; how long that took until all of it was drawn, in s."""
     began = time.perf_counter()
     page.goto(address)
-    while not page.evaluate("document.getElementById('status').textContent.startsWith('as of')"):
+    while not page.evaluate(IS_SHOWN):
         assert time.perf_counter() - began < PATIENCE_S, f"{address} shows nothing"
         page.wait_for_timeout(5)
     page.evaluate("new Promise(requestAnimationFrame)")
@@ -128,26 +121,6 @@ def _served(journal: Path) -> Iterator[tuple[str, psutil.Process]]:
             server.terminate()
 
 
-def chromium() -> str:
-    """Where the browser is. Raises ``UnavailableError`` where it, or what drives it, is missing."""
-    path = shutil.which("chromium")
-    if path is None:
-        raise UnavailableError("chromium is not installed: apt-get install chromium")
-    if importlib.util.find_spec("playwright") is None:
-        raise UnavailableError("playwright is not installed: pip install playwright")
-    return path
-
-
-@contextmanager
-def _browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser
-        browser.close()
-
-
 # ---- The journal -------------------------------------------------------------------------------------------------
 
 
@@ -157,9 +130,10 @@ def _journal(scenario: PageSpeed, place: Place, told: Callable[[str], None]) -> 
     if not kept.is_dir():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            _make(Path(folder) / "orchestration.db", scenario, told)
-            shutil.move(folder, kept)
-            Path(folder).mkdir()  # for the context to remove
+            made = Path(folder) / "made"
+            made.mkdir()
+            _make(made / "orchestration.db", scenario, told)
+            made.rename(kept)
     return kept / "orchestration.db"
 
 

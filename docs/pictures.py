@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
-
 from bandmaster import demo
 from bandmaster.cli.shown import counting
+from benchmarks.browser import browsing
+from benchmarks.page_speed import DRAWN, opened
 
 DOCS = Path(__file__).parent
 REQUESTS = 24_000
@@ -33,27 +33,15 @@ def main() -> None:
 
 def take(address: str) -> None:
     """Pictures of the dashboard, and of one decision in it."""
-    path = shutil.which("chromium")
-    assert path is not None, "install Debian's chromium: `make debian` does"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+    with browsing() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1250})
-        page.goto(f"{address}/orchestration/")
-        shown(page)
+        opened(page, f"{address}/orchestration/")
         page.uncheck("[name=live]")
-        page.select_option("[name=span]", "0")
-        shown(page)
+        page.evaluate(DRAWN, ("span", "0"))
         page.screenshot(path=DOCS / "dashboard.png")
         page.click("#decisions tbody tr:first-child button")
         page.wait_for_selector("#decision[open]", timeout=SHOWN_MS)
         page.locator("#decision").screenshot(path=DOCS / "decision.png")
-        browser.close()
-
-
-def shown(page: Page) -> None:
-    """Wait until all that was asked for is there."""
-    page.wait_for_load_state("load")
-    page.wait_for_timeout(3000)
 
 
 if __name__ == "__main__":

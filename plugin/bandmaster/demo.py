@@ -243,12 +243,18 @@ class Client:
         raise BandmasterError(f"{counts['joined']} of {wanted} labels were joined to their decisions in {SETTLE_S:g} s")
 
 
-def send_live(address: str, log: Path, told: Callable[[int, float], None]) -> float:
-    """Send the traffic of a recorded log to a running service. Returns the seconds that took."""
+def read_images(log: Path) -> tuple[FloatArray, list[int]]:
+    """The images of a recorded log, (n, pixels), and what they show."""
     frame = pl.read_parquet(log)
     pixels = [c for c in frame.columns if c[0] == "x" and c[1:].isdigit()]
+    return frame.select(pixels).to_numpy(), frame["label"].to_list()
+
+
+def send_live(address: str, log: Path, told: Callable[[int, float], None]) -> float:
+    """Send the traffic of a recorded log to a running service. Returns the seconds that took."""
+    images, labels = read_images(log)
     began = time.monotonic()
-    asyncio.run(Client(address, told).send(frame.select(pixels).to_numpy(), frame["label"].to_list()))
+    asyncio.run(Client(address, told).send(images, labels))
     return time.monotonic() - began
 
 

@@ -222,7 +222,7 @@ class _Watching(BaseCallback):
         self._due = course.steps + training.every
 
     def _on_rollout_start(self) -> None:
-        if isinstance(self.model, PPO | A2C) and self._course.variety is not None:
+        if self._course.variety is not None:  # DQN has none
             self.model.ent_coef = self._course.variety * max(1.0 - self.num_timesteps / self._training.steps, 0.0)
 
     def _on_step(self) -> bool:

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-]  # fmt: skip
+from benchmarks.browser import IS_SHOWN, browsing
 
 
 def until(page: Any, expression: str, arg: Any = None, within_s: float = 30.0) -> None:
     """Wait until something is so in the page. Playwright's own way needs ``eval``, which the page forbids."""
     end = time.monotonic() + within_s
     while not page.evaluate(expression, arg):
-        told = page.text_content("#status")
-        assert time.monotonic() < end, f"not within {within_s:g} s: {expression}; the page says {told}"
+        assert time.monotonic() < end, f"not within {within_s:g} s: {expression}; {page.text_content('#status')}"
         page.wait_for_timeout(50)
 
 
 def opened(tab: Tab, address: str) -> Any:
     """The dashboard, once it has drawn something."""
     tab.page.goto(address)
-    until(tab.page, "document.getElementById('status').textContent.startsWith('as of')")
+    until(tab.page, IS_SHOWN)
     return tab.page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium")
-    assert path is not None, "install Debian's chromium: `make debian` does"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 class Tab:

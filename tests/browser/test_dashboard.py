@@ -14,6 +14,7 @@ import pytest
 
 from bandmaster.guard import Mode
 from bandmaster.journal.reading import JournalReader
+from benchmarks.browser import IS_SHOWN
 from tests.browser.conftest import Tab, opened, until
 from tests.end_to_end.servers import Server, environment, eventually, served
 from tests.serving.tiny import CLASSES, LABELS, ROWS, project
@@ -86,8 +87,8 @@ def asks_for(url: str, seconds: int) -> bool:
 
 
 SHOWN = """([first, points]) => {
-  const axis = echarts.getInstanceByDom(document.getElementById('members-chart')).getOption();
-  return axis.series[0].data.length === points && axis.series[0].data[0][0] === 1000 * first;
+  const [line] = echarts.getInstanceByDom(document.getElementById('members-chart')).getOption().series;
+  return line.data.length === points && line.data[0][0] === 1000 * first;
 }"""
 
 
@@ -161,17 +162,14 @@ def test_the_kill_switch_has_the_baseline_answer_and_is_written_down(
 ) -> None:
     server = service[0]
     page = opened(tab, f"{server.url}/orchestration/")
-    page.click("#pin")
-    page.fill("#act [name=why]", "complaints")
-    page.click("#act [value=do]")
+    acted(page, "#pin", why="complaints")
     until(page, "document.getElementById('pin').textContent.includes('guard decide again')")
     answer = server.client.post("/classify", json={"input_series": [ROWS[0].tolist()]})
     id_ = answer.headers["x-orchestration-decision"]
     decision = eventually(lambda: _decision(server, id_), "the decision is recorded")
     assert decision["plan"] == "linear+tree+bayes+fragile"
     until(page, "document.getElementById('events').textContent.includes('complaints, says local')")
-    page.click("#pin")
-    page.click("#act [value=do]")
+    acted(page, "#pin")
     until(page, "document.getElementById('pin').textContent.includes('baseline answer everything')")
     assert server.client.get("/orchestration/state").json()["guard"]["pinned"] is None
 
@@ -184,17 +182,11 @@ def test_the_guard_is_changed_and_changed_back_and_both_are_written_down(
     page.click("#guard")
     assert page.eval_on_selector_all("#act option", "found => found.map((o) => o.value)") == list(get_args(Mode))
     page.keyboard.press("Escape")  # nothing was asked for
-    page.click("#guard")
-    page.select_option("#act [name=mode]", "canary")
-    page.fill("#act [name=baseline]", "linear+tree")
-    page.fill("#act [name=why]", "a trial")
-    page.click("#act [value=do]")
+    acted(page, "#guard", mode="canary", baseline="linear+tree", why="a trial")
     eventually(lambda: guard(server) == ("canary", "linear+tree"), "the guard is as the page says")
     until(page, "document.getElementById('health').textContent.includes('canary, baseline linear+tree')")
     until(page, "document.getElementById('edits').textContent.includes('a trial')")
-    page.click("#revert-0")
-    page.fill("#act [name=why]", "it is over")
-    page.click("#act [value=do]")
+    acted(page, "#revert-0", why="it is over")
     eventually(lambda: guard(server) == ("live", "all"), "the guard is as it was")
     until(page, "document.getElementById('edits').textContent.includes('it is over')")
     trial, over = server.client.get("/orchestration/edits").json()
@@ -204,9 +196,7 @@ def test_the_guard_is_changed_and_changed_back_and_both_are_written_down(
 
 def test_a_wrong_baseline_is_told_where_it_was_asked_for(tab: Tab, service: tuple[Server, Traffic, Path]) -> None:
     page = opened(tab, f"{service[0].url}/orchestration/")
-    page.click("#guard")
-    page.fill("#act [name=baseline]", "nonsense")
-    page.click("#act [value=do]")
+    acted(page, "#guard", baseline="nonsense")
     until(page, "document.querySelector('#act [role=alert]').textContent.includes('nonsense')")
     assert page.input_value("#act [name=baseline]") == "nonsense"
     page.keyboard.press("Escape")
@@ -223,9 +213,8 @@ def test_who_looks_with_one_token_acts_with_another(tab: Tab, tmp_path: Path) ->
         page.goto(f"{server.url}/orchestration/")
         page.fill("#token [name=token]", tokens["BANDMASTER_DASHBOARD_TOKEN"])
         page.click("#token button")
-        until(page, "document.getElementById('status').textContent.startsWith('as of')")
-        page.click("#pin")
-        page.click("#act [value=do]")
+        until(page, IS_SHOWN)
+        acted(page, "#pin")
         page.fill("#act [name=token]", tokens["BANDMASTER_ADMIN_TOKEN"])
         page.click("#act [value=do]")
         until(page, "document.getElementById('pin').textContent.includes('guard decide again')")
@@ -233,6 +222,18 @@ def test_who_looks_with_one_token_acts_with_another(tab: Tab, tmp_path: Path) ->
         page.goto("about:blank")
     assert [said for said in tab.wrong if "401" not in said] == []
     tab.wrong.clear()
+
+
+def acted(page: Any, button: str, **given: str) -> None:
+    """Press a button, and in its dialog give what is asked for and have it done."""
+    page.click(button)
+    for name, value in given.items():
+        place = f"#act [name={name}]"
+        if name == "mode":
+            page.select_option(place, value)
+        else:
+            page.fill(place, value)
+    page.click("#act [value=do]")
 
 
 def guard(server: Server) -> tuple[str, str]:
