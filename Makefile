@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus
+test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus, PostgreSQL
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -32,9 +32,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy -p models
 	$(BIN)/mypy -p benchmarks
 
-debian:  ## a browser and a Prometheus, for the tests of what they show
-	@command -v chromium >/dev/null && command -v prometheus >/dev/null || { $(AS_ROOT) apt-get update -qq && \
-		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium prometheus >/dev/null; }
+debian:  ## a browser, Prometheus, PostgreSQL and nginx, for the tests that need real ones
+	@command -v chromium >/dev/null && command -v prometheus >/dev/null && test -x /usr/sbin/nginx && test -d /usr/lib/postgresql || \
+		{ $(AS_ROOT) apt-get update -qq && \
+		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium prometheus postgresql nginx >/dev/null; }
 
 clean:
 	rm -rf $(VENV) build
@@ -53,5 +54,5 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser]'
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,postgres,kubernetes]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo

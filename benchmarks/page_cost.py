@@ -29,7 +29,7 @@ PEOPLE, BROWSER = "people", "browser"
 
 REFRESH_S = 2.0
 ASKED = (
-    "about", "series?from={start:.0f}&to={end:.0f}", "events?from={start:.0f}", "decisions?limit=100", "edits", "state",
+    "about", "series?from={start:.0f}&to={end:.0f}", "events?from={start:.0f}", "decisions?limit=50", "edits", "state",
 )  # fmt: skip
 """As the page refreshes itself: how often at most, and what it asks for."""
 

@@ -32,9 +32,9 @@ ReadBlock = Callable[[], tuple[Mapping[str, Any], Source]]
 class ConfigManager:
     """The one way in which a configuration is changed. Each method is one step: it is done, or nothing is."""
 
-    def __init__(self, read: ReadBlock, journal: Path) -> None:
-        """``journal`` is the journal's database, beside which the overlay lies."""
-        self._read, self.edits = read, Edits(journal)
+    def __init__(self, read: ReadBlock, edits: Edits) -> None:
+        """``edits`` are those over the block that is ``read``."""
+        self._read, self.edits = read, edits
 
     def effective(self) -> Config:
         """What is in force: the user's block with the overlay over it. Raises ``ConfigError`` where that is wrong."""

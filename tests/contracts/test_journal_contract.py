@@ -37,10 +37,11 @@ def test_every_journal_keeps_every_rule(kind, rule, tmp_path):
 
 
 def test_no_journal_escapes_the_suite():
-    found = pkgutil.iter_modules(bandmaster.journal.__path__, "bandmaster.journal.")
-    modules = [importlib.import_module(module.name) for module in found]
+    found = [module.name for module in pkgutil.iter_modules(bandmaster.journal.__path__, "bandmaster.journal.")]
+    found.remove("bandmaster.journal.postgres")  # tests/postgres runs the suite over it
+    modules = [importlib.import_module(name) for name in found]
     classes = {c for m in modules for _, c in inspect.getmembers(m, inspect.isclass)}
-    assert {c for c in classes if c is not Journal and issubclass(c, Journal)} == set(SUITE)
+    assert {c for c in classes if issubclass(c, Journal) and not inspect.isabstract(c)} - {Journal} == set(SUITE)
 
 
 class Forgetful(MemoryJournal):

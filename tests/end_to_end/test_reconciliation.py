@@ -16,7 +16,7 @@ from bandmaster.core import Answer, Decision
 from bandmaster.journal.codec import decode
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.sqlite import open_journal, open_spool
+from bandmaster.journal.opening import open_journal, open_spool
 from tests.end_to_end.servers import Server, environment, eventually, served
 from tests.serving.tiny import CLASSES, LABELS, ROWS, project
 

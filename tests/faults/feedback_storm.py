@@ -28,7 +28,7 @@ from bandmaster.core import Outcome
 from bandmaster.journal.codec import decode
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.sqlite import open_journal
+from bandmaster.journal.opening import open_journal
 from tests.end_to_end.servers import Server, environment, served
 from tests.faults.command import parser
 from tests.serving.tiny import CLASSES, LABELS, ROWS, project

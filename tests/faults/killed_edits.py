@@ -33,8 +33,9 @@ import sys
 from pathlib import Path
 from bandmaster import config
 from bandmaster.config_manager import ConfigManager
+from bandmaster.edits import Edits
 file = Path(sys.argv[1])
-manager = ConfigManager(lambda: config.read_block(file), file.parent / "orchestration.db")
+manager = ConfigManager(lambda: config.read_block(file), Edits(file.parent / "orchestration.db"))
 k = manager.edits.in_force().version
 print("ready", flush=True)
 while True:

@@ -23,7 +23,7 @@ import psutil
 
 from bandmaster.config import load
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.sqlite import open_journal
+from bandmaster.journal.opening import open_journal
 from tests.end_to_end.servers import Server, environment, served
 from tests.faults.command import parser
 from tests.serving.tiny import CLASSES, LABELS, ROWS, project

@@ -26,6 +26,7 @@ import yaml
 from bandmaster.config import read_block
 from bandmaster.config_manager import ConfigManager
 from bandmaster.core import BandmasterError
+from bandmaster.edits import Edits
 from bandmaster.serving.discovery import in_force
 from bandmaster.serving.live import digest
 from tests.end_to_end.servers import Server, environment, served
@@ -80,7 +81,7 @@ class Editor:
         self.file, self._server, self._found = folder / "bentofile.yaml", server, found
         self._read = partial(read_block, self.file)
         self._written = self.file.read_text()
-        self.manager = ConfigManager(self._read, folder / "orchestration.db")
+        self.manager = ConfigManager(self._read, Edits(folder / "orchestration.db"))
         self._rng = np.random.default_rng(seed)
         self.overlays, self.made = [b""], 0
         self._extra = 0

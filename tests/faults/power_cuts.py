@@ -25,7 +25,7 @@ from bandmaster import build
 from bandmaster.config import load
 from bandmaster.core import Request
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.sqlite import open_journal
+from bandmaster.journal.opening import open_journal
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker

@@ -21,6 +21,7 @@ from sklearn.tree import DecisionTreeClassifier
 from bandmaster.build import Hosted
 from bandmaster.config import Config, read_block
 from bandmaster.config_manager import ConfigManager
+from bandmaster.edits import Edits
 from bandmaster.journal.places import locate
 from bandmaster.serving.discovery import placed
 from bandmaster.serving.live import Made
@@ -57,7 +58,7 @@ class Iris:
 def made_of(config: Config, hosted: Hosted) -> Made:
     """What a service is made of that serves by ``config``."""
     read = partial(read_block, Path(config.source.name))
-    return Made(placed(config), hosted, ConfigManager(read, locate(config.journal, config.root)), read)
+    return Made(placed(config), hosted, ConfigManager(read, Edits(locate(config.journal, config.root))), read)
 
 
 @cache

@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def manager(file: Path) -> ConfigManager:
-    return ConfigManager(lambda: config.read_block(file), file.parent / "orchestration.db")
+    return ConfigManager(lambda: config.read_block(file), Edits(file.parent / "orchestration.db"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ ROOMS = [
     ],
     [
         *("members", "policies", "journal", "drift", "power", "meter", "pin", "regimes", "state", "value_planner"),
-        *("agents", "conductor", "rehearsal", "shadows", "edits"),
+        *("agents", "conductor", "rehearsal", "shadows", "edits", "replicas"),
         *(
             "table",
             "answers",
@@ -46,7 +46,7 @@ ROOMS = [
 PACKAGES = {
     "journal": [
         *("keys", "seal", "ids", "codec", "rules", "places", "snapshots", "spool"),
-        *("schema", "reading", "memory", "sqlite", "checkup"),
+        *("relay", "schema", "reading", "memory", "sql", "sqlite", "postgres", "opening", "checkup"),
     ],
     "serving": [
         "pages",

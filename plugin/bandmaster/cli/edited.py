@@ -16,8 +16,9 @@ from bandmaster import config
 from bandmaster.cli.shown import CONFIG, JOURNAL, JSON, console, new_table, print_json
 from bandmaster.config_manager import ConfigManager, as_flow
 from bandmaster.core import BandmasterError
-from bandmaster.edits import Edit, as_mapping, leaves
-from bandmaster.journal.places import journal_file
+from bandmaster.edits import Edit, Edits, as_mapping, leaves
+from bandmaster.journal.opening import edits_of
+from bandmaster.journal.places import journal_url
 
 WHY = click.option("--why", default="by hand", show_default=True, help="Kept in the log.")
 
@@ -125,7 +126,8 @@ def adopt(file: Path, journal: Path | None) -> None:
 
 def _manager(file: Path, journal: Path | None) -> ConfigManager:
     own = config.load(file)
-    return ConfigManager(partial(config.read_block, file), journal_file(journal, own.journal, file.parent))
+    edits = Edits(journal) if journal else edits_of(journal_url(own.journal), file.parent)
+    return ConfigManager(partial(config.read_block, file), edits)
 
 
 def _author() -> str:

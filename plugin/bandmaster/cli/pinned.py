@@ -9,7 +9,8 @@ import click
 from bandmaster import config
 from bandmaster.cli.shown import CONFIG, JOURNAL
 from bandmaster.core import BandmasterError
-from bandmaster.journal.places import journal_file
+from bandmaster.journal.opening import pin_of
+from bandmaster.journal.places import journal_url
 from bandmaster.pin import Pin
 
 
@@ -54,4 +55,5 @@ def _pin(file: Path, journal: Path | None) -> tuple[Pin, str]:
             f"{file}: {read.source.path}.guard is none, so that nothing says who answers instead of the policy; "
             "write guard: {mode: live, baseline: constant}"
         )
-    return Pin(journal_file(journal, read.journal, file.parent)), read.guarding.baseline
+    found = Pin(journal) if journal else pin_of(journal_url(read.journal), file.parent)
+    return found, read.guarding.baseline

@@ -22,6 +22,8 @@ from bandmaster.core import Task
 from bandmaster.probes import Probing
 from bandmaster.yaml_reader import At, Book, dotted, read_text, read_yaml
 
+JOURNAL = r"(sqlite:///[^\s?#]+|postgres(ql)?://[^\s#]+(#[^\s#?]+)?)"
+
 
 def load(path: Path) -> Config:
     """Read a bentofile with ``args: orchestration:``, or a file with ``orchestration:`` at the top.
@@ -113,7 +115,8 @@ def _config(at: At, source: Source) -> Config:
         faults=read_faults(get("faults"), task),
         feedback=(feedback := _feedback(get("feedback"))),
         features=_features(get("features")),
-        journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
+        journal=text_of(get("journal"), JOURNAL, "sqlite:///orchestration.db, or postgresql://user@host/database")
+        or default.journal,
         durability=choice_of(get("durability"), default.durability, ("group", "full")),
         retention_s=_retention(get("retention"), feedback.window_s),
         seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,

@@ -10,7 +10,10 @@ from bandmaster.core import BandmasterError
 JOURNAL_VARIABLE = "BANDMASTER_JOURNAL"
 """An environment variable whose URL stands for the block's ``journal``."""
 
-_SCHEME = "sqlite:///"
+_SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
+
+REPLICA = "replica.db"
+"""The file that stands for a database elsewhere, where its URL names none."""
 
 
 def journal_url(declared: str) -> str:
@@ -29,14 +32,29 @@ def lease_file(journal: Path) -> Path:
 
 
 def locate(url: str, root: Path) -> Path:
-    """The file that ``sqlite:///relative.db`` (to ``root``) or ``sqlite:////absolute.db`` names.
+    """The file of this machine, beside which all else lies, that a journal's URL names: the database itself with
+    ``sqlite:///relative.db`` (to ``root``) or ``sqlite:////absolute.db``; what stands for it here with
+    ``postgresql://host/database#relative.db``, where ``#`` and the file may be left out.
 
     Raises ``BandmasterError`` for any other URL.
     """
-    name = url.removeprefix(_SCHEME)
-    if not url.startswith(_SCHEME) or not name or "?" in name or "#" in name:
+    if url.startswith(_POSTGRES):
+        return root / (url.partition("#")[2] or REPLICA)
+    name = url.removeprefix(_SQLITE)
+    if not url.startswith(_SQLITE) or not name or "?" in name or "#" in name:
         raise BandmasterError(
-            f"journal: {url!r} names no journal; sqlite:/// is supported: sqlite:///relative.db or"
-            " sqlite:////absolute/path.db"
+            f"journal: {url!r} names no journal; write sqlite:///relative.db, sqlite:////absolute/path.db or"
+            " postgresql://user@host/database"
         )
     return root / name
+
+
+def elsewhere(url: str) -> str | None:
+    """The connection URI of the database that a journal's URL names; ``None`` where that is a file of this machine."""
+    return url.partition("#")[0] if url.startswith(_POSTGRES) else None
+
+
+def anchored(url: str, root: Path) -> str:
+    """The URL with its file's absolute path. Raises ``BandmasterError`` as ``locate`` does."""
+    path = locate(url, root).absolute()
+    return f"{_SQLITE}{path}" if elsewhere(url) is None else f"{elsewhere(url)}#{path}"

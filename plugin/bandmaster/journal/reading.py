@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bandmaster.core import Answer, BandmasterError, Decision, DriftEvent, Joined, Outcome, Reward
 from bandmaster.journal.codec import decode
@@ -39,30 +40,24 @@ class Recorded:
     reward: Reward | None
 
 
-class JournalReader:
-    """Reads a journal's file; for one thread at a time. Every method raises ``BandmasterError`` when it is no journal.
+class Reading(ABC):
+    """Reads a journal; for one thread at a time. Every method raises ``BandmasterError`` when it is no journal.
 
-    What the workers have recorded and the owner not taken over yet it does not see.
+    What workers have recorded and nobody has taken over yet it does not see.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise BandmasterError(f"{path}: no such journal; name its file")
-        self._path = path
-        with self._errors():
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, check_same_thread=False
-            )
-
-    def __enter__(self) -> JournalReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.close()
 
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
     def all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._errors():
-            return self._connection.execute(query, values).fetchall()
+        """The rows of a query, whose values stand where it has ``?``."""
 
     def since(self, seq: int) -> Iterator[Joined]:
         """Every joined decision after ``seq``, in order of settlement."""
@@ -90,6 +85,26 @@ class JournalReader:
     def events(self, since: float = -math.inf) -> list[DriftEvent]:
         """The alarms since Unix time ``since`` (s), the oldest first; damaged ones are passed over."""
         return list(takewhile(lambda event: event.at >= since, newest_events(self.all)))[::-1]
+
+
+class JournalReader(Reading):
+    """Reads a journal's file."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise BandmasterError(f"{path}: no such journal; name its file")
+        self._path = path
+        with self._errors():
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, check_same_thread=False
+            )
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

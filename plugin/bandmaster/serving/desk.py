@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -16,8 +18,8 @@ from bandmaster.config_manager import ConfigManager
 from bandmaster.core import BandmasterError
 from bandmaster.edits import Edit
 from bandmaster.guard import Mode
+from bandmaster.journal.opening import open_reader, pin_of
 from bandmaster.journal.places import locate
-from bandmaster.pin import Pin
 from bandmaster.serving.door import HEADERS, BodyTooLarge, Door, Refusal, Scope, read_body
 from bandmaster.serving.live import Made
 from bandmaster.serving.pages import StatePage
@@ -53,8 +55,9 @@ class Desk:
     def __init__(self, made: Made, door: Door, worker: Callable[[], Worker], ask_learner: AskLearner) -> None:
         self._door, self._worker, self._ask_learner = door, worker, ask_learner
         self._manager: ConfigManager = made.manager
-        self._journal = locate(made.config.journal, made.config.root)
-        self._views = Views(self._journal, live=True)
+        journal, root = made.config.journal, made.config.root
+        self._switch = pin_of(journal, root)
+        self._views = Views(locate(journal, root), live=True, read=partial(open_reader, journal, root))
 
     def routes(self) -> list[BaseRoute]:
         """What is mounted under ``/orchestration``."""
@@ -83,7 +86,7 @@ class Desk:
             raise Refusal(HTTPStatus.CONFLICT, "guard: is none, so that there is no baseline to answer; write one")
         why = f"{(await _read(request, _Pinning)).why}, says {request.state.holder}"
         try:
-            Pin(self._journal).set(why)
+            await asyncio.to_thread(self._switch.set, why)
         except BandmasterError as problem:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(problem)) from None
         return JSONResponse({"pinned": why})
@@ -91,7 +94,8 @@ class Desk:
     async def _unpin(self, request: Request) -> Response:
         """``DELETE /orchestration/pin`` has the guard decide again."""
         try:
-            return JSONResponse({"pinned": None, "was_pinned": Pin(self._journal).clear()})
+            was_pinned = await asyncio.to_thread(self._switch.clear)
+            return JSONResponse({"pinned": None, "was_pinned": was_pinned})
         except BandmasterError as problem:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, str(problem)) from None
 
@@ -100,12 +104,12 @@ class Desk:
         asked = await _read(request, _Guarding)
         values = {"guard.mode": asked.mode, "guard.baseline": asked.baseline}
         changes = {path: value for path, value in values.items() if value is not None}
-        return _edited(self._manager.apply(changes, self._author(request), asked.why))
+        return _edited(await asyncio.to_thread(self._manager.apply, changes, self._author(request), asked.why))
 
     async def _revert(self, request: Request) -> Response:
         """``POST /orchestration/edits/revert`` has the configuration be what it was at a version."""
         asked = await _read(request, _Reverting)
-        return _edited(self._manager.revert(asked.version, self._author(request), asked.why))
+        return _edited(await asyncio.to_thread(self._manager.revert, asked.version, self._author(request), asked.why))
 
     def _author(self, request: Request) -> str:
         return f"http:{request.state.holder}"

@@ -17,7 +17,8 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from bandmaster.config import Config, ConfigError, Source, parse, read_block
 from bandmaster.config_manager import ConfigManager, ReadBlock, with_edits
-from bandmaster.journal.places import journal_url, locate
+from bandmaster.journal.opening import edits_of
+from bandmaster.journal.places import anchored, journal_url
 
 
 def find_block() -> tuple[Mapping[str, Any], Source]:
@@ -137,7 +138,7 @@ def in_force(read: ReadBlock) -> tuple[Config, ConfigManager]:
     """
     block, source = read()
     own = placed(parse(block, source))
-    manager = ConfigManager(read, locate(own.journal, own.root))
+    manager = ConfigManager(read, edits_of(own.journal, own.root))
     return placed(with_edits(block, source, manager.edits.overlay())), manager
 
 
@@ -149,7 +150,7 @@ def placed(config: Config) -> Config:
     """
     bento = _built_bento()
     root = config.root if bento is None else Path(BentoMLContainer.bentoml_home.get()) / "bandmaster" / bento["name"]
-    journal = f"sqlite:///{locate(journal_url(config.journal), root).absolute()}"
+    journal = anchored(journal_url(config.journal), root)
     built_in = [model for part in (bento or {}, *(bento or {}).get("services", ())) for model in part.get("models", ())]
     pinned = {model["tag"].partition(":")[0]: model["tag"] for model in built_in}
     members = tuple(

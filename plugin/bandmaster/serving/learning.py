@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,8 +37,9 @@ from bandmaster.core import (
 )
 from bandmaster.guard import Guard
 from bandmaster.journal.keys import KEY_FILE, Keys
+from bandmaster.journal.opening import open_journal, shares_of
 from bandmaster.journal.places import lease_file, locate
-from bandmaster.journal.sqlite import open_journal
+from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.learner import Learner
 from bandmaster.metrics import NoFigureError
 from bandmaster.orchestrator import learn
@@ -94,7 +95,9 @@ EXPIRE_EVERY_S = 60.0
 
 
 class LearningLoop:
-    """The one learner of a journal: whoever holds the lease, a lock on a file beside it."""
+    """The one learner of a journal. Of several replicas that share one, whoever leads learns; the others settle what is
+    reported to them, and follow its snapshots.
+    """
 
     def __init__(self, made: Made) -> None:
         """Raises ``BandmasterError`` when another learner holds the lease and does not let go in time."""
@@ -108,17 +111,19 @@ class LearningLoop:
         self._keys = Keys.of(path.parent)
         window_s = config.feedback.window_s
         self._journal = open_journal(config.journal, config.root, self._keys, window_s, self._notice)
-        self._journal.take_over()
+        self._followed = SnapshotReader(path, self._keys)
         self._keeper, self._lag_s = Keeper(path), 0.0
         self._learner, self._spare = self._learners()
-        self._version = 0
-        self._unfit = False
+        self._version, self._cursor = 0, 0  # of the last snapshot, and of the last outcome that was learned from
+        self._leads, self._unfit = False, False
         self._golden: deque[State] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = None if ensemble.regression else Reporters()
         self._pin = Pin(path)
-        self._pinned = self._last_pinned()
-        self._restore()
+        self._shares = shares_of(config.journal, config.root)
+        self._pinned: str | None = None
+        if self._journal.lead():
+            self._begin_to_lead()
 
     def _learners(self) -> tuple[Learner, Learner]:
         """Two that have learned nothing yet, under the configuration that is served by."""
@@ -155,31 +160,41 @@ class LearningLoop:
                 except NoFigureError:
                     continue
 
+    def _begin_to_lead(self) -> None:
+        """Go on where whoever led before left off."""
+        self._learner, self._spare = self._learners()
+        self._pinned = self._last_pinned()
+        self._restore()
+        self._leads = True
+
     def _restore(self) -> None:
         # Versions only ever grow, past those that cannot be read too: workers look for greater ones.
         self._version = self._journal.last_snapshot_version()
-        snapshot, cursor, anew = self._journal.latest_snapshot(), 0, True
+        snapshot, anew = self._journal.latest_snapshot(), True
+        self._cursor = 0
         if snapshot is not None:
             try:
                 self._learner.load(snapshot.payload)
-                cursor, anew = snapshot.cursor, False
+                self._cursor, anew = snapshot.cursor, False
             except BandmasterError as problem:
                 _log.warning("%s", problem)
         if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
             for decision in self._journal.unsettled(time.time() - self._config.feedback.window_s):
                 self._learner.guard.take_up(decision)
-        before = self._journal.since(max(cursor - REMEMBERED, 0)) if cursor else iter(())
-        for joined in itertools.takewhile(lambda j: j.seq <= cursor, before):
+        last = self._cursor
+        before = self._journal.since(max(last - REMEMBERED, 0)) if last else iter(())
+        for joined in itertools.takewhile(lambda j: j.seq <= last, before):
             if self._learner.refuses(joined) is None:
                 self._report(joined)  # its alarms were raised then
         refused = 0
-        for joined in self._journal.since(cursor):
+        for joined in self._journal.since(last):
             if (why := self._learner.refuses(joined)) is None:
                 if anew:  # what was noticed of it is lost with the rest
                     self._notice(joined.decision, joined.answer)
                 self._learn(joined)
             else:
                 refused += 1
+                self._cursor = joined.seq
         self._conducting.adopt(self._config, self._learner)
         self._good = self._learner.dump()
         if refused:
@@ -196,9 +211,24 @@ class LearningLoop:
                     self._alarm(alarm)
         except Exception:
             _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
+        self._cursor = joined.seq
         self._keeper.learned(self._learner, joined, experience)
         self._dirty |= experience is not None
         return experience
+
+    def _catch_up(self) -> None:
+        """Learn from what has been joined, here or by other replicas, and was not learned from yet."""
+        last = self._journal.counts().joined
+        if last > self._cursor:
+            for joined in self._journal.since(self._cursor):
+                self._learn(joined)
+            self._cursor = max(self._cursor, last)  # past what is damaged, too
+
+    def _learn_all(self, joined: Sequence[Joined]) -> dict[str, Experience | None]:
+        """Learn from what was joined just now; after what others have joined before, if there are such."""
+        if joined and joined[0].seq > self._cursor + 1:
+            return {each.decision.id: self._learn(each) for each in self._journal.since(self._cursor)}
+        return {each.decision.id: self._learn(each) for each in joined}
 
     def _alarm(self, event: DriftEvent) -> None:
         self._journal.save_event(event)
@@ -235,7 +265,9 @@ class LearningLoop:
             ]
         outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
         settled = self._journal.settle_all(outcomes)
-        return [self._learned(report, settlement) for report, settlement in zip(reports, settled, strict=True)]
+        joined = [settlement.joined for settlement in settled if settlement.joined is not None]
+        learned = self._learn_all(joined) if self._leads else {}
+        return [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
 
     def _misfit(self, report: Report) -> str | None:
         if report.labels is None:
@@ -250,12 +282,6 @@ class LearningLoop:
             f"decision {report.decision_id} answered {len(found[1].labels)} rows, but {len(report.labels)} labels "
             "came; send a list with one label a row"
         )
-
-    def _learned(self, report: Report, settlement: Settlement) -> Receipt:
-        telemetry.settled(settlement.status.value)
-        experience = self._learn(settlement.joined) if settlement.joined else None
-        reward = experience.reward.value if experience else None
-        return Receipt(decision_id=report.decision_id, status=settlement.status.value, reward=reward)
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -278,8 +304,17 @@ class LearningLoop:
     def tick(self) -> None:
         """Take in what the workers recorded, learn what is due, publish what was learned."""
         now = time.time()
-        for joined in self._journal.due(now):
-            self._learn(joined)
+        leads = self._journal.lead()
+        if self._shares is not None:
+            self._shares.follow()
+        if not leads:
+            self._follow(now)
+            return
+        if not self._leads:
+            _log.info("this replica learns from now on")
+            self._begin_to_lead()
+        self._journal.due(now)
+        self._catch_up()
         if self._learner.guard is not None:
             self._watch(self._learner.guard, now)
         self._conducting.act(self._config, self._learner)
@@ -288,6 +323,15 @@ class LearningLoop:
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._publish(now)
+
+    def _follow(self, now: float) -> None:
+        """Hand on what this replica's workers recorded, and know what the one that leads has learned."""
+        self._leads = False
+        self._journal.drain()
+        if (snapshot := self._followed.latest_after(self._version)) is not None:
+            self._learner.load(snapshot.payload)
+            self._version = snapshot.version
+        self._keeper.tick(self._learner, self._journal, now)
 
     def _publish(self, now: float) -> None:
         """Let workers have what has been learned; or, where it must not go live, what was learned before."""
@@ -305,7 +349,7 @@ class LearningLoop:
         self._unfit = why is not None
         self._keys.refresh()
         self._version += 1
-        self._journal.save_snapshot(Snapshot(self._version, self._journal.counts().joined, now, payload))
+        self._journal.save_snapshot(Snapshot(self._version, self._cursor, now, payload))
         self._good, self._dirty, self._noticed, self._published = payload, False, False, now
         telemetry.stands(self._lag_s, self._version, self._learner.guard, pinned=self._pinned is not None)
 
@@ -356,6 +400,7 @@ class LearningLoop:
         waiting = self._journal.drain()  # what was answered before is counted, not only what a tick has taken in
         counts = self._journal.counts()
         return StatePage(
+            leads=self._leads,
             policy=policy.name,
             policy_version=policy.version,
             snapshot_version=self._version,
@@ -379,10 +424,22 @@ class LearningLoop:
     def close(self) -> None:
         """Publish the last of what was learned and let the lease go."""
         self._published = 0.0
-        self.tick()
-        self._keeper.close()
-        self._journal.close()
-        self._lease.close()
+        try:
+            self.tick()
+        finally:
+            self._keeper.close()
+            self._followed.close()
+            if self._shares is not None:
+                self._shares.close()
+            self._journal.close()
+            self._lease.close()
+
+
+def _receipt(decision_id: str, settlement: Settlement, learned: Mapping[str, Experience | None]) -> Receipt:
+    telemetry.settled(settlement.status.value)
+    experience = learned.get(decision_id) if settlement.joined else None
+    reward = experience.reward.value if experience else None
+    return Receipt(decision_id=decision_id, status=settlement.status.value, reward=reward)
 
 
 def _outcome(report: Report) -> Outcome:

@@ -108,8 +108,11 @@ class ConfigPage(pydantic.BaseModel):
 
 class StatePage(pydantic.BaseModel):
     """What ``GET /orchestration/state`` shows: the learner's view, as of its last outcome. The newest decision that it
-    had taken over was ``lag_s`` old then, and so many more were ``waiting``.
+    had taken over was ``lag_s`` old then, and so many more were ``waiting``. Of replicas that share a journal one
+    ``leads``, and learns; the others show what it published last.
     """
+
+    leads: bool
 
     policy: str
     policy_version: str

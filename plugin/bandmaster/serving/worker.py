@@ -21,9 +21,9 @@ from bandmaster.config import Config
 from bandmaster.core import Answer, BandmasterError, Decision, Request
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
+from bandmaster.journal.opening import open_spool
 from bandmaster.journal.places import locate
 from bandmaster.journal.snapshots import SnapshotReader
-from bandmaster.journal.sqlite import open_spool
 from bandmaster.learner import Learner
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.orchestrator import Orchestrator
@@ -76,7 +76,7 @@ class Worker:
         self._spool = open_spool(config.journal, config.root, f"w{worker}", synced=config.durability == "full")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
         self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
-        self._workers, self._pin = workers, Pin(path)
+        self._workers, self._pin = workers, Pin(path)  # asked at every request: the copy here
         self._rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
         ensemble, self._power = made.hosted.ensemble, Power.of_machine()
         self._meter = CpuTimeMeter(len(ensemble.classes), task=ensemble.task, power=self._power)

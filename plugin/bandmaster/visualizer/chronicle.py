@@ -193,6 +193,9 @@ def _errors(path: Path) -> Iterator[None]:
 
 # ---- Reading -------------------------------------------------------------------------------------------------
 
+DIGITS = 6
+"""So many of a figure are told: more tell nothing, and take long to send."""
+
 SURE = 1.96
 """Standard deviations to either side that hold 95 %."""
 
@@ -297,7 +300,11 @@ def _means(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatA
 
 
 def _listed(values: FloatArray) -> list[float | None]:
-    return [None if math.isnan(value) else float(f"{value:.6g}") for value in values.tolist()]
+    """To ``DIGITS`` digits, NaN as ``None``."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.abs(values))))
+        rounded = np.where(np.isfinite(scale), np.round(values * scale) / scale, values)
+    return [None if value != value else value for value in rounded.tolist()]
 
 
 class Extent(msgspec.Struct, frozen=True):

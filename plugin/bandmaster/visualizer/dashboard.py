@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from bandmaster.core import BandmasterError
 from bandmaster.edits import Edits
-from bandmaster.journal.reading import JournalReader
+from bandmaster.journal.reading import JournalReader, Reading, Recorded
 from bandmaster.visualizer.chronicle import Courses, Extent, Window, chronicle_file, read_courses, read_extent
 from bandmaster.visualizer.explained import explain
 from bandmaster.visualizer.summary import summary
@@ -66,8 +67,11 @@ class Covers(Extent, frozen=True):
 class Views:
     """Answers what the page asks of one journal. Reading goes on in threads, for several who ask the same once."""
 
-    def __init__(self, journal: Path, *, live: bool = False) -> None:
-        self.journal, self._live = journal, live
+    def __init__(self, journal: Path, *, live: bool = False, read: Callable[[], Reading] | None = None) -> None:
+        """``journal`` is the file beside which its chronicle and its edits lie; ``read`` opens the journal, where that
+        is no file.
+        """
+        self.journal, self._live, self._read = journal, live, read or partial(JournalReader, journal)
         self._known: dict[object, tuple[float, asyncio.Future[bytes]]] = {}
 
     def routes(self, guarded: Callable[[Answer], Answer]) -> list[BaseRoute]:
@@ -112,7 +116,7 @@ class Views:
         since = _number(request.query_params, "from", -math.inf)
 
         def read() -> object:
-            with JournalReader(self.journal) as journal:
+            with self._read() as journal:
                 return [{"name": e.name, "at": e.at, "cause": e.cause} for e in journal.events(since)]
 
         return await self._shared(("events", since), read)
@@ -123,14 +127,19 @@ class Views:
         limit = int(_number(request.query_params, "limit", 50.0))
         if not 1 <= limit <= MOST_DECISIONS:
             raise BandmasterError(f"limit: {limit} must lie in 1 … {MOST_DECISIONS}")
-        return await self._shared(("decisions", before, limit), lambda: _listed(self.journal, limit, before))
+
+        def read() -> object:
+            with self._read() as journal:
+                return [_line(found) for found in journal.newest(limit, before)]
+
+        return await self._shared(("decisions", before, limit), read)
 
     async def decision(self, request: Request) -> Response:
         """``GET /orchestration/decisions/{id}``: all that is recorded of one."""
         id_ = request.path_params["id"]
 
         def read() -> object:
-            with JournalReader(self.journal) as journal:
+            with self._read() as journal:
                 found = journal.find(id_)
             if found is None:
                 raise NotThereError(f"no decision {id_[:64]!r} is recorded; it may be on its way, or have been removed")
@@ -168,24 +177,22 @@ class Views:
         return Response(body, media_type="application/json")
 
 
-def _listed(journal: Path, limit: int, before: float) -> list[dict[str, object]]:
-    with JournalReader(journal) as reader:
-        return [
-            {
-                "id": found.decision.id,
-                "at": found.decision.at,
-                "policy": found.decision.policy,
-                "profile": found.decision.profile,
-                "plan": found.decision.plan,
-                "propensity": found.decision.propensity,
-                "confidence": float(found.answer.confidence.mean()),
-                "members": [said.name for said in found.answer.ran],
-                "failed": [said.name for said in found.answer.ran if said.error is not None],
-                "probed": found.decision.probed,
-                "reward": found.reward.value if found.reward else None,
-            }
-            for found in reader.newest(limit, before)
-        ]
+def _line(found: Recorded) -> dict[str, object]:
+    """A decision in the list of them."""
+    decision, answer = found.decision, found.answer
+    return {
+        "id": decision.id,
+        "at": decision.at,
+        "policy": decision.policy,
+        "profile": decision.profile,
+        "plan": decision.plan,
+        "propensity": decision.propensity,
+        "confidence": float(answer.confidence.mean()),
+        "members": [said.name for said in answer.ran],
+        "failed": [said.name for said in answer.ran if said.error is not None],
+        "probed": decision.probed,
+        "reward": found.reward.value if found.reward else None,
+    }
 
 
 def _classes(journal: Path) -> tuple[int | str, ...]:

@@ -133,7 +133,7 @@ def _terms(axes: Axes, served: Served) -> None:
 
 def _members(axes: Axes, served: Served) -> None:
     courses = served.courses
-    answered = np.sum([course.n for course in courses.series["plan"].values()], axis=0)
+    answered = np.array(courses.series["rows"][""].n)
     named = courses.series["ran"]
     for (name, course), colour in zip(named.items(), wheel(len(named)), strict=True):
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -17,7 +17,6 @@ POLICY = "the policy's choice"
 """The name, among plans that would have answered, of what the policy chose, whatever a guard had answer."""
 
 DECIDED: Mapping[str, str] = {
-    "plan": "the probability with which each plan was chosen, where it was",
     "explored": "whether another plan than the most probable one was chosen",
     "exposed": "whether the policy's own choice answered, by the guard",
     "probed": "whether the members left out were asked, too, after the reply",
@@ -62,7 +61,6 @@ class Tally:
 
 def decided(decision: Decision, answer: Answer, ensemble: Ensemble) -> Iterator[Tally]:
     """What a decision and its answer add to the series of ``DECIDED``."""
-    yield Tally("plan", decision.plan, decision.propensity)
     yield Tally("explored", "", float(decision.explored))
     if decision.exposure is not None:
         yield Tally("exposed", "", float(decision.exposure.exposed))

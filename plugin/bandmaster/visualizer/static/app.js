@@ -40,7 +40,7 @@ async function refresh() {
   const [from, to] = span();
   const query = { from, to, policy: filters.policy.value, profile: filters.profile.value };
   const [series, happened, decisions, edits, state] = await Promise.all([
-    ask("series", query), ask("events", { from }), ask("decisions", { limit: 100 }), ask("edits"), extent.live ? ask("state") : null,
+    ask("series", query), ask("events", { from }), ask("decisions", { limit: 50 }), ask("edits"), extent.live ? ask("state") : null,
   ]);
   if (mine !== asked) return; // something else has been asked for since
   const focused = document.activeElement.id;

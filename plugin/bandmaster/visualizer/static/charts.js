@@ -19,7 +19,7 @@ function share(data, name, part) {
   return {
     name,
     values: data.at.map((_, k) => {
-      const all = count(data.series.plan, k);
+      const all = count(data.series.rows, k);
       return all ? part(k) / all : null;
     }),
   };
