@@ -180,7 +180,7 @@ APPENDED = [
     ("feedback: {window: 0 s}", "feedback.window: 0 s leaves no time; write 10 min"),
     ("feedback: {window: 3 J}", "feedback.window: 3 J is an energy, but a time is meant"),
     ("feedback: {missing: zero}", "feedback.missing: zero is no choice here; write skip"),
-    ("journal: mysql://x/y", "journal: postgresql://x/y cannot be used; write sqlite:///orchestration.db"),
+    ("journal: mysql://x/y", "journal: mysql://x/y cannot be used; write sqlite:///orchestration.db"),
     ("journal: sqlite:///", "journal: sqlite:/// cannot be used; write sqlite:///orchestration.db"),
     ("durability: none", "durability: none is no choice here; write group or full"),
     ("journal: [a]", "journal: [a] cannot be used; write sqlite:///orchestration.db"),
