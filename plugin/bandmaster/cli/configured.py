@@ -14,6 +14,7 @@ import numpy as np
 from bandmaster import build, config, profile, yaml_writer
 from bandmaster.cli.shown import CONFIG, JSON, console, counting, known, new_table, plain, print_json
 from bandmaster.config import MemberConfig
+from bandmaster.config.schema import schema
 from bandmaster.core import BandmasterError, FloatArray
 from bandmaster.counterfactual import spend
 from bandmaster.learner import profile_figures
@@ -145,6 +146,19 @@ def _worst_case(catalogue: Catalogue) -> Mapping[str, FloatArray]:
     everyone = np.ones(len(catalogue.ensemble.names))
     spent = spend(catalogue, catalogue.stages[None], profile_figures(catalogue.ensemble), everyone)
     return {name: values[0] for name, values in spent.items()}
+
+
+@click.command(name="schema")
+def schema_command() -> None:
+    """Print a JSON schema of the configuration, for editors.
+
+    It holds for a bentofile with `args: orchestration:`, and for a file with `orchestration:` at the top.
+
+    \b
+    Examples:
+      bandmaster schema > orchestration.schema.json
+    """
+    print_json(schema())
 
 
 @click.command(name="profile")

@@ -16,7 +16,18 @@ from bandmaster.config.members import read_classes, read_members
 from bandmaster.config.plans import read_plans
 from bandmaster.config.policy import read_policy
 from bandmaster.config.records import KEYS, Config, DriftConfig, FeedbackConfig, Source
-from bandmaster.config.values import choice_of, duration_of, fields_of, flag_of, integer_of, number_of, text_of
+from bandmaster.config.values import (
+    JOURNAL,
+    METHOD,
+    OBJECT,
+    choice_of,
+    duration_of,
+    fields_of,
+    flag_of,
+    integer_of,
+    number_of,
+    text_of,
+)
 from bandmaster.contract import Contract
 from bandmaster.core import Task
 from bandmaster.probes import Probing
@@ -98,8 +109,8 @@ def _config(at: At, source: Source) -> Config:
     config = replace(
         default,
         members=members,
-        service=text_of(get("service"), r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:Class, as in service:Digits"),
-        method=text_of(get("method"), r"[A-Za-z]\w*", "the name of a method, as in predict") or default.method,
+        service=text_of(get("service"), OBJECT, "module:Class, as in service:Digits"),
+        method=text_of(get("method"), METHOD, "the name of a method, as in predict") or default.method,
         task=task,
         returns=choice_of(get("returns"), default.returns, ("label", "scores")),
         classes=read_classes(get("classes")),
@@ -113,7 +124,7 @@ def _config(at: At, source: Source) -> Config:
         faults=read_faults(get("faults"), task),
         feedback=(feedback := _feedback(get("feedback"))),
         features=_features(get("features")),
-        journal=text_of(get("journal"), r"sqlite:///[^\s?#]+", "sqlite:///orchestration.db") or default.journal,
+        journal=text_of(get("journal"), JOURNAL, "sqlite:///orchestration.db") or default.journal,
         durability=choice_of(get("durability"), default.durability, ("group", "full")),
         retention_s=_retention(get("retention"), feedback.window_s),
         seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,

@@ -14,6 +14,9 @@ from bandmaster.plans import ALL, ALL_DECLARED
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
 from bandmaster.yaml_reader import At
 
+OF_MODELS: tuple[Algorithm, ...] = ("bag", "rnd")
+"""Ways to explore that need models of their own, which Vowpal Wabbit alone has."""
+
 KEYS = ("use", "explore", "plan", "experts", "agent", "shadows", "promote", "gate")
 
 
@@ -74,7 +77,7 @@ def _explore(at: At | None, use: str) -> Exploration:
         at.refuse(f"names {len(entries)} ways; keep one of {', '.join(entries)}")
     by: Algorithm = next(way for way in STRENGTH if way in entries)
     own = entries[by]
-    if by in ("bag", "rnd"):
+    if by in OF_MODELS:
         if use == "bandit":
             own.refuse("is Vowpal Wabbit's own way; write use: vw, or explore by epsilon, squarecb or softmax")
         return Exploration(by, float(integer_of(own, int(STRENGTH[by]), 1, 64)))
