@@ -6,7 +6,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-extras debian lint bench pictures clean
+.PHONY: install demo test test-extras debian lint bench pictures docs clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus
+test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus, MkDocs
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -24,6 +24,9 @@ bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BE
 
 pictures: $(VENV)/.extras debian  ## those of the README and the docs, from real runs: some six minutes
 	$(BIN)/python -m docs.pictures
+
+docs: $(VENV)/.docs  ## the site, into build/site; a warning fails it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -52,6 +55,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[models,plot,dev]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	@touch $@
+
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser]'
-	@touch $@ $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,docs]'
+	@touch $@ $(VENV)/.dev $(VENV)/.demo $(VENV)/.docs
