@@ -200,7 +200,10 @@ def _policy() -> Schema:
     experts = [f"{name}:?" for name in POLICIES if name != "exp4"]
     described = _fields(
         {
-            "use": _choice(POLICIES, "who chooses"),
+            "use": {
+                "anyOf": [_choice(POLICIES, ""), _pattern(OBJECT, "module:Class, of your own")],
+                "description": "who chooses",
+            },
             "explore": {**explore, "maxProperties": 1},
             "plan": {"type": "string", "description": "the plan of the constant policy"},
             "experts": _list(
