@@ -6,7 +6,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-extras debian lint bench pictures docs clean
+.PHONY: install demo test test-extras debian lint bench pictures docs dist wheel-demo clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -28,6 +28,16 @@ pictures: $(VENV)/.extras debian  ## those of the README and the docs, from real
 docs: $(VENV)/.docs  ## the site, into build/site; a warning fails it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+dist: $(VENV)/.release  ## wheel and sdist, into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+
+wheel-demo: dist  ## the wheel in an empty environment, away from this clone, runs the demo
+	away=$$(mktemp -d) && trap "rm -rf $$away" EXIT && $(PYTHON) -m venv $$away/venv && \
+		$$away/venv/bin/pip install --quiet "$$(echo $(CURDIR)/dist/*.whl)[models,plot]" && \
+		cd $$away && venv/bin/bandmaster demo --requests 500 --seeds 2
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,7 +50,7 @@ debian:  ## a browser and a Prometheus, for the tests of what they show
 		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium prometheus >/dev/null; }
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -59,6 +69,10 @@ $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@
 
+$(VENV)/.release: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[release]'
+	@touch $@
+
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,docs]'
-	@touch $@ $(VENV)/.dev $(VENV)/.demo $(VENV)/.docs
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,docs,release]'
+	@touch $@ $(VENV)/.dev $(VENV)/.demo $(VENV)/.docs $(VENV)/.release
