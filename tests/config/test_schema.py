@@ -78,6 +78,7 @@ BLOCKS = [
             "explore: {softmax: {lambda: 1}}",
             "use: vw, explore: {bag: 1}",
             "use: vw, explore: {rnd: 1}",
+            "use: 'mine:Policy'",
         )
     ),
 ]

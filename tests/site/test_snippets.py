@@ -241,9 +241,8 @@ def test_every_snippet_of_a_page_is_executed(page: Path, folder: Path) -> None:
 
 def test_few_snippets_are_not_run_and_each_says_why() -> None:
     every = [snippet for page in PAGES for snippet in snippets(page)]
-    not_run = [snippet for snippet in every if snippet.not_run]
-    assert len(not_run) <= MOST_NOT_RUN, [snippet.text for snippet in not_run]
-    assert len([s for s in every if s.language in ("console", "python", "yaml")]) > 10 * len(not_run) / 2
+    not_run = [snippet.text for snippet in every if snippet.not_run]
+    assert len(not_run) <= MOST_NOT_RUN <= len(every) / 10, not_run
 
 
 def test_every_snippet_says_what_it_is_and_what_is_no_code_is_output() -> None:
