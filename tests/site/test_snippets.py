@@ -100,7 +100,7 @@ def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs.with_columns(label=names).write_parquet(folder / "inputs.parquet")
     recorded(inputs, names, rng).write_parquet(folder / "traffic.parquet")
     shutil.copyfile(folder / "traffic.parquet", folder / "year.parquet")
-    pl.concat([inputs.with_columns(y=LABELS[order])] * 3).write_parquet(folder / "stream.parquet")
+    pl.concat([inputs.with_columns(y=LABELS[order])] * 2).write_parquet(folder / "stream.parquet")
     with served(".", folder=folder, env=environment(folder / "home")) as server:
         for row, label in zip(ROWS[order[:100]], names[:100], strict=True):
             answer = server.client.post("/classify", json={"input_series": [row.tolist()]})
@@ -118,7 +118,7 @@ def recorded(inputs: pl.DataFrame, labels: np.ndarray[Any, Any], rng: np.random.
     for name, right in zip(MEMBERS, (0.97, 0.5, 0.5), strict=True):
         said[f"{name}__pred"] = np.where(rng.random(len(labels)) < right, labels, rng.permutation(labels))
         said[f"{name}__conf"] = rng.uniform(0.6, 1.0, len(labels))
-    return pl.concat([inputs.with_columns(**said)] * 2)
+    return inputs.with_columns(**said)
 
 
 def shell(script: str, folder: Path) -> None:
@@ -227,7 +227,7 @@ def pages() -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", list(pages()))
 def test_every_snippet_of_a_page_is_executed(page: Path, folder: Path) -> None:
     with ExitStack() as stack:
         reader, found = Reader(folder, stack), snippets(page)
