@@ -6,7 +6,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export BENTOML_DO_NOT_TRACK := True
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-extras debian lint bench pictures clean
+.PHONY: install demo test test-extras debian lint bench pictures docs dist wheel-demo clean
 
 install: $(VENV)/.demo  ## the package and what the demo needs, into .venv
 
@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus, PostgreSQL
+test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus, PostgreSQL, MkDocs
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -24,6 +24,19 @@ bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BE
 
 pictures: $(VENV)/.extras debian  ## those of the README and the docs, from real runs: some six minutes
 	$(BIN)/python -m docs.pictures
+
+docs: $(VENV)/.docs  ## the site, into build/site; a warning fails it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(VENV)/.release  ## wheel and sdist, into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+
+wheel-demo: dist  ## the wheel in an empty environment, away from this clone, runs the demo
+	away=$$(mktemp -d) && trap "rm -rf $$away" EXIT && $(PYTHON) -m venv $$away/venv && \
+		$$away/venv/bin/pip install --quiet "$$(echo $(CURDIR)/dist/*.whl)[models,plot]" && \
+		cd $$away && venv/bin/bandmaster demo --requests 500 --seeds 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,7 +51,7 @@ debian:  ## a browser, Prometheus, PostgreSQL and nginx, for the tests that need
 		$(AS_ROOT) apt-get install -y -qq --no-install-recommends chromium prometheus postgresql nginx >/dev/null; }
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,6 +66,14 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[models,plot,dev]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.release: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[release]'
+	@touch $@
+
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,postgres,kubernetes]'
-	@touch $@ $(VENV)/.dev $(VENV)/.demo
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,docs,release,postgres,kubernetes]'
+	@touch $@ $(VENV)/.dev $(VENV)/.demo $(VENV)/.docs $(VENV)/.release

@@ -19,6 +19,7 @@ from bandmaster.belief import Belief
 from bandmaster.breaker import Absence, Breaker
 from bandmaster.calling import Caller, Faults
 from bandmaster.conductor import ConductedPolicy, Conductor
+from bandmaster.config import POLICIES as KNOWN_POLICIES
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
 from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
@@ -30,7 +31,7 @@ from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.meter import CpuTimeMeter
-from bandmaster.metrics import ImportedFunction
+from bandmaster.metrics import ImportedFunction, imported
 from bandmaster.orchestrator import Orchestrator
 from bandmaster.plans import ALL, ALL_DECLARED, Catalogue, generate, parse_plan
 from bandmaster.policies.bandit import BanditPolicy
@@ -55,6 +56,9 @@ SLOW_S = 0.002
 
 POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
+
+POLICY_PARTS = ("name", "probes", "aims", "version", "catalogue", "probabilities", "learn", "dump", "load")
+"""What ``core.Policy`` asks for."""
 
 
 _Model = tuple[Path | None, int, str | None, str, bool, float | None]
@@ -152,8 +156,15 @@ def _member(declared: MemberConfig, config: Config) -> OnnxMember | IsolatedMemb
 
 
 def require_functions(config: Config) -> None:
-    """Import the contract's own metrics. Raises ``ConfigError`` naming those that cannot be had."""
+    """Import the contract's own metrics and a policy of the user's own. Raises ``ConfigError`` naming those that cannot
+    be had.
+    """
     problems = []
+    if is_own(config.policy.use):
+        try:
+            imported(config.policy.use, config.root)
+        except BandmasterError as problem:
+            problems.append(f"{config.source.name}: {config.source.path}.policy.use: {problem}")
     for metric in config.contract.metrics:
         if isinstance(metric.use, ImportedFunction):
             try:
@@ -230,6 +241,8 @@ def policy(spec: str, config: Config, plans: Catalogue, belief: Belief) -> Polic
         return ProfiledPolicy(
             config.contract, lambda contract: _of_profile(spec, config, contract, plans, belief), plans.ensemble
         )
+    if is_own(spec):
+        return own_policy(spec, config.root, plans, config.contract, belief)
     name, _, detail = spec.partition(":")
     contract, seed, ensemble = config.contract, config.seed or 0, plans.ensemble
     figures = profile_figures(ensemble)
@@ -255,6 +268,28 @@ def policy(spec: str, config: Config, plans: Catalogue, belief: Belief) -> Polic
     if detail and name not in ("constant", "bandit", "vw"):
         raise BandmasterError(f"policy {spec!r}: only constant takes a plan, as in constant:all")
     return makers[name]()
+
+
+def is_own(spec: str) -> bool:
+    """Whether a policy's name is ``module:Class``, one of the user's own."""
+    name, colon, _ = spec.partition(":")
+    return bool(colon) and name not in KNOWN_POLICIES
+
+
+def own_policy(spec: str, root: Path, plans: Catalogue, contract: Contract, belief: Belief) -> Policy:
+    """A policy of the user's own, made as ``testing.check_policy`` has it made. Raises ``BandmasterError`` where it
+    cannot be.
+    """
+    make = imported(spec, root)
+    try:
+        policy: Policy = make(plans, contract, belief)
+    except Exception as problem:  # the user's code may raise anything
+        raise BandmasterError(
+            f"policy {spec}: called with plans, contract and belief it raised {type(problem).__name__}: {problem}"
+        ) from problem
+    if missing := [part for part in POLICY_PARTS if not hasattr(policy, part)]:
+        raise BandmasterError(f"policy {spec}: has no {', '.join(missing)}; bandmaster.core.Policy says what they are")
+    return policy
 
 
 def _of_profile(spec: str, config: Config, contract: Contract, plans: Catalogue, belief: Belief) -> Policy:

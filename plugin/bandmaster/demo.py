@@ -1,7 +1,7 @@
 """The demo: train, serve, send drifting traffic with late labels, compare. Everything in it is real.
 
-It drives the ``bento/`` and ``models/`` of a clone from outside, as a user would: BentoML's command serves, HTTP
-carries the images and the labels.
+It drives the ``bento/`` and ``models/`` of a clone, or of the wheel, from outside, as a user would: BentoML's command
+serves, HTTP carries the images and the labels.
 """
 
 from __future__ import annotations
@@ -97,11 +97,15 @@ class Live:
 
 
 def find_root() -> Path:
-    """The clone that this package is installed from. Raises ``BandmasterError`` outside one."""
-    root = Path(bandmaster.__file__).parents[2]
-    if not ((root / "models" / "train.py").is_file() and (root / "bento" / "bentofile.yaml").is_file()):
-        raise BandmasterError(f"{root}: holds no models/ and bento/; run the demo from a clone, with `make demo`")
-    return root
+    """Where ``bento/`` and ``models/`` are: in the clone that this package is installed from, or brought by the wheel.
+
+    Raises ``BandmasterError`` where they are in neither.
+    """
+    package = Path(bandmaster.__file__).parent
+    for root in (package.parents[1], package / "_clone"):
+        if (root / "models" / "train.py").is_file() and (root / "bento" / "bentofile.yaml").is_file():
+            return root
+    raise BandmasterError(f"{package}: brings no models/ and bento/; run the demo from a clone, with `make demo`")
 
 
 def train(demo: Demo) -> None:
@@ -124,7 +128,7 @@ def record(demo: Demo, said: Callable[[], None]) -> list[Path]:
 def _record(demo: Demo, seed: int, path: Path) -> None:
     os.environ.update(_environment(demo))
     sys.path.insert(0, str(demo.root))
-    from models.record import record as record_traffic  # a script of the clone, not of the package
+    from models.record import record as record_traffic  # a script beside the package, not of it
 
     record_traffic(demo.requests, seed, demo.store).write_parquet(path)
 

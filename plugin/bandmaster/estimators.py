@@ -183,7 +183,7 @@ class Repetition:
     section 2). All traffic is taken for one stream: where several run through each other, they repeat the less.
 
     >>> repetition = Repetition(2)
-    >>> for i, label in enumerate([0, 0, 0, 0, 1, 1, 1, 1] * 100):
+    >>> for i, label in enumerate([0, 0, 0, 0, 1, 1, 1, 1] * 1000):
     ...     repetition.noticed()
     ...     repetition.learn(np.array([label]), np.array([0.5, 0.5]), repetition.newest, 1, i, float(i))
     >>> repetition.shares[:2].round(1).tolist()

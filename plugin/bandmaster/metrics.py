@@ -51,25 +51,26 @@ class ImportedFunction:
 
     def load(self) -> Callable[..., Any]:
         """The function. Raises ``BandmasterError`` saying why it cannot be had."""
-        return _load(self.spec, self.root)
+        return imported(self.spec, self.root)
 
 
 @lru_cache
-def _load(spec: str, root: Path) -> Callable[..., Any]:
+def imported(spec: str, root: Path) -> Callable[..., Any]:
+    """``module:name``, as seen from the folder ``root``. Raises ``BandmasterError`` saying why it cannot be had."""
     module, _, name = spec.partition(":")
     try:
         with _first_on_path(root):
             importlib.invalidate_caches()
             function = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as problem:
-        why = f"cannot be imported: {problem}; write module:function as seen from {root}"
+        why = f"cannot be imported: {problem}; write module:name as seen from {root}"
         raise BandmasterError(f"{spec} {why}") from None
     except AttributeError:
-        raise BandmasterError(f"{spec}: {module} has no {name!r}; name a function that it defines") from None
+        raise BandmasterError(f"{spec}: {module} has no {name!r}; name something that it defines") from None
     except Exception as problem:  # whatever the user's module does as it is imported
         raise BandmasterError(f"{spec}: importing {module} fails: {type(problem).__name__}: {problem}") from problem
     if not callable(function):
-        raise BandmasterError(f"{spec} is a {type(function).__name__}, no function of decision, answer and outcome")
+        raise BandmasterError(f"{spec} is a {type(function).__name__}, which cannot be called")
     return function  # type: ignore[no-any-return]
 
 

@@ -43,7 +43,7 @@ def aimed(share: float, doubt: float, usual: float) -> float:
     1995, "Weighted average importance sampling and defensive mixture distributions").
 
     >>> [round(aimed(0.02, doubt, 0.1), 4) for doubt in (0.0, 0.1, 0.5)]
-    [0.0069, 0.02, 0.0749]
+    [0.0055, 0.02, 0.0759]
     """
     if usual <= 0.0:
         return share

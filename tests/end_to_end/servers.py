@@ -86,12 +86,18 @@ def _words(process: psutil.Process) -> list[str]:
     return []
 
 
-@contextmanager
-def served(what: str, *options: str, folder: Path, env: dict[str, str]) -> Iterator[Server]:
-    """``bentoml serve what`` in ``folder``, from ready to stopped."""
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def served(what: str, *options: str, folder: Path, env: dict[str, str], port: int = 0) -> Iterator[Server]:
+    """``bentoml serve what`` in ``folder``, from ready to stopped; on any port where none is given."""
+    port = port or free_port()
     log = Path(env["BENTOML_HOME"]) / f"serve-{port}.log"
     command = [sys.executable, "-m", "bentoml", "serve", what, "--host", "127.0.0.1", "--port", str(port), *options]
     with log.open("wb") as output:

@@ -6,18 +6,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import bentoml as bento
+import httpx
 import numpy as np
 import pytest
 import yaml
 from bentoml._internal.models.model import ModelStore  # the only way to name a store other than the default
 from skl2onnx import to_onnx
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 
 from models.members import MEMBERS
-from tests.end_to_end.servers import bentoml, environment, served
+from tests.end_to_end.servers import bentoml, environment, eventually, served
 
 ROOT = Path(__file__).parents[2]
 HEADER = "x-orchestration-decision"
@@ -49,6 +51,86 @@ def test_example_2_makes_its_own_rows_and_replies(example: Path) -> None:
         assert HEADER in response.headers
         response = server.client.post("/describe", json={"text": "a blue one"})
         assert (response.status_code, response.json()["error"][:5]) == (400, "0 siz")
+
+
+@pytest.mark.parametrize("example", ["05_tabular_bento"], indirect=True)
+def test_example_5_answers_as_the_service_did_before_and_watches(example: Path) -> None:
+    bentofile, body = example / "bentofile.yaml", {"application": {"income": 41, "debt": 12, "years": 3}}
+    with served("service:Loans", folder=example, env=environment(example / "before")) as server:
+        before = server.client.post("/decide", json=body).raise_for_status().json()
+    assert "service:Loans" in bentofile.read_text()
+    with served(".", folder=example, env=environment(example / "home")) as server:
+        after = server.client.post("/decide", json=body)
+        assert after.json() == pytest.approx(before, abs=1e-6)
+        feedback = {"decision_id": after.headers[HEADER], "label": "yes"}
+        assert server.client.post("/feedback", json=feedback).status_code in (200, 202)
+        guard = server.state()["guard"]
+        assert (guard["mode"], guard["baseline"]) == ("shadow", "scorecard")  # type: ignore[index]
+
+
+@pytest.mark.parametrize("example", ["06_image_ensemble"], indirect=True)
+def test_example_6_reads_pictures(example: Path) -> None:
+    with served(".", folder=example, env=environment(example / "home")) as server:
+        picture = (example / "seven.png").read_bytes()
+        response = server.client.post("/read", files={"image": ("seven.png", picture, "image/png")})
+        assert response.json()["digit"] == 7, response.text
+        assert HEADER in response.headers
+
+
+@pytest.mark.parametrize("example", ["07_label_free_consensus"], indirect=True)
+def test_example_7_finds_the_broken_member_without_a_label(example: Path) -> None:
+    with served(".", folder=example, env=environment(example / "home")) as server:
+        for row in load_iris(return_X_y=True)[0]:
+            server.client.post("/classify", json={"rows": [row.tolist()]}).raise_for_status()
+
+        def judged() -> dict[str, float] | None:
+            members: Any = server.state()["members"]
+            enough = all(member["labelled"] >= 30 for member in members)
+            return {member["name"]: member["accuracy"] for member in members} if enough else None
+
+        accuracy = eventually(judged, "thirty probes are judged")
+    assert accuracy["broken"] < 0.5 < min(accuracy[name] for name in ("linear", "bayes", "tree"))
+
+
+@pytest.mark.parametrize("example", ["08_custom_metric"], indirect=True)
+def test_example_8_is_rewarded_by_a_metric_of_its_own(example: Path) -> None:
+    with served(".", folder=example, env=environment(example / "home")) as server:
+        rewards = []
+        for label in ("setosa", "virginica"):
+            response = server.client.post("/classify", json={"rows": [[5.1, 3.5, 1.4, 0.2]]})
+            assert response.json() == ["setosa"]
+            feedback = {"decision_id": response.headers[HEADER], "label": label}
+            receipt = eventually(
+                lambda report=feedback: _joined(server.client.post("/feedback", json=report)), "the outcome is joined"
+            )
+            rewards.append(receipt)
+    assert rewards[0] - rewards[1] == pytest.approx(0.8, abs=0.1)  # all of the metric's weight, give or take latency
+
+
+def _joined(receipt: httpx.Response) -> float | None:
+    """The reward; ``None`` where the decision is on its way yet."""
+    found = receipt.json()
+    reward: float | None = found["reward"]
+    return reward if found["status"] == "joined" else None
+
+
+@pytest.mark.parametrize("example", ["09_custom_policy"], indirect=True)
+def test_example_9_is_decided_by_a_policy_of_its_own(example: Path) -> None:
+    checked = subprocess.run(
+        [sys.executable, "-m", "bandmaster", "check", "bentofile.yaml"], cwd=example, capture_output=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+    with served(".", folder=example, env=environment(example / "home")) as server:
+        for row in load_iris(return_X_y=True)[0][:20]:
+            server.client.post("/classify", json={"rows": [row.tolist()]}).raise_for_status()
+        assert server.state()["policy"] == "cautious"
+        assert server.counts()["decisions"] == 20
+
+
+def test_the_policy_of_example_9_is_the_one_that_the_documentation_explains() -> None:
+    shown = (ROOT / "docs/how-to/add-a-policy.md").read_text()
+    code = (ROOT / "examples/09_custom_policy/my_policy.py").read_text().partition("\n\n")[2]
+    assert code in shown
 
 
 def store(home: Path, tag: str, content: bytes) -> None:

@@ -11,7 +11,7 @@ from bandmaster.config import KEYS, POLICIES, Source, load, parse
 from bandmaster.core import Status
 
 ROOT = Path(__file__).parents[2]
-DOCS = {p.relative_to(ROOT).as_posix(): p.read_text() for p in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+DOCS = {p.relative_to(ROOT).as_posix(): p.read_text() for p in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
 
 
 def test_every_configuration_key_has_a_heading_and_every_heading_is_a_key():

@@ -101,6 +101,7 @@ PACKAGES = {
         "limits",
         "checks",
         "block",
+        "schema",
         "simulation",
     ],
 }

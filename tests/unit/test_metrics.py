@@ -221,8 +221,8 @@ def test_a_function_goes_to_other_processes_that_know_nothing_of_its_folder(root
     ("spec", "says"),
     [
         ("nowhere_of_a_test:f", r"nowhere_of_a_test:f cannot be imported: No module .*as seen from "),
-        ("metrics_of_a_test:fairnes", "has no 'fairnes'; name a function that it defines"),
-        ("metrics_of_a_test:number", "is a int, no function of decision, answer and outcome"),
+        ("metrics_of_a_test:fairnes", "has no 'fairnes'; name something that it defines"),
+        ("metrics_of_a_test:number", "is a int, which cannot be called"),
         ("broken_of_a_test:f", "importing broken_of_a_test fails: RuntimeError: no luck"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from bandmaster import __version__
-from bandmaster.cli.configured import check, plans, profile_command
+from bandmaster.cli.configured import check, plans, profile_command, schema_command
 from bandmaster.cli.converted import convert_command
 from bandmaster.cli.demonstrated import demo_command
 from bandmaster.cli.doctored import doctor
@@ -58,6 +58,7 @@ def main() -> None:
       bandmaster rotate-key bentofile.yaml
       bandmaster config log bentofile.yaml
       bandmaster plans bentofile.yaml
+      bandmaster schema > orchestration.schema.json
       bandmaster replay traffic.parquet --config bentofile.yaml
       bandmaster simulate configs/simulated.yaml
       bandmaster train configs/simulated.yaml --algo ppo
@@ -71,6 +72,7 @@ for _command in (
     init_command,
     check,
     plans,
+    schema_command,
     profile_command,
     replay_command,
     simulate_command,

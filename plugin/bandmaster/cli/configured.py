@@ -12,13 +12,17 @@ import click
 import numpy as np
 
 from bandmaster import build, config, profile, yaml_writer
+from bandmaster.belief import Belief
 from bandmaster.cli.shown import CONFIG, JSON, console, counting, known, new_table, plain, print_json
 from bandmaster.config import MemberConfig
-from bandmaster.core import BandmasterError, FloatArray
+from bandmaster.config.schema import schema
+from bandmaster.contract import Contract
+from bandmaster.core import BandmasterError, FloatArray, Policy
 from bandmaster.counterfactual import spend
 from bandmaster.learner import profile_figures
 from bandmaster.meter import WATTS_PER_CORE, CpuTimeMeter
 from bandmaster.plans import Catalogue
+from bandmaster.testing import check_policy
 from bandmaster.visualizer.units import joules, seconds
 
 
@@ -29,7 +33,8 @@ from bandmaster.visualizer.units import joules, seconds
 def check(file: Path, no_models: bool, as_json: bool) -> None:
     """Validate a configuration, and load its models.
 
-    CONFIG is a bentofile with `args: orchestration:`, or a file with `orchestration:` at the top.
+    CONFIG is a bentofile with `args: orchestration:`, or a file with `orchestration:` at the top. A policy of your own
+    is put through the contract suite of policies.
 
     \b
     Examples:
@@ -39,6 +44,8 @@ def check(file: Path, no_models: bool, as_json: bool) -> None:
     """
     read = config.load(file)
     build.require_functions(read)
+    if build.is_own(read.policy.use):
+        _require_rules(read)
     hosted = None if no_models else build.host(read)
     ensemble = hosted.ensemble if hosted else build.ensemble_of(read, read.classes or ())
     catalogue = build.catalogue(read, ensemble)
@@ -72,6 +79,19 @@ def check(file: Path, no_models: bool, as_json: bool) -> None:
         click.echo(f"{name} = {' + '.join(f'{m.weight:.3g} {m.name}' for m in contract.metrics)}")
     for warning in _blunt(read, [s for s in measured.values() if s is not None]):
         click.echo(f"warning: {warning}", err=True)
+
+
+def _require_rules(read: config.Config) -> None:
+    """Raise ``BandmasterError`` where the user's own policy breaks a rule of policies."""
+
+    def make(plans: Catalogue, contract: Contract, belief: Belief) -> Policy:
+        return build.own_policy(read.policy.use, read.root, plans, contract, belief)
+
+    try:
+        check_policy(make)
+    except (AssertionError, BandmasterError) as broken:
+        place = f"{read.source.name}: {read.source.path}.policy.use"
+        raise BandmasterError(f"{place}: {read.policy.use} breaks a rule of policies: {broken}") from broken
 
 
 def _blunt(read: config.Config, measured: list[float]) -> Iterator[str]:
@@ -145,6 +165,19 @@ def _worst_case(catalogue: Catalogue) -> Mapping[str, FloatArray]:
     everyone = np.ones(len(catalogue.ensemble.names))
     spent = spend(catalogue, catalogue.stages[None], profile_figures(catalogue.ensemble), everyone)
     return {name: values[0] for name, values in spent.items()}
+
+
+@click.command(name="schema")
+def schema_command() -> None:
+    """Print a JSON schema of the configuration, for editors.
+
+    It holds for a bentofile with `args: orchestration:`, and for a file with `orchestration:` at the top.
+
+    \b
+    Examples:
+      bandmaster schema > orchestration.schema.json
+    """
+    print_json(schema())
 
 
 @click.command(name="profile")

@@ -16,13 +16,22 @@ from bandmaster.config.members import read_classes, read_members
 from bandmaster.config.plans import read_plans
 from bandmaster.config.policy import read_policy
 from bandmaster.config.records import KEYS, Config, DriftConfig, FeedbackConfig, Source
-from bandmaster.config.values import choice_of, duration_of, fields_of, flag_of, integer_of, number_of, text_of
+from bandmaster.config.values import (
+    JOURNAL,
+    METHOD,
+    OBJECT,
+    choice_of,
+    duration_of,
+    fields_of,
+    flag_of,
+    integer_of,
+    number_of,
+    text_of,
+)
 from bandmaster.contract import Contract
 from bandmaster.core import Task
 from bandmaster.probes import Probing
 from bandmaster.yaml_reader import At, Book, dotted, read_text, read_yaml
-
-JOURNAL = r"(sqlite:///[^\s?#]+|postgres(ql)?://[^\s#]+(#[^\s#?]+)?)"
 
 
 def load(path: Path) -> Config:
@@ -100,8 +109,8 @@ def _config(at: At, source: Source) -> Config:
     config = replace(
         default,
         members=members,
-        service=text_of(get("service"), r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:Class, as in service:Digits"),
-        method=text_of(get("method"), r"[A-Za-z]\w*", "the name of a method, as in predict") or default.method,
+        service=text_of(get("service"), OBJECT, "module:Class, as in service:Digits"),
+        method=text_of(get("method"), METHOD, "the name of a method, as in predict") or default.method,
         task=task,
         returns=choice_of(get("returns"), default.returns, ("label", "scores")),
         classes=read_classes(get("classes")),

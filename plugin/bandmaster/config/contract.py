@@ -9,23 +9,35 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from bandmaster.config.values import choice_of, entries_of, fields_of, figure_of, items_of, number_of, text_of
+from bandmaster.config.values import (
+    NAME,
+    OBJECT,
+    choice_of,
+    entries_of,
+    fields_of,
+    figure_of,
+    items_of,
+    number_of,
+    text_of,
+)
 from bandmaster.contract import METRICS, Goal, Metric, Scale
 from bandmaster.core import DEFAULT_PROFILE
 from bandmaster.metrics import ImportedFunction
 from bandmaster.yaml_reader import At, show
 
-_FROM: Mapping[str, tuple[Literal["live", "profile", "consensus"], ...]] = {
+OF_METRIC: Mapping[str, tuple[Literal["live", "profile", "consensus"], ...]] = {
     "accuracy": ("live", "consensus"),
     **dict.fromkeys(("latency", "energy", "cost", "explainability"), ("live", "profile")),
 }
 """Where a metric's figure may come from; those not named have one source."""
 
-_TAKEN = {
+TAKEN = {
     "policy", "seed", "log", "request", "position", "phase", "profile", "plan", "propensity", "over_limits", "ran",
     "probed", "label", "truth", "reward", "latency_s", "energy_j", "members_per_request", "calibration",
 }  # fmt: skip
 """Names that a metric of the user's own may not have: a trace's columns, and what members' profiles hold besides."""
+
+OWN_NAME = r"[a-z][a-z0-9_]{0,63}"
 
 _RANGE = {"latency": "[1 ms, 200 ms]", "energy": "[1 mJ, 5 J]", "cost": "[0, 0.01]"}
 
@@ -54,15 +66,15 @@ def _metric(name: str, at: At, root: Path) -> Metric | None:
     spent, own = name in _RANGE, name not in METRICS
     required = {"weight": "0.5"} | ({"range": _RANGE[name]} if spent else {})
     known = (
-        *("weight", "goal", "range", "scale", *(("from",) if name in _FROM else ())),
+        *("weight", "goal", "range", "scale", *(("from",) if name in OF_METRIC else ())),
         *(("use",) if own else ("error",) if name == "accuracy" else ()),
     )
     get = fields_of(at, known, required).get
     weight = number_of(get("weight"), math.nan, 0.0, 1e6)
     goal: Goal = choice_of(get("goal"), "min" if spent else "max", ("max", "min"))
     scale: Scale = choice_of(get("scale"), "linear", ("linear", "log"))
-    figures = choice_of(get("from"), "live", _FROM.get(name, ()))
-    use = text_of(get("use"), r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:function, as in my_metrics:fairness")
+    figures = choice_of(get("from"), "live", OF_METRIC.get(name, ()))
+    use = text_of(get("use"), OBJECT, "module:function, as in my_metrics:fairness")
     span = get("range")
     if span is None and scale == "log" and not spent:
         at.book.refuse((*at.path, "range"), "is missing, and a log scale cannot begin at 0; add range: [0.01, 1]")
@@ -80,7 +92,7 @@ def _is_own(name: str, at: At) -> bool:
         fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(METRICS)}, or add use: module:function"
         at.book.refuse(at.path, f"is an unknown key; {fix}")
         return False
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name in _TAKEN or name.endswith("_term"):
+    if not re.fullmatch(OWN_NAME, name) or name in TAKEN or name.endswith("_term"):
         fix = "write small letters, digits and _, and no name that traces use for something else"
         at.book.refuse(at.path, f"{show(name)} cannot be a metric's name; {fix}")
         return False
@@ -127,7 +139,7 @@ def read_profiles(at: At | None, metrics: Sequence[Metric]) -> dict[str, dict[st
     known = tuple(m.name for m in metrics) or tuple(METRICS)  # that there are none has been noted already
     profiles = {}
     for name, entry in entries_of(at, "write {fast: {latency: 0.6, accuracy: 0.4}}").items():
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == DEFAULT_PROFILE:
+        if not re.fullmatch(NAME, name) or name == DEFAULT_PROFILE:
             fix = (
                 f"write a letter, then up to 63 letters, digits, _ or -, and not {DEFAULT_PROFILE}, the contract's own"
             )

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from bandmaster.config.records import MemberConfig
 from bandmaster.config.values import (
+    NAME,
     PROFILE_FIELDS,
     choice_of,
     duration_of,
@@ -21,6 +22,9 @@ from bandmaster.config.values import (
 from bandmaster.core import HOSTS, Profile
 from bandmaster.plans import ALL
 from bandmaster.yaml_reader import At, show
+
+TAG = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
+"""``name`` or ``name:version`` of BentoML's model store."""
 
 
 def read_members(at: At | None, root: Path) -> tuple[MemberConfig, ...]:
@@ -37,8 +41,7 @@ def read_members(at: At | None, root: Path) -> tuple[MemberConfig, ...]:
 
 
 def _member(name: str, at: At, root: Path) -> MemberConfig:
-    # Names become parts of plans' names, whose grammar uses + > @ ~ and the word "all".
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
+    if not re.fullmatch(NAME, name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
     known = ("onnx", "bento_model", "profile", "weight", "active", "host", "deadline", "isolated")
@@ -46,11 +49,10 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     onnx, bento_model = get("onnx"), get("bento_model")
     if onnx and bento_model:
         at.book.refuse(at.path, "has both onnx and bento_model; keep one of them")
-    tag = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
     return MemberConfig(
         name=name,
         onnx=onnx_path(onnx, root) if onnx else None,
-        bento_model=text_of(bento_model, tag, "name:version, as in digits-linear:latest"),
+        bento_model=text_of(bento_model, TAG, "name:version, as in digits-linear:latest"),
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
         active=flag_of(get("active"), True),

@@ -9,10 +9,13 @@ from pathlib import Path
 from bandmaster.config.members import onnx_path
 from bandmaster.config.plans import plan_name
 from bandmaster.config.records import POLICIES, PolicyConfig
-from bandmaster.config.values import choice_of, fields_of, flag_of, integer_of, items_of, number_of
+from bandmaster.config.values import OBJECT, choice_of, fields_of, flag_of, integer_of, items_of, number_of, text_of
 from bandmaster.plans import ALL, ALL_DECLARED
 from bandmaster.policies.exploration import STRENGTH, Algorithm, Exploration
 from bandmaster.yaml_reader import At
+
+OF_MODELS: tuple[Algorithm, ...] = ("bag", "rnd")
+"""Ways to explore that need models of their own, which Vowpal Wabbit alone has."""
 
 KEYS = ("use", "explore", "plan", "experts", "agent", "shadows", "promote", "gate")
 
@@ -20,7 +23,7 @@ KEYS = ("use", "explore", "plan", "experts", "agent", "shadows", "promote", "gat
 def read_policy(at: At | None, members: tuple[str, ...], root: Path) -> PolicyConfig:
     """``root`` is the folder that the agent's path starts from and may not leave."""
     get, default = fields_of(at, KEYS).get, PolicyConfig()
-    use, plan, experts = choice_of(get("use"), default.use, POLICIES), get("plan"), get("experts")
+    use, plan, experts = _use(get("use"), default.use), get("plan"), get("experts")
     if plan and use != "constant":
         plan.refuse("is for the constant policy only; remove it or write use: constant")
     if experts and use != "exp4":
@@ -34,6 +37,13 @@ def read_policy(at: At | None, members: tuple[str, ...], root: Path) -> PolicyCo
     agent = onnx_path(at, root) if (at := get("agent")) else None
     explore, weighed = _explore(get("explore"), use), _experts(experts, members)
     return PolicyConfig(use, explore, named, weighed, agent, *_compared(get, agent, root))
+
+
+def _use(at: At | None, default: str) -> str:
+    """A policy's name; or ``module:Class``, one of the user's own."""
+    if at and isinstance(at.value, str) and ":" in at.value and at.value.partition(":")[0] not in POLICIES:
+        return text_of(at, OBJECT, "module:Class, as in my_policy:Cautious") or default
+    return choice_of(at, default, POLICIES)
 
 
 def _compared(
@@ -74,7 +84,7 @@ def _explore(at: At | None, use: str) -> Exploration:
         at.refuse(f"names {len(entries)} ways; keep one of {', '.join(entries)}")
     by: Algorithm = next(way for way in STRENGTH if way in entries)
     own = entries[by]
-    if by in ("bag", "rnd"):
+    if by in OF_MODELS:
         if use == "bandit":
             own.refuse("is Vowpal Wabbit's own way; write use: vw, or explore by epsilon, squarecb or softmax")
         return Exploration(by, float(integer_of(own, int(STRENGTH[by]), 1, 64)))

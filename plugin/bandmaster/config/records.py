@@ -69,7 +69,9 @@ class PlansConfig:
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """Who chooses. ``explore`` is for bandit and vw; ``plan`` names the constant policy's plan; ``experts`` are the
+    """Who chooses, one of ``POLICIES`` or ``module:Class``.
+
+    ``explore`` is for bandit and vw; ``plan`` names the constant policy's plan; ``experts`` are the
     policies that exp4 weighs, as ``--policies`` names them: none for every member alone. The ``agent`` in that file, if
     one is named, decides per window who is in the ensemble; its ``shadows`` decide as if they did, and with ``promote``
     one that is surely better takes its place. Where there is a ``gate``, no edit of an agent's comes into force that

@@ -31,6 +31,17 @@ PROFILE_FIELDS = {
 }  # fmt: skip
 """What a member's profile may declare, and the field of ``Profile`` that keeps it."""
 
+# Patterns of texts. They are read as ASCII, and have \w in brackets only, where a schema can have it too.
+OBJECT = r"[A-Za-z_][\w.]*:[A-Za-z_][\w]*"
+"""``module:Class`` or ``module:function``."""
+
+METHOD = r"[A-Za-z][\w]*"
+NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
+"""Of a member or a profile: names become parts of plans' names, whose grammar uses + > @ ~."""
+
+_TEXT = r"[^ \t\n\r\f\v?#]+"
+JOURNAL = rf"sqlite:///{_TEXT}|postgres(ql)?://{_TEXT}(\?{_TEXT})?(#{_TEXT})?"
+
 T = TypeVar("T", bound=str)
 D = TypeVar("D", float, None)
 
