@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from bandmaster.calling import Caller, Faults
 from bandmaster.conductor import ConductedPolicy, Conductor
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
-from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
+from bandmaster.core import VALUE, BandmasterError, Elsewhere, Ensemble, Plan, Policy, Recorder
 from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
@@ -29,6 +31,7 @@ from bandmaster.learner import Learner, profile_figures
 from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
+from bandmaster.members.remote import Endpoint, RemoteMember
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.metrics import ImportedFunction
 from bandmaster.orchestrator import Orchestrator
@@ -50,6 +53,8 @@ from bandmaster.simulator import ModelRL, Simulation
 from bandmaster.state import StateManager, Tracking
 from bandmaster.table import Table
 
+_log = logging.getLogger("bandmaster.build")
+
 SLOW_S = 0.002
 """Members slower than this (seconds) run in threads: they would hold up every other request on the event loop."""
 
@@ -57,8 +62,23 @@ POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
 
 
-_Model = tuple[Path | None, int, str | None, str, bool, float | None]
-"""What a loaded member was made of: its file and when that changed last, its model's tag, where and how it runs."""
+HostedMember = OnnxMember | IsolatedMember | RemoteMember
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What a loaded member was made of: its file and when that changed last, its model's tag or its place on a server,
+    where and how it runs, and what energy is declared where none can be measured.
+    """
+
+    onnx: Path | None
+    changed: int
+    bento_model: str | None
+    endpoint: Endpoint | None
+    host: str
+    isolated: bool
+    deadline_s: float | None
+    energy_j: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +86,7 @@ class Hosted:
     """The ensemble as it can be served: its members loaded and found to fit each other."""
 
     ensemble: Ensemble
-    members: Mapping[str, OnnxMember | IsolatedMember]
+    members: Mapping[str, HostedMember]
     input_shape: tuple[int | None, ...]
     models: Mapping[str, _Model] = field(default_factory=dict)
 
@@ -76,12 +96,18 @@ class Hosted:
         return frozenset(
             name
             for name, member in self.members.items()
-            if member.latency_s >= SLOW_S or isinstance(member, IsolatedMember)
+            if member.latency_s >= SLOW_S or isinstance(member, IsolatedMember | Elsewhere)
         )
 
     @property
     def isolated(self) -> tuple[IsolatedMember, ...]:
         return tuple(member for member in self.members.values() if isinstance(member, IsolatedMember))
+
+    def stop(self, spared: Collection[HostedMember] = ()) -> None:
+        """End the processes and connections of all members but those who are ``spared``. A call connects anew."""
+        for member in self.members.values():
+            if isinstance(member, IsolatedMember | RemoteMember) and member not in spared:
+                member.stop()
 
 
 def host(config: Config, now: Hosted | None = None) -> Hosted:
@@ -93,18 +119,20 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
     problems: list[str] = []
     models = {declared.name: _model(declared) for declared in config.members}
     kept = {name: now.members[name] for name, model in models.items() if now and now.models.get(name) == model}
-    members: dict[str, OnnxMember | IsolatedMember] = {}
+    members: dict[str, HostedMember] = {}
     for declared in config.members:
         try:
             members[declared.name] = kept.get(declared.name) or _member(declared, config)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
-    first = next(iter(members.values()), None)
-    for member in members.values():
-        assert first is not None  # members is not empty here
+    first, unknown = _first_known(config, members)
+    problems += unknown
+    for member in members.values() if first is not None else ():
+        assert first is not None
+        here = not isinstance(member, Elsewhere)  # a server tells of no labels, only of how many there are
         for what, own, wanted in (
             ("rows of shape", member.input_shape, first.input_shape),
-            ("classes", member.classes or member.width, first.classes or first.width),
+            ("classes", (here and member.classes) or member.width, (here and first.classes) or first.width),
         ):
             if own != wanted:
                 problems.append(
@@ -113,6 +141,8 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
                 )
     if problems or first is None:
         raise ConfigError(*(problems or [f"{config.source.name}: no member to serve"]))
+    assert first.input_shape is not None  # it is known
+    assert first.width is not None
     if config.task == "regression":
         return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape, models)
     classes = config.classes or first.classes or tuple(range(first.width))
@@ -135,15 +165,56 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
     return Hosted(ensemble, members, first.input_shape, models)
 
 
+def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[HostedMember | None, list[str]]:
+    """The member whose rows and classes all are to have, the first that runs here if one does; and why the ensemble
+    cannot be served as it is. Those that are elsewhere, and down, are taken to be like it until they are met.
+    """
+    known = [m for m in members.values() if m.input_shape is not None and m.width is not None]
+    known.sort(key=lambda member: isinstance(member, Elsewhere))
+    problems: list[str] = []
+    for member in members.values():
+        if not isinstance(member, RemoteMember) or member in known:
+            continue
+        place = _place(config, member.name)
+        if known:
+            shape, width = known[0].input_shape, known[0].width
+            assert shape is not None  # it is known
+            assert width is not None
+            try:
+                member.suppose(shape, width)
+            except BandmasterError as problem:
+                problems.append(f"{place}: {problem}")
+                continue
+        if member.unmet is not None and known:
+            _log.warning("%s: %s; the others serve without it until it answers", place, member.unmet)
+        elif not known:
+            why = member.unmet or "does not tell the shape of its rows"
+            problems.append(
+                f"{place}: {why}; no other member tells what rows and answers look like, so that nothing can be served"
+            )
+    return next(iter(known), None), problems
+
+
 def _model(declared: MemberConfig) -> _Model:
     changed = 0
     if declared.onnx is not None:
         with contextlib.suppress(OSError):  # loading it will say what is wrong
             changed = declared.onnx.stat().st_mtime_ns
-    return declared.onnx, changed, declared.bento_model, declared.host, declared.isolated, declared.deadline_s
+    return _Model(
+        onnx=declared.onnx,
+        changed=changed,
+        bento_model=declared.bento_model,
+        endpoint=declared.endpoint,
+        host=declared.host,
+        isolated=declared.isolated,
+        deadline_s=declared.deadline_s,
+        energy_j=declared.profile.energy_j if declared.is_elsewhere else None,
+    )
 
 
-def _member(declared: MemberConfig, config: Config) -> OnnxMember | IsolatedMember:
+def _member(declared: MemberConfig, config: Config) -> HostedMember:
+    if declared.endpoint is not None:
+        return RemoteMember(declared.name, declared.endpoint, config.task, declared.profile.energy_j)
     path = _model_path(declared)
     if not declared.isolated:
         return OnnxMember(declared.name, path, config.task, declared.host)
@@ -473,7 +544,7 @@ def recorded_logs(
     """
     profiles = {m.name: m.profile for m in config.members}
     weights = {m.name: m.weight for m in config.members}
-    modelled = any(m.onnx is not None or m.bento_model is not None for m in config.members)
+    modelled = any(m.modelled for m in config.members)
     ask = partial(_asked, config, cache, told) if modelled else None
     logs = read_logs(paths, tuple(profiles), profiles, config.classes, cache, told, config.task, weights, ask)
     return [_with_known_profiles(config, path, log) for path, log in zip(paths, logs, strict=True)]
@@ -482,9 +553,19 @@ def recorded_logs(
 def _asked(config: Config, cache: Path | None, told: Callable[[str], None] | None, table: Table) -> Table:
     """Raw inputs as a recorded ensemble of the configured models."""
     hosted = host(config)
-    models = ",".join(hashlib.sha256(_model_path(m).read_bytes()).hexdigest() for m in config.members)
+    models = ",".join(map(_content, config.members))
     meter = CpuTimeMeter(len(hosted.ensemble.classes), task=config.task)
-    return asked(table, hosted.ensemble, hosted.members, hosted.input_shape, meter, models, cache, told)
+    try:
+        return asked(table, hosted.ensemble, hosted.members, hosted.input_shape, meter, models, cache, told)
+    finally:
+        hosted.stop()
+
+
+def _content(declared: MemberConfig) -> str:
+    """Tells one model from another. What a server says today it may not say tomorrow."""
+    if declared.is_elsewhere:
+        return secrets.token_hex(16)
+    return hashlib.sha256(_model_path(declared).read_bytes()).hexdigest()
 
 
 def _with_known_profiles(config: Config, path: Path, log: RecordedLog) -> RecordedLog:

@@ -566,6 +566,15 @@ class Interruptible(Member, Protocol):
 
 
 @runtime_checkable
+class Elsewhere(Interruptible, Protocol):
+    """A member that runs where nobody here can measure the energy: ``energy_j`` is what one row takes as declared,
+    ``None`` where nobody says.
+    """
+
+    energy_j: float | None
+
+
+@runtime_checkable
 class Meter(Protocol):
     """Runs a member and says what that took."""
 

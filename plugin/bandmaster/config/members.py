@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from bandmaster.config.records import MemberConfig
@@ -19,8 +21,24 @@ from bandmaster.config.values import (
     text_of,
 )
 from bandmaster.core import HOSTS, Profile
+from bandmaster.members.remote import Endpoint
 from bandmaster.plans import ALL
 from bandmaster.yaml_reader import At, show
+
+SOURCES = ("onnx", "bento_model", "open_inference")
+"""What a member's model may be named by."""
+
+OF_A_SERVER = {
+    "model": (r"[A-Za-z0-9][\w.-]{0,255}", "the model's name on the server, as in resnet50"),
+    "version": (r"[A-Za-z0-9][\w.-]{0,63}", 'a version that the server has, in quotes, as in "3"'),
+    "input": (r"[^\s\"\\]{1,256}", "the name of a tensor, as in input-0"),
+    "output": (r"[^\s\"\\]{1,256}", "the name of a tensor, as in probabilities"),
+    "token": (r"[A-Za-z_]\w*", "the name of the environment variable that holds it, as in TRITON_TOKEN"),
+}
+"""What else tells where a server's model is, how each is written, and an example."""
+
+OF_A_PROCESS = ("host", "isolated")
+"""What is said of how a model runs here."""
 
 
 def read_members(at: At | None, root: Path) -> tuple[MemberConfig, ...]:
@@ -41,16 +59,21 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
-    known = ("onnx", "bento_model", "profile", "weight", "active", "host", "deadline", "isolated")
+    known = (*SOURCES, *OF_A_SERVER, "profile", "weight", "active", "host", "deadline", "isolated")
     get = fields_of(at, known).get
     onnx, bento_model = get("onnx"), get("bento_model")
-    if onnx and bento_model:
-        at.book.refuse(at.path, "has both onnx and bento_model; keep one of them")
+    if len(named := [source for source in SOURCES if get(source)]) > 1:
+        at.book.refuse(at.path, f"has both {named[0]} and {named[1]}; keep one of them")
+    endpoint = get("open_inference")
+    for key in OF_A_PROCESS if endpoint else OF_A_SERVER:
+        if written := get(key):
+            written.refuse(f"is for {'models that run here' if endpoint else 'open_inference'}; leave it out")
     tag = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
     return MemberConfig(
         name=name,
         onnx=onnx_path(onnx, root) if onnx else None,
         bento_model=text_of(bento_model, tag, "name:version, as in digits-linear:latest"),
+        endpoint=_endpoint(endpoint, get) if endpoint else None,
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
         active=flag_of(get("active"), True),
@@ -58,6 +81,19 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
         deadline_s=duration_of(get("deadline"), None, "200 ms"),
         isolated=flag_of(get("isolated"), False),
     )
+
+
+def _endpoint(at: At, get: Callable[[str], At | None]) -> Endpoint | None:
+    """Where a server's model is; ``None`` where that was refused."""
+    url = text_of(at, r"https?://[A-Za-z0-9\[][^\s/?#@]*(/[^\s?#]*)?", "its address, as in http://triton.internal:8000")
+    if get("model") is None:
+        at.book.refuse((*at.path[:-1], "model"), "is missing; add model: resnet50, by its name on the server")
+    version = get("version")
+    if version and type(version.value) is int:  # as is natural where versions are numbers
+        version = replace(version, value=str(version.value))
+    texts = {key: text_of(version if key == "version" else get(key), *form) for key, form in OF_A_SERVER.items()}
+    model = texts.pop("model")
+    return None if url is None or model is None else Endpoint(url, model, **texts)
 
 
 def _profile(at: At | None) -> Profile:

@@ -11,6 +11,7 @@ from bandmaster.contract import Contract
 from bandmaster.core import Profile, Task
 from bandmaster.guard import Guarding
 from bandmaster.limits import Limits
+from bandmaster.members.remote import Endpoint
 from bandmaster.policies.exploration import Exploration
 from bandmaster.probes import Probing
 
@@ -38,8 +39,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MemberConfig:
-    """One member: a model file or a model of BentoML's store; with neither it exists only in logs. Nobody asks one that
-    is not ``active``.
+    """One member: a model file, a model of BentoML's store or one on a server; with none of them it exists only in
+    logs. Nobody asks one that is not ``active``.
 
     It runs on a ``host``, one of ``core.HOSTS``. A call of it may take ``deadline_s``; where that is
     ``None``, what its speed at start allows (``build``). An ``isolated`` one has a process of its own.
@@ -54,6 +55,17 @@ class MemberConfig:
     host: str = "cpu"
     deadline_s: float | None = None
     isolated: bool = False
+    endpoint: Endpoint | None = None
+
+    @property
+    def modelled(self) -> bool:
+        """Whether there is something that can be asked."""
+        return self.onnx is not None or self.bento_model is not None or self.is_elsewhere
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs where nobody here can measure what energy it takes."""
+        return self.endpoint is not None
 
 
 @dataclass(frozen=True, slots=True)

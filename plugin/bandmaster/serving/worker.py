@@ -238,17 +238,14 @@ class Worker:
 
     def _stop(self, left: _Serving) -> None:
         """Let go of the members of a configuration that is over, unless another has them still."""
-        kept = {id(m) for serving in (self._serving, *self._leaving) for m in serving.hosted.isolated}
-        for member in left.hosted.isolated:
-            if id(member) not in kept:
-                member.stop()
+        left.hosted.stop([m for serving in (self._serving, *self._leaving) for m in serving.hosted.members.values()])
 
     async def close(self) -> None:
         """Finish the probes under way and let go of the files."""
         if self._after:
             await asyncio.wait(self._after, timeout=5.0)
-        for member in {id(m): m for s in (self._serving, *self._leaving) for m in s.hosted.isolated}.values():
-            member.stop()
+        for serving in (self._serving, *self._leaving):
+            serving.hosted.stop()
         self._threads.shutdown(wait=False)
         self._stage_threads.shutdown(wait=False)
         self._spool.close()
