@@ -28,6 +28,7 @@ from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
+from bandmaster.members.bento import BentoMember, Called
 from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
@@ -62,19 +63,19 @@ POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
 
 
-HostedMember = OnnxMember | IsolatedMember | RemoteMember
+HostedMember = OnnxMember | IsolatedMember | RemoteMember | BentoMember
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What a loaded member was made of: its file and when that changed last, its model's tag or its place on a server,
+    """What a loaded member was made of: its file and when that changed last, its model's tag, its place elsewhere,
     where and how it runs, and what energy is declared where none can be measured.
     """
 
     onnx: Path | None
     changed: int
     bento_model: str | None
-    endpoint: Endpoint | None
+    elsewhere: Endpoint | Called | None
     host: str
     isolated: bool
     deadline_s: float | None
@@ -173,7 +174,7 @@ def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[H
     known.sort(key=lambda member: isinstance(member, Elsewhere))
     problems: list[str] = []
     for member in members.values():
-        if not isinstance(member, RemoteMember) or member in known:
+        if not isinstance(member, RemoteMember | BentoMember) or member in known:
             continue
         place = _place(config, member.name)
         if known:
@@ -185,7 +186,7 @@ def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[H
             except BandmasterError as problem:
                 problems.append(f"{place}: {problem}")
                 continue
-        if member.unmet is not None and known:
+        if isinstance(member, RemoteMember) and member.unmet is not None and known:
             _log.warning("%s: %s; the others serve without it until it answers", place, member.unmet)
         elif not known:
             why = member.unmet or "does not tell the shape of its rows"
@@ -204,7 +205,7 @@ def _model(declared: MemberConfig) -> _Model:
         onnx=declared.onnx,
         changed=changed,
         bento_model=declared.bento_model,
-        endpoint=declared.endpoint,
+        elsewhere=declared.endpoint or declared.bento,
         host=declared.host,
         isolated=declared.isolated,
         deadline_s=declared.deadline_s,
@@ -215,6 +216,8 @@ def _model(declared: MemberConfig) -> _Model:
 def _member(declared: MemberConfig, config: Config) -> HostedMember:
     if declared.endpoint is not None:
         return RemoteMember(declared.name, declared.endpoint, config.task, declared.profile.energy_j)
+    if declared.bento is not None:
+        return BentoMember(declared.name, declared.bento, config.task, declared.profile.energy_j)
     path = _model_path(declared)
     if not declared.isolated:
         return OnnxMember(declared.name, path, config.task, declared.host)

@@ -265,8 +265,15 @@ MEMBERS += [
     ("linear: {open_inference: http://far, model: a/../b}", "linear.model: a/../b cannot be used; write the model's"),
     ("linear: {open_inference: http://far, model: m, version: 1.5}", "linear.version: 1.5 cannot be used; write a"),
     ("linear: {open_inference: http://far, model: m, token: s3cret-}", "linear.token: s3cret- cannot be used; write t"),
-    ("linear: {open_inference: http://far, model: m, isolated: true}", "linear.isolated: true is for models that run"),
+    (
+        "linear: {open_inference: http://far, model: m, isolated: true}",
+        "linear.isolated: true is for onnx and bento_mo",
+    ),
     ("linear: {open_inference: http://far, model: m, onnx: here.onnx}", "linear: has both onnx and open_inference; k"),
+    ("linear: {bento: service}", "linear.bento: service cannot be used; write module:Class, as in service:Other"),
+    ("linear: {bento: 'a:B', method: 'no method'}", "linear.method: no method cannot be used; write the name of a"),
+    ("linear: {bento: 'a:B', model: m}", "linear.model: m is for open_inference; leave it out"),
+    ("linear: {onnx: here.onnx, method: x}", "linear.method: x is for bento; leave it out"),
     ("linear: {onnx: here.onnx, output: x}", "linear.output: x is for open_inference; leave it out"),
 ]
 

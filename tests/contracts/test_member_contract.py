@@ -14,12 +14,13 @@ from sklearn.linear_model import LogisticRegression
 import bandmaster.members
 import bandmaster.recorded
 from bandmaster.core import HOSTS, BandmasterError, Member
+from bandmaster.members.bento import BentoMember, Called
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import PROVIDERS, OnnxMember
 from bandmaster.members.remote import Endpoint, RemoteMember
 from bandmaster.recorded import RecordedMember
 from bandmaster.testing import MEMBER_RULES, check_member, sample_log
-from tests.members.servers import serving
+from tests.members.servers import serving, softmax
 
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
@@ -47,11 +48,23 @@ def remote(folder):
         member.stop()
 
 
+@contextmanager
+def other(folder):
+    async def ask(method, rows):
+        assert method == "judge"
+        return softmax(rows)
+
+    member = BentoMember("other", Called("service:Other", "judge"))
+    member.connect(ask)
+    yield member, ROWS
+
+
 SUITE = {
     OnnxMember: onnx,
     IsolatedMember: lambda folder: onnx(folder, IsolatedMember),
     RecordedMember: recorded,
     RemoteMember: remote,
+    BentoMember: other,
 }
 
 

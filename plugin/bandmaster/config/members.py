@@ -21,11 +21,12 @@ from bandmaster.config.values import (
     text_of,
 )
 from bandmaster.core import HOSTS, Profile
+from bandmaster.members.bento import Called
 from bandmaster.members.remote import Endpoint
 from bandmaster.plans import ALL
 from bandmaster.yaml_reader import At, show
 
-SOURCES = ("onnx", "bento_model", "open_inference")
+SOURCES = ("onnx", "bento_model", "open_inference", "bento")
 """What a member's model may be named by."""
 
 OF_A_SERVER = {
@@ -37,8 +38,12 @@ OF_A_SERVER = {
 }
 """What else tells where a server's model is, how each is written, and an example."""
 
-OF_A_PROCESS = ("host", "isolated")
-"""What is said of how a model runs here."""
+ONLY_FOR = {
+    **dict.fromkeys(OF_A_SERVER, ("open_inference",)),
+    "method": ("bento",),
+    **dict.fromkeys(("host", "isolated"), ("onnx", "bento_model")),
+}
+"""What is said of some models only, by what names them."""
 
 
 def read_members(at: At | None, root: Path) -> tuple[MemberConfig, ...]:
@@ -59,21 +64,22 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
-    known = (*SOURCES, *OF_A_SERVER, "profile", "weight", "active", "host", "deadline", "isolated")
+    known = (*SOURCES, *ONLY_FOR, "profile", "weight", "active", "deadline")
     get = fields_of(at, known).get
     onnx, bento_model = get("onnx"), get("bento_model")
     if len(named := [source for source in SOURCES if get(source)]) > 1:
         at.book.refuse(at.path, f"has both {named[0]} and {named[1]}; keep one of them")
-    endpoint = get("open_inference")
-    for key in OF_A_PROCESS if endpoint else OF_A_SERVER:
-        if written := get(key):
-            written.refuse(f"is for {'models that run here' if endpoint else 'open_inference'}; leave it out")
+    for key, sources in ONLY_FOR.items():
+        if (written := get(key)) and not any(get(source) for source in sources):
+            written.refuse(f"is for {' and '.join(sources)}; leave it out")
+    endpoint, bento = get("open_inference"), get("bento")
     tag = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
     return MemberConfig(
         name=name,
         onnx=onnx_path(onnx, root) if onnx else None,
         bento_model=text_of(bento_model, tag, "name:version, as in digits-linear:latest"),
         endpoint=_endpoint(endpoint, get) if endpoint else None,
+        bento=_called(bento, get("method")) if bento else None,
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
         active=flag_of(get("active"), True),
@@ -94,6 +100,13 @@ def _endpoint(at: At, get: Callable[[str], At | None]) -> Endpoint | None:
     texts = {key: text_of(version if key == "version" else get(key), *form) for key, form in OF_A_SERVER.items()}
     model = texts.pop("model")
     return None if url is None or model is None else Endpoint(url, model, **texts)
+
+
+def _called(at: At, method: At | None) -> Called | None:
+    """Which method of which service; ``None`` where that was refused."""
+    service = text_of(at, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:Class, as in service:Other")
+    name = text_of(method, r"[A-Za-z]\w*", "the name of a method, as in predict") if method else "predict"
+    return None if service is None or name is None else Called(service, name)
 
 
 def _profile(at: At | None) -> Profile:

@@ -11,6 +11,7 @@ from bandmaster.contract import Contract
 from bandmaster.core import Profile, Task
 from bandmaster.guard import Guarding
 from bandmaster.limits import Limits
+from bandmaster.members.bento import Called
 from bandmaster.members.remote import Endpoint
 from bandmaster.policies.exploration import Exploration
 from bandmaster.probes import Probing
@@ -39,8 +40,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MemberConfig:
-    """One member: a model file, a model of BentoML's store or one on a server; with none of them it exists only in
-    logs. Nobody asks one that is not ``active``.
+    """One member: a model file, a model of BentoML's store, one on a server or another service of the bento; with none
+    of them it exists only in logs. Nobody asks one that is not ``active``.
 
     It runs on a ``host``, one of ``core.HOSTS``. A call of it may take ``deadline_s``; where that is
     ``None``, what its speed at start allows (``build``). An ``isolated`` one has a process of its own.
@@ -56,6 +57,7 @@ class MemberConfig:
     deadline_s: float | None = None
     isolated: bool = False
     endpoint: Endpoint | None = None
+    bento: Called | None = None
 
     @property
     def modelled(self) -> bool:
@@ -65,7 +67,7 @@ class MemberConfig:
     @property
     def is_elsewhere(self) -> bool:
         """Whether it runs where nobody here can measure what energy it takes."""
-        return self.endpoint is not None
+        return self.endpoint is not None or self.bento is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Live:
 
     def __init__(self, made: Made) -> None:
         self.config, self.hosted, self._manager, self._read = made.config, made.hosted, made.manager, made.read
+        self._called = {member.bento for member in self.config.members if member.bento}
         self._watched = (Path(self.config.source.name), self._manager.edits.path)
         self._stamp: Stamp | None = None  # what was in force then may have changed by now
         self._looked = 0.0
@@ -61,6 +62,7 @@ class Live:
         try:
             found, _ = in_force(self._read)
             require_live(self.config, found)
+            self._require_connected(found)
             if found == self.config:
                 self._note()
                 return None
@@ -76,6 +78,15 @@ class Live:
             self._refuse(problem)
             return None
         return found, hosted
+
+    def _require_connected(self, then: Config) -> None:
+        """Raise ``BandmasterError`` where a member is a service that this one did not depend on when it was started."""
+        for member in then.members:
+            if member.bento and member.bento not in self._called:
+                raise BandmasterError(
+                    f"{then.source.name}: {then.source.path}.members.{member.name}.bento: a service is connected with "
+                    "others when it starts; start it anew"
+                )
 
     def accept(self, config: Config, hosted: build.Hosted) -> None:
         """It is served by from now on."""
