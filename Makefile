@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras $(VENV)/.mlserver debian  ## torch, Ray, Schemathesis, Atheris, MLServer, Chromium, Prometheus
+test-extras: $(VENV)/.extras $(VENV)/.apart debian  ## torch, Ray, Schemathesis, Atheris, MLServer, OpenVINO, Chromium, Prometheus
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -56,7 +56,9 @@ $(VENV)/.extras: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo
 
-$(VENV)/.mlserver: | $(BIN)/python  ## in an environment of its own: what it needs does not go together with BentoML
+$(VENV)/.apart: | $(BIN)/python  ## in environments of their own: what does not go together with ours
 	$(PYTHON) -m venv $(VENV)/mlserver
 	$(VENV)/mlserver/bin/pip install --quiet 'mlserver>=1.7,<2' 'mlserver-sklearn>=1.7,<2'
+	$(PYTHON) -m venv $(VENV)/openvino
+	$(VENV)/openvino/bin/pip install --quiet 'onnxruntime-openvino>=1.24.1,<2' 'numpy>=2.0,<3'
 	@touch $@

@@ -23,7 +23,7 @@ from bandmaster.calling import Caller, Faults
 from bandmaster.conductor import ConductedPolicy, Conductor
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
-from bandmaster.core import VALUE, BandmasterError, Elsewhere, Ensemble, Plan, Policy, Recorder
+from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
 from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
@@ -63,7 +63,8 @@ POLICIES = ("constant", "random", "scoring", "bandit")
 """Those that are compared where nobody says which; ``config.POLICIES`` are all."""
 
 
-HostedMember = OnnxMember | IsolatedMember | RemoteMember | BentoMember
+Elsewhere = RemoteMember | BentoMember
+HostedMember = OnnxMember | IsolatedMember | Elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class _Model:
     changed: int
     bento_model: str | None
     elsewhere: Endpoint | Called | None
-    host: str
+    providers: tuple[str, ...]
     isolated: bool
     deadline_s: float | None
     energy_j: float | None
@@ -174,7 +175,7 @@ def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[H
     known.sort(key=lambda member: isinstance(member, Elsewhere))
     problems: list[str] = []
     for member in members.values():
-        if not isinstance(member, RemoteMember | BentoMember) or member in known:
+        if not isinstance(member, Elsewhere) or member in known:
             continue
         place = _place(config, member.name)
         if known:
@@ -206,23 +207,24 @@ def _model(declared: MemberConfig) -> _Model:
         changed=changed,
         bento_model=declared.bento_model,
         elsewhere=declared.endpoint or declared.bento,
-        host=declared.host,
+        providers=declared.providers,
         isolated=declared.isolated,
         deadline_s=declared.deadline_s,
-        energy_j=declared.profile.energy_j if declared.is_elsewhere else None,
+        energy_j=declared.declared_energy_j,
     )
 
 
 def _member(declared: MemberConfig, config: Config) -> HostedMember:
+    energy_j = declared.declared_energy_j
     if declared.endpoint is not None:
-        return RemoteMember(declared.name, declared.endpoint, config.task, declared.profile.energy_j)
+        return RemoteMember(declared.name, declared.endpoint, config.task, energy_j)
     if declared.bento is not None:
-        return BentoMember(declared.name, declared.bento, config.task, declared.profile.energy_j)
-    path = _model_path(declared)
+        return BentoMember(declared.name, declared.bento, config.task, energy_j)
+    path, providers = _model_path(declared), declared.providers
     if not declared.isolated:
-        return OnnxMember(declared.name, path, config.task, declared.host)
+        return OnnxMember(declared.name, path, config.task, providers, energy_j)
     deadline = None if declared.deadline_s is None else Deadline(declared.deadline_s)
-    return IsolatedMember(declared.name, path, config.task, declared.host, deadline)
+    return IsolatedMember(declared.name, path, config.task, providers, deadline, energy_j)
 
 
 def require_functions(config: Config) -> None:

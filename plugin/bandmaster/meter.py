@@ -24,7 +24,7 @@ class CpuTimeMeter:
     by the machine's ``power`` counters where those tell, else *estimated* by ``watts``.
 
     Members run their sessions on the calling thread alone (one ONNX Runtime thread), so its CPU time is theirs. Of one
-    that runs elsewhere it is what is *declared* for each row; where nothing is, what this thread took to ask.
+    whose energy cannot be measured here it is what is *declared* of each row; where nothing is, what asking it took.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CpuTimeMeter:
         latency, busy = time.perf_counter() - wall, time.thread_time() - cpu + elsewhere
         known = None if self._power is None else self._power.watts
         joules, source = (busy * self._watts, _ESTIMATED) if known is None else (busy * known, _MEASURED)
-        if (declared := getattr(member, "energy_j", None)) is not None:  # of Elsewhere
+        if (declared := getattr(member, "energy_j", None)) is not None:
             joules, source = declared * len(index), _DECLARED
         return MemberAnswer(member.name, index, scores, latency, joules, source, error, teaches=not no_turn)
 

@@ -274,6 +274,20 @@ MEMBERS += [
     ("linear: {bento: 'a:B', method: 'no method'}", "linear.method: no method cannot be used; write the name of a"),
     ("linear: {bento: 'a:B', model: m}", "linear.model: m is for open_inference; leave it out"),
     ("linear: {onnx: here.onnx, method: x}", "linear.method: x is for bento; leave it out"),
+    (
+        "linear: {onnx: here.onnx, providers: [gpu]}",
+        "linear.providers[0]: gpu is no execution provider; write a list",
+    ),
+    (
+        "linear: {onnx: here.onnx, providers: cuda}",
+        "linear.providers: cuda is not a list of at least one; write a list",
+    ),
+    (
+        "linear: {onnx: here.onnx, providers: [cuda, CUDAExecutionProvider]}",
+        "linear.providers[1]: CUDAExecutionProvider is named twice; keep one of them",
+    ),
+    ("linear: {bento: 'a:B', providers: [cuda]}", "linear.providers: [cuda] is for onnx and bento_model; leave it out"),
+    ("linear: {onnx: here.onnx, host: cuda}", "linear.host: is an unknown key"),
     ("linear: {onnx: here.onnx, output: x}", "linear.output: x is for open_inference; leave it out"),
 ]
 
@@ -316,23 +330,32 @@ FAR = 'linear: {open_inference: "http://far:8000", model: m}'
 
 
 @pytest.mark.parametrize(
+    ("member", "where"),
+    [
+        ('{open_inference: "http://far:8000", model: m}', "elsewhere"),
+        ("{bento: service:Other}", "elsewhere"),
+        ("{onnx: a.onnx, providers: [tensorrt, cpu]}", "on TensorrtExecutionProvider, CPUExecutionProvider"),
+    ],
+)
+@pytest.mark.parametrize(
     ("energy", "who", "other"),
     [
         ("energy: {weight: 1, range: [0 J, 1 J]}", "the contract", "weigh energy with 0"),
         ("accuracy: {weight: 1}\n    limits: {energy: 5 J / 1 min}", "limits.energy", "take limits.energy out"),
     ],
 )
-def test_energy_that_counts_must_be_declared_of_a_member_that_runs_elsewhere(
-    tmp_path: Path, energy: str, who: str, other: str
+def test_energy_that_counts_must_be_declared_of_a_member_of_which_it_cannot_be_measured(
+    tmp_path: Path, energy: str, who: str, other: str, member: str, where: str
 ) -> None:
+    (tmp_path / "a.onnx").touch()
     contract, _, limits = energy.partition("\n")
-    text = changed("linear: {}", FAR).replace("accuracy: {weight: 0.6}", contract) + limits
+    text = changed("linear: {}", f"linear: {member}").replace("accuracy: {weight: 0.6}", contract) + limits
     (problem,) = problems(tmp_path, text)
     assert problem == (
-        f"bentofile.yaml:9: {O}.members.linear: runs elsewhere, where its energy cannot be measured, and {who} counts "
+        f"bentofile.yaml:9: {O}.members.linear: runs {where}, where its energy cannot be measured, and {who} counts "
         f"that; add profile: {{energy: 124 mJ}}, what one row takes there, or {other}"
     )
-    (tmp_path / "bentofile.yaml").write_text(text.replace("model: m", "model: m, profile: {energy: 1 J}"))
+    (tmp_path / "bentofile.yaml").write_text(text.replace(member, member[:-1] + ", profile: {energy: 1 J}}"))
     assert load(tmp_path / "bentofile.yaml").members[0].profile.energy_j == 1.0
 
 

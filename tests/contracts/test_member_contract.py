@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 
 import bandmaster.members
 import bandmaster.recorded
-from bandmaster.core import HOSTS, BandmasterError, Member
+from bandmaster.core import CPU, PROVIDERS, BandmasterError, Member
 from bandmaster.members.bento import BentoMember, Called
 from bandmaster.members.isolated import IsolatedMember
-from bandmaster.members.onnx import PROVIDERS, OnnxMember
+from bandmaster.members.onnx import OnnxMember
 from bandmaster.members.remote import Endpoint, RemoteMember
 from bandmaster.recorded import RecordedMember
 from bandmaster.testing import MEMBER_RULES, check_member, sample_log
@@ -115,10 +115,9 @@ def test_a_member_that_is_to_run_where_it_cannot_says_so_and_what_to_do(make, tm
     model = LogisticRegression().fit(np.eye(4), [0, 1, 0, 1])
     path = tmp_path / "model.onnx"
     path.write_bytes(skl2onnx.to_onnx(model, ROWS[:1], options={"zipmap": False}).SerializeToString())
-    said = r"'wine' is to run on cuda, .*; install onnxruntime-gpu .*, or write host: cpu"
+    said = r"'wine' is to run on CUDAExecutionProvider, for which .*; it has .*CPUExecutionProvider: write one of them"
     with pytest.raises(BandmasterError, match=said):
-        make("wine", path, host="cuda")
-    assert set(PROVIDERS) == set(HOSTS)
+        make("wine", path, providers=(PROVIDERS["cuda"], CPU))
 
 
 @pytest.mark.parametrize("labels", [[1, 2, 3], ["red", "rose", "white"]])

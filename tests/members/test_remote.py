@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandmaster.core import BandmasterError, Elsewhere, MemberFailure
+from bandmaster.core import BandmasterError, Interruptible, MemberFailure
 from bandmaster.members.remote import Endpoint, RemoteMember
 from bandmaster.meter import CpuTimeMeter
 from tests.members import servers
@@ -61,7 +61,7 @@ def test_what_the_model_is_is_found_out_and_what_it_says_is_what_it_said(served:
     assert (member.input_shape, member.width, member.unmet) == ((4,), CLASSES, None)
     assert member.latency_s > 0.0
     np.testing.assert_array_equal(member.predict(ROWS), softmax(ROWS))
-    assert isinstance(member, Elsewhere)
+    assert isinstance(member, Interruptible)
 
 
 def test_a_version_and_a_path_before_it_are_part_of_the_address(served: Served) -> None:

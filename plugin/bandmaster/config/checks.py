@@ -35,24 +35,27 @@ def check_declared(
                 )
 
 
-def check_elsewhere(
+def check_unmetered(
     at: At,
     metrics: Sequence[Metric],
     profiles: Mapping[str, Mapping[str, float]],
     limits: Limits,
     members: Sequence[MemberConfig],
 ) -> None:
-    """What a member takes that runs elsewhere is not to be measured here; where it counts, it must be declared."""
+    """What a member takes that runs elsewhere, or on no CPU, cannot be measured here; where it counts, it must be
+    declared.
+    """
     # Where it is taken from profiles, all members have been asked for it already.
     weighed = any(m.name == "energy" and m.source == "live" and _weighs(m, profiles) for m in metrics)
     if not weighed and limits.energy is None:
         return
     who, other = ("the contract", "weigh energy with 0") if weighed else ("limits.energy", "take limits.energy out")
     for member in members:
-        if member.is_elsewhere and member.profile.energy_j is None:
+        if not member.is_metered and member.profile.energy_j is None:
+            where = "elsewhere" if member.is_elsewhere else f"on {', '.join(member.providers)}"
             at.book.refuse(
                 (*at.path, "members", member.name),
-                f"runs elsewhere, where its energy cannot be measured, and {who} counts that; add profile: {{energy: "
+                f"runs {where}, where its energy cannot be measured, and {who} counts that; add profile: {{energy: "
                 f"{_FIGURE['energy']}}}, what one row takes there, or {other}",
             )
 

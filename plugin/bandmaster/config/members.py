@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from bandmaster.config.records import MemberConfig
 from bandmaster.config.values import (
     PROFILE_FIELDS,
-    choice_of,
     duration_of,
     entries_of,
     fields_of,
@@ -20,7 +19,7 @@ from bandmaster.config.values import (
     number_of,
     text_of,
 )
-from bandmaster.core import HOSTS, Profile
+from bandmaster.core import CPU, PROVIDERS, Profile
 from bandmaster.members.bento import Called
 from bandmaster.members.remote import Endpoint
 from bandmaster.plans import ALL
@@ -41,7 +40,7 @@ OF_A_SERVER = {
 ONLY_FOR = {
     **dict.fromkeys(OF_A_SERVER, ("open_inference",)),
     "method": ("bento",),
-    **dict.fromkeys(("host", "isolated"), ("onnx", "bento_model")),
+    **dict.fromkeys(("providers", "isolated"), ("onnx", "bento_model")),
 }
 """What is said of some models only, by what names them."""
 
@@ -83,10 +82,25 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
         active=flag_of(get("active"), True),
-        host=choice_of(get("host"), "cpu", HOSTS),
+        providers=_providers(get("providers")),
         deadline_s=duration_of(get("deadline"), None, "200 ms"),
         isolated=flag_of(get("isolated"), False),
     )
+
+
+def _providers(at: At | None) -> tuple[str, ...]:
+    """What is to run a model, by its full names."""
+    fix = f"write a list of {', '.join(PROVIDERS)}, as in [tensorrt, cuda], or of full names as CUDAExecutionProvider"
+    found: dict[str, None] = {}
+    for item in items_of(at, fix):
+        name = item.value if isinstance(item.value, str) else ""
+        name = PROVIDERS.get(name, name)
+        if not re.fullmatch(r"[A-Za-z0-9]{1,64}ExecutionProvider", name, re.ASCII):
+            item.refuse(f"is no execution provider; {fix}")
+        elif name in found:
+            item.refuse("is named twice; keep one of them")
+        found[name] = None
+    return tuple(found) or (CPU,)
 
 
 def _endpoint(at: At, get: Callable[[str], At | None]) -> Endpoint | None:

@@ -20,7 +20,7 @@ from typing import cast, get_args
 import msgspec
 import numpy as np
 
-from bandmaster.core import Array, BandmasterError, FloatArray, MemberFailure, Task
+from bandmaster.core import CPU, Array, BandmasterError, FloatArray, MemberFailure, Task
 from bandmaster.members.deadline import Deadline
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.members.watchdog import WATCHDOG
@@ -115,11 +115,13 @@ class IsolatedMember:
         name: str,
         path: Path,
         task: Task = "classification",
-        host: str = "cpu",
+        providers: Sequence[str] = (CPU,),
         deadline: Deadline | None = None,
+        energy_j: float | None = None,
     ) -> None:
         """Finds out what the model is. Nothing keeps running; ``start``, or the first call, begins anew."""
-        self.name, self._path, self._task, self._host = name, path, task, host
+        self.name, self._path, self._task, self._providers = name, path, task, providers
+        self.energy_j = energy_j
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._stopped, self._not_before = False, 0.0
@@ -243,7 +245,7 @@ class IsolatedMember:
                 raise MemberFailure("is stopped" if self._stopped else "died when it was started, a moment ago")
             ours, theirs = socket.socketpair()
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), self.name, str(self._path)]
-            command += [self._task, self._host]
+            command += [self._task, *self._providers]
             kept = {
                 name: os.environ[name]
                 for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
@@ -291,11 +293,11 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def serve(link: Connection, name: str, path: Path, task: Task, host: str) -> None:
+def serve(link: Connection, name: str, path: Path, task: Task, providers: Sequence[str]) -> None:
     """The process's side: load the model, then answer until the other side is gone."""
     threading.Thread(target=_leave_with, args=(link.fileno(),), daemon=True).start()
     try:
-        member = OnnxMember(name, path, task, host)
+        member = OnnxMember(name, path, task, providers)
     except BandmasterError as problem:
         link.send_bytes(msgspec.msgpack.encode(Failed(str(problem))))
         return
@@ -329,6 +331,6 @@ def _answered(member: OnnxMember, asked: Asked) -> Told:
 
 
 if __name__ == "__main__":
-    handle, name_, path_, task_, host_ = sys.argv[1:]
+    handle, name_, path_, task_, *providers_ = sys.argv[1:]
     assert task_ in get_args(Task)
-    serve(Connection(int(handle)), name_, Path(path_), cast(Task, task_), host_)
+    serve(Connection(int(handle)), name_, Path(path_), cast(Task, task_), providers_)
