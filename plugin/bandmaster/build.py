@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import logging
@@ -10,6 +9,7 @@ import math
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from bandmaster.conductor import ConductedPolicy, Conductor
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
 from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
+from bandmaster.files import Stamp, stamp
 from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
@@ -68,19 +69,32 @@ HostedMember = OnnxMember | IsolatedMember | Elsewhere
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
-    """What a loaded member was made of: its file and when that changed last, its model's tag, its place elsewhere,
-    where and how it runs, and what energy is declared where none can be measured.
+class Origin:
+    """What a member was made of: its ``file`` as it was then, if it was ``stored`` by BentoML, or its place
+    ``elsewhere``; how it runs, and what energy is declared where none can be measured.
     """
 
-    onnx: Path | None
-    changed: int
-    bento_model: str | None
+    file: Path | None
+    written: Stamp | None
+    stored: bool
     elsewhere: Endpoint | Called | None
     providers: tuple[str, ...]
     isolated: bool
     deadline_s: float | None
     energy_j: float | None
+
+    @property
+    def watched(self) -> Path | None:
+        """The file that changes when there is another model: in BentoML's store the one that names the latest."""
+        return self.file.parent.parent / "latest" if self.file is not None and self.stored else self.file
+
+    def __str__(self) -> str:
+        """The model's tag, the file and when it was written, or the place."""
+        if self.file is None or self.written is None:
+            return self.elsewhere.address if isinstance(self.elsewhere, Endpoint) else str(self.elsewhere)
+        if self.stored:
+            return f"{self.file.parent.parent.name}:{self.file.parent.name}"
+        return f"{self.file.name} of {datetime.fromtimestamp(self.written[0] / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +104,7 @@ class Hosted:
     ensemble: Ensemble
     members: Mapping[str, HostedMember]
     input_shape: tuple[int | None, ...]
-    models: Mapping[str, _Model] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
     def slow(self) -> frozenset[str]:
@@ -100,6 +114,11 @@ class Hosted:
             for name, member in self.members.items()
             if member.latency_s >= SLOW_S or isinstance(member, IsolatedMember | Elsewhere)
         )
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """The files that change when there are other models than these."""
+        return tuple(origin.watched for origin in self.origins.values() if origin.watched is not None)
 
     @property
     def isolated(self) -> tuple[IsolatedMember, ...]:
@@ -119,12 +138,13 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
     """
     require_functions(config)
     problems: list[str] = []
-    models = {declared.name: _model(declared) for declared in config.members}
-    kept = {name: now.members[name] for name, model in models.items() if now and now.models.get(name) == model}
+    origins: dict[str, Origin] = {}
     members: dict[str, HostedMember] = {}
     for declared in config.members:
         try:
-            members[declared.name] = kept.get(declared.name) or _member(declared, config)
+            origin = origins[declared.name] = _origin(declared)  # before it is read: what is written then comes later
+            stays = now is not None and now.origins.get(declared.name) == origin
+            members[declared.name] = now.members[declared.name] if now and stays else _member(declared, origin, config)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first, unknown = _first_known(config, members)
@@ -146,15 +166,16 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
     assert first.input_shape is not None  # it is known
     assert first.width is not None
     if config.task == "regression":
-        return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape, models)
+        return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape, origins)
     classes = config.classes or first.classes or tuple(range(first.width))
     if len(classes) != first.width:
         raise ConfigError(
             f"{config.source.name}: {config.source.path}.classes: {len(classes)} classes are named, but the members "
             f"answer with {first.width}; name each once, in the models' order"
         )
+    known = now.members.values() if now and now.ensemble.classes == classes else ()
     for member in members.values():
-        if (why := member.misnamed(classes)) is not None:
+        if member not in known and (why := member.misnamed(classes)) is not None:
             problems.append(f"{_place(config, member.name)}: {why}")
     ensemble = ensemble_of(config, classes)
     if config.faults.fallback is not None:
@@ -164,7 +185,7 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
             problems.append(f"{config.source.name}: {config.source.path}.faults.fallback: {problem}")
     if problems:
         raise ConfigError(*problems)
-    return Hosted(ensemble, members, first.input_shape, models)
+    return Hosted(ensemble, members, first.input_shape, origins)
 
 
 def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[HostedMember | None, list[str]]:
@@ -197,15 +218,12 @@ def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[H
     return next(iter(known), None), problems
 
 
-def _model(declared: MemberConfig) -> _Model:
-    changed = 0
-    if declared.onnx is not None:
-        with contextlib.suppress(OSError):  # loading it will say what is wrong
-            changed = declared.onnx.stat().st_mtime_ns
-    return _Model(
-        onnx=declared.onnx,
-        changed=changed,
-        bento_model=declared.bento_model,
+def _origin(declared: MemberConfig) -> Origin:
+    file = None if declared.is_elsewhere else _model_path(declared)
+    return Origin(
+        file=file,
+        written=None if file is None else stamp(file),
+        stored=declared.bento_model is not None,
         elsewhere=declared.endpoint or declared.bento,
         providers=declared.providers,
         isolated=declared.isolated,
@@ -214,17 +232,17 @@ def _model(declared: MemberConfig) -> _Model:
     )
 
 
-def _member(declared: MemberConfig, config: Config) -> HostedMember:
-    energy_j = declared.declared_energy_j
+def _member(declared: MemberConfig, origin: Origin, config: Config) -> HostedMember:
+    name, task, energy_j = declared.name, config.task, origin.energy_j
     if declared.endpoint is not None:
-        return RemoteMember(declared.name, declared.endpoint, config.task, energy_j)
+        return RemoteMember(name, declared.endpoint, task, energy_j)
     if declared.bento is not None:
-        return BentoMember(declared.name, declared.bento, config.task, energy_j)
-    path, providers = _model_path(declared), declared.providers
+        return BentoMember(name, declared.bento, task, energy_j)
+    assert origin.file is not None  # only what is elsewhere has none
     if not declared.isolated:
-        return OnnxMember(declared.name, path, config.task, providers, energy_j)
+        return OnnxMember(name, origin.file, task, declared.providers, energy_j)
     deadline = None if declared.deadline_s is None else Deadline(declared.deadline_s)
-    return IsolatedMember(declared.name, path, config.task, providers, deadline, energy_j)
+    return IsolatedMember(name, origin.file, task, declared.providers, deadline, energy_j)
 
 
 def require_functions(config: Config) -> None:
@@ -256,7 +274,9 @@ def _model_path(declared: MemberConfig) -> Path:
     if declared.onnx is not None:
         return declared.onnx
     if declared.bento_model is None:
-        raise BandmasterError("has neither onnx: nor bento_model:, so it can be replayed but not served; give it one")
+        raise BandmasterError(
+            "has no model, so it can be replayed but not served; give it one, as in onnx: forest.onnx"
+        )
     import bentoml  # here, so that replay does not pay for importing it
 
     try:

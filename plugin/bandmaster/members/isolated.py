@@ -125,6 +125,7 @@ class IsolatedMember:
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._stopped, self._not_before = False, 0.0
+        self._what: tuple[object, ...] | None = None
         try:
             told = self._ask(None, START_S)
         except MemberFailure as failure:
@@ -142,6 +143,11 @@ class IsolatedMember:
         with self._lock:
             self._stopped = False
             self._running()
+
+    def start_at_once(self) -> None:
+        """The same for one that is stopped, and wait for it. Raises ``MemberFailure`` where it cannot be loaded."""
+        self._stopped = False
+        self._ask(None, START_S)
 
     def stop(self) -> None:
         """End the process, and a call under way with it. Until ``start`` no other is begun."""
@@ -193,6 +199,9 @@ class IsolatedMember:
             if not child.ready:
                 facts = self._exchange(child, None, due, child.begun + START_S)
                 child.ready = isinstance(facts, Facts)
+                if isinstance(facts, Facts) and self._is_other(facts):
+                    self._drop()
+                    raise MemberFailure("its file holds another model by now")
                 if asked is None or not child.ready:
                     return facts
             sent = time.monotonic()
@@ -206,6 +215,11 @@ class IsolatedMember:
             raise MemberFailure(why, time.monotonic() - sent) from None
         finally:
             self._lock.release()
+
+    def _is_other(self, facts: Facts) -> bool:
+        """Whether that is another model than the one that was found at first: its file may have been replaced since."""
+        was, self._what = self._what, self._what or (facts.input_shape, facts.classes, facts.width)
+        return was is not None and was != (facts.input_shape, facts.classes, facts.width)
 
     def _exchange(self, child: _Child, asked: Asked | None, due: float, killed_at: float) -> Told:
         """Send, where there is something to, and receive. Raises ``TimeoutError`` when it is due, and the answer owed

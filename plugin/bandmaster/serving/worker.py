@@ -18,7 +18,7 @@ from bandmaster import build
 from bandmaster.breaker import Absence
 from bandmaster.calling import Caller, Faults
 from bandmaster.config import Config
-from bandmaster.core import Answer, BandmasterError, Decision, Request
+from bandmaster.core import Answer, BandmasterError, Decision, MemberFailure, Request
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.places import locate
@@ -230,6 +230,7 @@ class Worker:
             return
         if (found := await self._in_thread(self._live.newer)) is None:
             return
+        await self._in_thread(self._started, found[1])
         serving = self._made(*found, self._serving)
         if self._payload:
             try:
@@ -239,6 +240,15 @@ class Worker:
         self._leaving.append(self._serving)
         self._serving = serving
         self._live.accept(*found)
+
+    def _started(self, hosted: build.Hosted) -> None:
+        """Have new members' processes be ready before anybody asks them."""
+        for member in hosted.isolated:
+            if member not in self._serving.hosted.isolated:
+                try:
+                    member.start_at_once()
+                except MemberFailure as failure:  # the next call tries again
+                    _log.warning("member %s cannot be started: %s", member.name, failure)
 
     def _stop(self, left: _Serving) -> None:
         """Let go of the members of a configuration that is over, unless another has them still."""
