@@ -201,6 +201,7 @@ class IsolatedMember:
                 child.ready = isinstance(facts, Facts)
                 if isinstance(facts, Facts) and self._is_other(facts):
                     self._drop()
+                    self._not_before = time.monotonic() + RESTART_S
                     raise MemberFailure("its file holds another model by now")
                 if asked is None or not child.ready:
                     return facts
