@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile
 
-test-extras: $(VENV)/.extras debian  ## what needs more: torch, Ray, Schemathesis, Atheris, Chromium, Prometheus, PostgreSQL, MkDocs
+test-extras: $(VENV)/.extras $(VENV)/.apart debian  ## what needs more: torch, Ray, Chromium, PostgreSQL, MLServer, …
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
@@ -77,3 +77,10 @@ $(VENV)/.release: pyproject.toml | $(BIN)/python
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,docs,release,postgres,kubernetes]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo $(VENV)/.docs $(VENV)/.release
+
+$(VENV)/.apart: | $(BIN)/python  ## in environments of their own: what does not go together with ours
+	$(PYTHON) -m venv $(VENV)/mlserver
+	$(VENV)/mlserver/bin/pip install --quiet 'mlserver>=1.7,<2' 'mlserver-sklearn>=1.7,<2'
+	$(PYTHON) -m venv $(VENV)/openvino
+	$(VENV)/openvino/bin/pip install --quiet 'onnxruntime-openvino>=1.24.1,<2' 'numpy>=2.0,<3'
+	@touch $@

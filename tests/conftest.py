@@ -8,7 +8,19 @@ from hypothesis import settings
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-ORDER = ("unit", "config", "contracts", "serving", "journal", "replay", "cli", "statistics", "models", "end_to_end")
+ORDER = (
+    "unit",
+    "config",
+    "contracts",
+    "members",
+    "serving",
+    "journal",
+    "replay",
+    "cli",
+    "statistics",
+    "models",
+    "end_to_end",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +25,16 @@ from bandmaster.config import POLICIES as KNOWN_POLICIES
 from bandmaster.config import Config, ConfigError, MemberConfig
 from bandmaster.contract import Contract
 from bandmaster.core import VALUE, BandmasterError, Ensemble, Plan, Policy, Recorder
+from bandmaster.files import Stamp, stamp
 from bandmaster.guard import Admission, Guarding
 from bandmaster.inputs import asked
 from bandmaster.journal.memory import MemoryJournal
 from bandmaster.learner import Learner, profile_figures
+from bandmaster.members.bento import BentoMember, Called
 from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
+from bandmaster.members.remote import Endpoint, RemoteMember
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.metrics import ImportedFunction, imported
 from bandmaster.orchestrator import Orchestrator
@@ -51,6 +56,8 @@ from bandmaster.simulator import ModelRL, Simulation
 from bandmaster.state import StateManager, Tracking
 from bandmaster.table import Table
 
+_log = logging.getLogger("bandmaster.build")
+
 SLOW_S = 0.002
 """Members slower than this (seconds) run in threads: they would hold up every other request on the event loop."""
 
@@ -61,8 +68,37 @@ POLICY_PARTS = ("name", "probes", "aims", "version", "catalogue", "probabilities
 """What ``core.Policy`` asks for."""
 
 
-_Model = tuple[Path | None, int, str | None, str, bool, float | None]
-"""What a loaded member was made of: its file and when that changed last, its model's tag, where and how it runs."""
+Elsewhere = RemoteMember | BentoMember
+HostedMember = OnnxMember | IsolatedMember | Elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a member was made of: its ``file`` as it was then, if it was ``stored`` by BentoML, or its place
+    ``elsewhere``; how it runs, and what energy is declared where none can be measured.
+    """
+
+    file: Path | None
+    written: Stamp | None
+    stored: bool
+    elsewhere: Endpoint | Called | None
+    providers: tuple[str, ...]
+    isolated: bool
+    deadline_s: float | None
+    energy_j: float | None
+
+    @property
+    def watched(self) -> Path | None:
+        """The file that changes when there is another model: in BentoML's store the one that names the latest."""
+        return self.file.parent.parent / "latest" if self.file is not None and self.stored else self.file
+
+    def __str__(self) -> str:
+        """The model's tag, the file and when it was written, or the place."""
+        if self.file is None or self.written is None:
+            return self.elsewhere.address if isinstance(self.elsewhere, Endpoint) else str(self.elsewhere)
+        if self.stored:
+            return f"{self.file.parent.parent.name}:{self.file.parent.name}"
+        return f"{self.file.name} of {datetime.fromtimestamp(self.written[0] / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +106,9 @@ class Hosted:
     """The ensemble as it can be served: its members loaded and found to fit each other."""
 
     ensemble: Ensemble
-    members: Mapping[str, OnnxMember | IsolatedMember]
+    members: Mapping[str, HostedMember]
     input_shape: tuple[int | None, ...]
-    models: Mapping[str, _Model] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     @property
     def slow(self) -> frozenset[str]:
@@ -80,12 +116,23 @@ class Hosted:
         return frozenset(
             name
             for name, member in self.members.items()
-            if member.latency_s >= SLOW_S or isinstance(member, IsolatedMember)
+            if member.latency_s >= SLOW_S or isinstance(member, IsolatedMember | Elsewhere)
         )
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        """The files that change when there are other models than these."""
+        return tuple(origin.watched for origin in self.origins.values() if origin.watched is not None)
 
     @property
     def isolated(self) -> tuple[IsolatedMember, ...]:
         return tuple(member for member in self.members.values() if isinstance(member, IsolatedMember))
+
+    def stop(self, spared: Collection[HostedMember] = ()) -> None:
+        """End the processes and connections of all members but those who are ``spared``. A call connects anew."""
+        for member in self.members.values():
+            if isinstance(member, IsolatedMember | RemoteMember) and member not in spared:
+                member.stop()
 
 
 def host(config: Config, now: Hosted | None = None) -> Hosted:
@@ -95,20 +142,23 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
     """
     require_functions(config)
     problems: list[str] = []
-    models = {declared.name: _model(declared) for declared in config.members}
-    kept = {name: now.members[name] for name, model in models.items() if now and now.models.get(name) == model}
-    members: dict[str, OnnxMember | IsolatedMember] = {}
+    origins: dict[str, Origin] = {}
+    members: dict[str, HostedMember] = {}
     for declared in config.members:
         try:
-            members[declared.name] = kept.get(declared.name) or _member(declared, config)
+            origin = origins[declared.name] = _origin(declared)  # before it is read: what is written then comes later
+            stays = now is not None and now.origins.get(declared.name) == origin
+            members[declared.name] = now.members[declared.name] if now and stays else _member(declared, origin, config)
         except BandmasterError as problem:
             problems.append(f"{_place(config, declared.name)}: {problem}")
-    first = next(iter(members.values()), None)
-    for member in members.values():
-        assert first is not None  # members is not empty here
+    first, unknown = _first_known(config, members)
+    problems += unknown
+    for member in members.values() if first is not None else ():
+        assert first is not None
+        here = not isinstance(member, Elsewhere)  # a server tells of no labels, only of how many there are
         for what, own, wanted in (
             ("rows of shape", member.input_shape, first.input_shape),
-            ("classes", member.classes or member.width, first.classes or first.width),
+            ("classes", (here and member.classes) or member.width, (here and first.classes) or first.width),
         ):
             if own != wanted:
                 problems.append(
@@ -117,16 +167,19 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
                 )
     if problems or first is None:
         raise ConfigError(*(problems or [f"{config.source.name}: no member to serve"]))
+    assert first.input_shape is not None  # it is known
+    assert first.width is not None
     if config.task == "regression":
-        return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape, models)
+        return Hosted(ensemble_of(config, (VALUE,)), members, first.input_shape, origins)
     classes = config.classes or first.classes or tuple(range(first.width))
     if len(classes) != first.width:
         raise ConfigError(
             f"{config.source.name}: {config.source.path}.classes: {len(classes)} classes are named, but the members "
             f"answer with {first.width}; name each once, in the models' order"
         )
+    known = now.members.values() if now and now.ensemble.classes == classes else ()
     for member in members.values():
-        if (why := member.misnamed(classes)) is not None:
+        if member not in known and (why := member.misnamed(classes)) is not None:
             problems.append(f"{_place(config, member.name)}: {why}")
     ensemble = ensemble_of(config, classes)
     if config.faults.fallback is not None:
@@ -136,23 +189,64 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
             problems.append(f"{config.source.name}: {config.source.path}.faults.fallback: {problem}")
     if problems:
         raise ConfigError(*problems)
-    return Hosted(ensemble, members, first.input_shape, models)
+    return Hosted(ensemble, members, first.input_shape, origins)
 
 
-def _model(declared: MemberConfig) -> _Model:
-    changed = 0
-    if declared.onnx is not None:
-        with contextlib.suppress(OSError):  # loading it will say what is wrong
-            changed = declared.onnx.stat().st_mtime_ns
-    return declared.onnx, changed, declared.bento_model, declared.host, declared.isolated, declared.deadline_s
+def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[HostedMember | None, list[str]]:
+    """The member whose rows and classes all are to have, the first that runs here if one does; and why the ensemble
+    cannot be served as it is. Those that are elsewhere, and down, are taken to be like it until they are met.
+    """
+    known = [m for m in members.values() if m.input_shape is not None and m.width is not None]
+    known.sort(key=lambda member: isinstance(member, Elsewhere))
+    problems: list[str] = []
+    for member in members.values():
+        if not isinstance(member, Elsewhere) or member in known:
+            continue
+        place = _place(config, member.name)
+        if known:
+            shape, width = known[0].input_shape, known[0].width
+            assert shape is not None  # it is known
+            assert width is not None
+            try:
+                member.suppose(shape, width)
+            except BandmasterError as problem:
+                problems.append(f"{place}: {problem}")
+                continue
+        if isinstance(member, RemoteMember) and member.unmet is not None and known:
+            _log.warning("%s: %s; the others serve without it until it answers", place, member.unmet)
+        elif not known:
+            why = member.unmet or "does not tell the shape of its rows"
+            problems.append(
+                f"{place}: {why}; no other member tells what rows and answers look like, so that nothing can be served"
+            )
+    return next(iter(known), None), problems
 
 
-def _member(declared: MemberConfig, config: Config) -> OnnxMember | IsolatedMember:
-    path = _model_path(declared)
+def _origin(declared: MemberConfig) -> Origin:
+    file = None if declared.is_elsewhere else _model_path(declared)
+    return Origin(
+        file=file,
+        written=None if file is None else stamp(file),
+        stored=declared.bento_model is not None,
+        elsewhere=declared.endpoint or declared.bento,
+        providers=declared.providers,
+        isolated=declared.isolated,
+        deadline_s=declared.deadline_s,
+        energy_j=declared.declared_energy_j,
+    )
+
+
+def _member(declared: MemberConfig, origin: Origin, config: Config) -> HostedMember:
+    name, task, energy_j = declared.name, config.task, origin.energy_j
+    if declared.endpoint is not None:
+        return RemoteMember(name, declared.endpoint, task, energy_j)
+    if declared.bento is not None:
+        return BentoMember(name, declared.bento, task, energy_j)
+    assert origin.file is not None  # only what is elsewhere has none
     if not declared.isolated:
-        return OnnxMember(declared.name, path, config.task, declared.host)
+        return OnnxMember(name, origin.file, task, declared.providers, energy_j)
     deadline = None if declared.deadline_s is None else Deadline(declared.deadline_s)
-    return IsolatedMember(declared.name, path, config.task, declared.host, deadline)
+    return IsolatedMember(name, origin.file, task, declared.providers, deadline, energy_j)
 
 
 def require_functions(config: Config) -> None:
@@ -191,7 +285,9 @@ def _model_path(declared: MemberConfig) -> Path:
     if declared.onnx is not None:
         return declared.onnx
     if declared.bento_model is None:
-        raise BandmasterError("has neither onnx: nor bento_model:, so it can be replayed but not served; give it one")
+        raise BandmasterError(
+            "has no model, so it can be replayed but not served; give it one, as in onnx: forest.onnx"
+        )
     import bentoml  # here, so that replay does not pay for importing it
 
     try:
@@ -508,7 +604,7 @@ def recorded_logs(
     """
     profiles = {m.name: m.profile for m in config.members}
     weights = {m.name: m.weight for m in config.members}
-    modelled = any(m.onnx is not None or m.bento_model is not None for m in config.members)
+    modelled = any(m.modelled for m in config.members)
     ask = partial(_asked, config, cache, told) if modelled else None
     logs = read_logs(paths, tuple(profiles), profiles, config.classes, cache, told, config.task, weights, ask)
     return [_with_known_profiles(config, path, log) for path, log in zip(paths, logs, strict=True)]
@@ -517,9 +613,19 @@ def recorded_logs(
 def _asked(config: Config, cache: Path | None, told: Callable[[str], None] | None, table: Table) -> Table:
     """Raw inputs as a recorded ensemble of the configured models."""
     hosted = host(config)
-    models = ",".join(hashlib.sha256(_model_path(m).read_bytes()).hexdigest() for m in config.members)
+    models = ",".join(map(_content, config.members))
     meter = CpuTimeMeter(len(hosted.ensemble.classes), task=config.task)
-    return asked(table, hosted.ensemble, hosted.members, hosted.input_shape, meter, models, cache, told)
+    try:
+        return asked(table, hosted.ensemble, hosted.members, hosted.input_shape, meter, models, cache, told)
+    finally:
+        hosted.stop()
+
+
+def _content(declared: MemberConfig) -> str:
+    """Tells one model from another. What a server says today it may not say tomorrow."""
+    if declared.is_elsewhere:
+        return secrets.token_hex(16)
+    return hashlib.sha256(_model_path(declared).read_bytes()).hexdigest()
 
 
 def _with_known_profiles(config: Config, path: Path, log: RecordedLog) -> RecordedLog:

@@ -155,7 +155,7 @@ def _strangers(block: Mapping[str, Any], overlay: Mapping[str, Any]) -> list[str
     return [
         name
         for name, said in over.items()
-        if name not in own and not (isinstance(said, Mapping) and said.keys() & {"onnx", "bento_model"})
+        if name not in own and not (isinstance(said, Mapping) and said.keys() & set(config.SOURCES))
     ]
 
 

@@ -30,8 +30,15 @@ DEFAULT_PROFILE = "default"
 VALUE = "value"
 """The only class of a regression: the one column of its scores, which holds values instead of probabilities."""
 
-HOSTS = ("cpu", "cuda")
-"""The kinds of host that members run on."""
+CPU = "CPUExecutionProvider"
+
+PROVIDERS = {
+    "cpu": CPU,
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+"""What of ONNX Runtime runs models, by their short names. It knows others, too."""
 
 Task = Literal["classification", "regression"]
 Weighting = Literal["uniform", "recent", "declared", "learned"]
@@ -542,7 +549,11 @@ class Counts:
 
 @runtime_checkable
 class Member(Protocol):
-    """One model of the ensemble."""
+    """One model of the ensemble.
+
+    One whose energy cannot be measured here, as it runs elsewhere or on no CPU, may have ``energy_j``: what is declared
+    of a row, ``None`` where nobody says.
+    """
 
     name: str
 

@@ -10,6 +10,18 @@ from pathlib import Path
 
 from bandmaster.core import BandmasterError
 
+Stamp = tuple[int, int, int]
+"""What tells that a file has been written or replaced: when that was (ns), its size, its number on the disk."""
+
+
+def stamp(path: Path) -> Stamp | None:
+    """A file's; ``None`` where it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -16,13 +16,15 @@ WATTS_PER_CORE = 10.0
 
 _ESTIMATED: Provenance = "estimated"
 _MEASURED: Provenance = "measured"
+_DECLARED: Provenance = "declared"
 
 
 class CpuTimeMeter:
     """Latency by the wall clock; energy as this thread's CPU time times what a busy second of a CPU takes: *measured*
     by the machine's ``power`` counters where those tell, else *estimated* by ``watts``.
 
-    Members run their sessions on the calling thread alone (one ONNX Runtime thread), so its CPU time is theirs.
+    Members run their sessions on the calling thread alone (one ONNX Runtime thread), so its CPU time is theirs. Of one
+    whose energy cannot be measured here it is what is *declared* of each row; where nothing is, what asking it took.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class CpuTimeMeter:
         latency, busy = time.perf_counter() - wall, time.thread_time() - cpu + elsewhere
         known = None if self._power is None else self._power.watts
         joules, source = (busy * self._watts, _ESTIMATED) if known is None else (busy * known, _MEASURED)
+        if (declared := getattr(member, "energy_j", None)) is not None:
+            joules, source = declared * len(index), _DECLARED
         return MemberAnswer(member.name, index, scores, latency, joules, source, error, teaches=not no_turn)
 
 

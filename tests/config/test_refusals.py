@@ -254,6 +254,43 @@ MEMBERS = [
     ("[a]: {}", "?: [a] is no text; put the key in quotes"),
 ]
 
+MEMBERS += [
+    (
+        f"linear: {{open_inference: {url}, model: m}}",
+        f"linear.open_inference: {url} cannot be used; write its address, ",
+    )
+    for url in ("far", "ftp://far", "http://me:secret@far", "http://far#x", "http://")
+] + [
+    ("linear: {open_inference: http://far}", "linear.model: is missing; add model: resnet50"),
+    ("linear: {open_inference: http://far, model: a/../b}", "linear.model: a/../b cannot be used; write the model's"),
+    ("linear: {open_inference: http://far, model: m, version: 1.5}", "linear.version: 1.5 cannot be used; write a"),
+    ("linear: {open_inference: http://far, model: m, token: s3cret-}", "linear.token: s3cret- cannot be used; write t"),
+    (
+        "linear: {open_inference: http://far, model: m, isolated: true}",
+        "linear.isolated: true is for onnx and bento_mo",
+    ),
+    ("linear: {open_inference: http://far, model: m, onnx: here.onnx}", "linear: has both onnx and open_inference; k"),
+    ("linear: {bento: service}", "linear.bento: service cannot be used; write module:Class, as in service:Other"),
+    ("linear: {bento: 'a:B', method: 'no method'}", "linear.method: no method cannot be used; write the name of a"),
+    ("linear: {bento: 'a:B', model: m}", "linear.model: m is for open_inference; leave it out"),
+    ("linear: {onnx: here.onnx, method: x}", "linear.method: x is for bento; leave it out"),
+    (
+        "linear: {onnx: here.onnx, providers: [gpu]}",
+        "linear.providers[0]: gpu is no execution provider; write a list",
+    ),
+    (
+        "linear: {onnx: here.onnx, providers: cuda}",
+        "linear.providers: cuda is not a list of at least one; write a list",
+    ),
+    (
+        "linear: {onnx: here.onnx, providers: [cuda, CUDAExecutionProvider]}",
+        "linear.providers[1]: CUDAExecutionProvider is named twice; keep one of them",
+    ),
+    ("linear: {bento: 'a:B', providers: [cuda]}", "linear.providers: [cuda] is for onnx and bento_model; leave it out"),
+    ("linear: {onnx: here.onnx, host: cuda}", "linear.host: is an unknown key"),
+    ("linear: {onnx: here.onnx, output: x}", "linear.output: x is for open_inference; leave it out"),
+]
+
 
 @pytest.mark.parametrize(("new", "text"), MEMBERS, ids=[case[0][:40] for case in MEMBERS])
 def test_each_member_is_checked(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, new: str, text: str) -> None:
@@ -287,6 +324,39 @@ def test_a_metric_that_is_only_ever_declared_must_be_declared_for_every_member(
     found = problems(tmp_path, changed("accuracy: {weight: 0.6}", metric))
     assert [f.split(": ")[1] for f in found] == [f"{O}.members.linear", f"{O}.members.forest"]
     assert found[0].endswith(f"add profile: {fix}, or weigh {name} with 0")
+
+
+FAR = 'linear: {open_inference: "http://far:8000", model: m}'
+
+
+@pytest.mark.parametrize(
+    ("member", "where"),
+    [
+        ('{open_inference: "http://far:8000", model: m}', "elsewhere"),
+        ("{bento: service:Other}", "elsewhere"),
+        ("{onnx: a.onnx, providers: [tensorrt, cpu]}", "on TensorrtExecutionProvider, CPUExecutionProvider"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("energy", "who", "other"),
+    [
+        ("energy: {weight: 1, range: [0 J, 1 J]}", "the contract", "weigh energy with 0"),
+        ("accuracy: {weight: 1}\n    limits: {energy: 5 J / 1 min}", "limits.energy", "take limits.energy out"),
+    ],
+)
+def test_energy_that_counts_must_be_declared_of_a_member_of_which_it_cannot_be_measured(
+    tmp_path: Path, energy: str, who: str, other: str, member: str, where: str
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    contract, _, limits = energy.partition("\n")
+    text = changed("linear: {}", f"linear: {member}").replace("accuracy: {weight: 0.6}", contract) + limits
+    (problem,) = problems(tmp_path, text)
+    assert problem == (
+        f"bentofile.yaml:9: {O}.members.linear: runs {where}, where its energy cannot be measured, and {who} counts "
+        f"that; add profile: {{energy: 124 mJ}}, what one row takes there, or {other}"
+    )
+    (tmp_path / "bentofile.yaml").write_text(text.replace(member, member[:-1] + ", profile: {energy: 1 J}}"))
+    assert load(tmp_path / "bentofile.yaml").members[0].profile.energy_j == 1.0
 
 
 def test_a_metric_that_weighs_nothing_need_not_be_declared(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from contextlib import contextmanager
 
 import numpy as np
 import onnxruntime
@@ -12,35 +13,66 @@ from sklearn.linear_model import LogisticRegression
 
 import bandmaster.members
 import bandmaster.recorded
-from bandmaster.core import HOSTS, BandmasterError, Member
+from bandmaster.core import CPU, PROVIDERS, BandmasterError, Member
+from bandmaster.members.bento import BentoMember, Called
 from bandmaster.members.isolated import IsolatedMember
-from bandmaster.members.onnx import PROVIDERS, OnnxMember
+from bandmaster.members.onnx import OnnxMember
+from bandmaster.members.remote import Endpoint, RemoteMember
 from bandmaster.recorded import RecordedMember
 from bandmaster.testing import MEMBER_RULES, check_member, sample_log
+from tests.members.servers import serving, softmax
 
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
 
+@contextmanager
 def onnx(folder, kind=OnnxMember):
     rng = np.random.default_rng(1)
     model = LogisticRegression().fit(rng.normal(size=(60, 4)), rng.integers(3, size=60))
     path = folder / "model.onnx"
     path.write_bytes(skl2onnx.to_onnx(model, ROWS[:1], options={"zipmap": False}).SerializeToString())
-    return kind("onnx", path), ROWS
+    yield kind("onnx", path), ROWS
 
 
+@contextmanager
 def recorded(folder):
     log = sample_log(8, abstain=0.3)
-    return RecordedMember("m0", log.scores[:, 0]), np.arange(5)[:, None]
+    yield RecordedMember("m0", log.scores[:, 0]), np.arange(5)[:, None]
 
 
-SUITE = {OnnxMember: onnx, IsolatedMember: lambda folder: onnx(folder, IsolatedMember), RecordedMember: recorded}
+@contextmanager
+def remote(folder):
+    with serving() as served:
+        member = RemoteMember("far", Endpoint(served.url, "m"))
+        yield member, ROWS
+        member.stop()
+
+
+@contextmanager
+def other(folder):
+    async def ask(method, rows):
+        assert method == "judge"
+        return softmax(rows)
+
+    member = BentoMember("other", Called("service:Other", "judge"))
+    member.connect(ask)
+    yield member, ROWS
+
+
+SUITE = {
+    OnnxMember: onnx,
+    IsolatedMember: lambda folder: onnx(folder, IsolatedMember),
+    RecordedMember: recorded,
+    RemoteMember: remote,
+    BentoMember: other,
+}
 
 
 @pytest.mark.parametrize("kind", SUITE)
 @pytest.mark.parametrize("rule", MEMBER_RULES, ids=lambda rule: rule.__name__.strip("_"))
 def test_every_member_keeps_every_rule(kind, rule, tmp_path):
-    rule(*SUITE[kind](tmp_path))
+    with SUITE[kind](tmp_path) as made:
+        rule(*made)
 
 
 def test_no_member_escapes_the_suite():
@@ -83,10 +115,9 @@ def test_a_member_that_is_to_run_where_it_cannot_says_so_and_what_to_do(make, tm
     model = LogisticRegression().fit(np.eye(4), [0, 1, 0, 1])
     path = tmp_path / "model.onnx"
     path.write_bytes(skl2onnx.to_onnx(model, ROWS[:1], options={"zipmap": False}).SerializeToString())
-    said = r"'wine' is to run on cuda, .*; install onnxruntime-gpu .*, or write host: cpu"
+    said = r"'wine' is to run on CUDAExecutionProvider, for which .*; it has .*CPUExecutionProvider: write one of them"
     with pytest.raises(BandmasterError, match=said):
-        make("wine", path, host="cuda")
-    assert set(PROVIDERS) == set(HOSTS)
+        make("wine", path, providers=(PROVIDERS["cuda"], CPU))
 
 
 @pytest.mark.parametrize("labels", [[1, 2, 3], ["red", "rose", "white"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,38 @@ def test_example_2_makes_its_own_rows_and_replies(example: Path) -> None:
         assert HEADER in response.headers
         response = server.client.post("/describe", json={"text": "a blue one"})
         assert (response.status_code, response.json()["error"][:5]) == (400, "0 siz")
+
+
+@pytest.mark.parametrize("example", ["03_remote_members"], indirect=True)
+def test_example_3_asks_a_model_server_and_answers_without_it(example: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    bentofile = example / "bentofile.yaml"
+    assert bentofile.read_text().count(":8080") == 2
+    bentofile.write_text(bentofile.read_text().replace(":8080", f":{port}"))
+    with subprocess.Popen([sys.executable, "model_server.py", str(port)], cwd=example) as models:
+        eventually(lambda: is_up(f"http://127.0.0.1:{port}/v2/health/ready"), "the model server is up")
+        with served(".", folder=example, env=environment(example / "home")) as server:
+
+            def ask() -> set[str]:
+                """Who answered."""
+                response = server.client.post("/classify", json={"input_series": [[5.1, 3.5, 1.4, 0.2]]})
+                assert response.json() == ["setosa"]
+                path = f"/orchestration/decisions/{response.headers[HEADER]}"
+                told = eventually(lambda: server.client.get(path).json().get("said"), "it is in the journal")
+                return {said["member"] for said in told if said["error"] is None}
+
+            assert ask() == {"linear", "tree", "bayes"}  # in the shadow all members answer
+            models.kill()
+            assert ask() == {"linear"}
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.mark.parametrize("example", ["05_tabular_bento"], indirect=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 
 from bandmaster import build
 from bandmaster.combine import pool
 from bandmaster.config import load
-from bandmaster.core import Answer, BandmasterError, Decision, Ensemble, Request
+from bandmaster.core import Answer, BandmasterError, Decision, Ensemble, MemberFailure, Request
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.live import Made
 from bandmaster.serving.pages import Report
@@ -213,6 +214,60 @@ def test_isolated_members_go_once_nobody_needs_them(running: Callable[..., Runni
     service.work(script)
 
 
+def test_isolated_members_that_stay_keep_their_process(running: Callable[..., Running]) -> None:
+    service = running(members={name: {"onnx": f"{name}.onnx", "isolated": name == "tree"} for name in NAMES})
+
+    async def script(worker: Worker) -> None:
+        tree = worker._serving.hosted.members["tree"]
+        await asked(worker, ROWS[:10])
+        before = tree._child  # type: ignore[union-attr]
+        assert before is not None
+        service.edits.apply({"members.linear.weight": 2}, "cli:ann", "")
+        await worker.keep_up()
+        assert worker.page(0.0)["config"]["version"] == 1
+        assert tree._child is before  # type: ignore[union-attr]
+        assert before.process.poll() is None
+
+    service.work(script)
+
+
+def test_of_a_model_that_is_replaced_that_member_alone_is_loaded_anew(running: Callable[..., Running]) -> None:
+    service = running()
+
+    async def script(worker: Worker) -> None:
+        before = worker._serving.hosted
+        (service.folder / "tree.onnx").write_bytes(models()["bayes"])
+        await worker.keep_up()
+        after = worker._serving.hosted
+        assert [after.members[name] is before.members[name] for name in NAMES] == [True, False, True, True]
+        rows = ROWS.astype(np.float32)
+        np.testing.assert_array_equal(after.members["tree"].predict(rows), before.members["bayes"].predict(rows))
+        await worker.keep_up()
+        assert worker._serving.hosted is after
+
+    service.work(script)
+
+
+def test_a_process_that_is_begun_anew_does_not_answer_with_a_model_of_other_classes(
+    running: Callable[..., Running],
+) -> None:
+    other = onnx.load_from_string(models()["tree"])
+    onnx.helper.set_model_props(other, {"classes": '["a", "b", "c"]'})
+    service = running(members={name: {"onnx": f"{name}.onnx", "isolated": name == "tree"} for name in NAMES})
+
+    async def script(worker: Worker) -> None:
+        tree = worker._serving.hosted.members["tree"]
+        tree.predict(ROWS[:1])
+        (service.folder / "tree.onnx").write_bytes(other.SerializeToString())
+        tree._child.process.kill()  # type: ignore[union-attr]
+        with pytest.raises(MemberFailure, match="its process died"):
+            tree.predict(ROWS[:1])
+        with pytest.raises(MemberFailure, match="its file holds another model by now"):
+            tree.predict(ROWS[:1])
+
+    service.work(script)
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -222,6 +277,10 @@ def test_isolated_members_go_once_nobody_needs_them(running: Callable[..., Runni
         ),
         ({"feedback": {"window": "1 s"}}, "args.orchestration.feedback: cannot be changed while the service runs"),
         ({"contract": {}}, "args.orchestration.contract"),
+        (
+            {"members": {"linear": {"onnx": "linear.onnx"}, "other": {"bento": "service:Other"}}},
+            "members.other.bento: a service is connected with others when it starts; start it anew",
+        ),
     ],
 )
 def test_what_cannot_change_while_it_runs_leaves_all_as_it_was_and_is_shown(

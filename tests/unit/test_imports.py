@@ -55,6 +55,7 @@ PACKAGES = {
         "door",
         "signature",
         "discovery",
+        "others",
         "live",
         "conducting",
         "learning",

@@ -211,6 +211,7 @@ def profile_command(data: Path, file: Path, rows: int, write: bool, as_json: boo
     with counting("measuring", len(hosted.members) * -(-len(sample.rows) // profile.CHUNK)) as told:
         for name, member in hosted.members.items():
             measured.append(profile.measure(member, sample, meter, functools.partial(told, name)))
+    hosted.stop()
     block = tuple(read.source.path.split("."))
     values = {(*block, "members", m.name, "profile", k): v for m in measured for k, v in m.values().items()}
     if write:

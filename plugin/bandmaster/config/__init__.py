@@ -5,6 +5,7 @@ raise, so that one run shows all there is to mend.
 """
 
 from bandmaster.config.block import load, parse, read_block
+from bandmaster.config.members import SOURCES
 from bandmaster.config.records import (
     KEYS,
     POLICIES,
@@ -21,6 +22,6 @@ from bandmaster.config.values import UNITS, quantity
 from bandmaster.yaml_reader import ConfigError
 
 __all__ = [
-    "KEYS", "POLICIES", "UNITS", "Config", "ConfigError", "DriftConfig", "FaultsConfig", "FeedbackConfig",
+    "KEYS", "POLICIES", "SOURCES", "UNITS", "Config", "ConfigError", "DriftConfig", "FaultsConfig", "FeedbackConfig",
     "MemberConfig", "PlansConfig", "PolicyConfig", "Source", "load", "parse", "quantity", "read_block",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from bandmaster.config.checks import check_consensus, check_declared, check_prices, check_task
+from bandmaster.config.checks import check_consensus, check_declared, check_prices, check_task, check_unmetered
 from bandmaster.config.contract import read_metrics, read_profiles
 from bandmaster.config.faults import read_faults
 from bandmaster.config.guard import NONE, read_guard
@@ -99,6 +99,7 @@ def _config(at: At, source: Source) -> Config:
     check_consensus(at, metrics, members, probes)
     limits = read_limits(get("limits"))
     check_prices(at, limits, members)
+    check_unmetered(at, metrics, profiles, limits, members)
     names = tuple(m.name for m in members)
     task: Task = choice_of(get("task"), "classification", ("classification", "regression"))
     check_task(at, task, metrics, names)

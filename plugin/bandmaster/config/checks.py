@@ -22,8 +22,7 @@ def check_declared(
 ) -> None:
     """A term unknown for any member is off for the whole contract; better to hear so before serving."""
     for metric in metrics:
-        weighed = metric.weight > 0 or any(weights.get(metric.name, 0.0) > 0 for weights in profiles.values())
-        only_declared = metric.name in ("explainability", "cost") and weighed
+        only_declared = metric.name in ("explainability", "cost") and _weighs(metric, profiles)
         if not only_declared and metric.source != "profile":
             continue
         other = f"weigh {metric.name} with 0" if only_declared else f"take {metric.name}'s from: profile out"
@@ -34,6 +33,35 @@ def check_declared(
                     f"has no profile.{metric.name}, which the contract counts; "
                     f"add profile: {{{metric.name}: {_FIGURE[metric.name]}}}, or {other}",
                 )
+
+
+def check_unmetered(
+    at: At,
+    metrics: Sequence[Metric],
+    profiles: Mapping[str, Mapping[str, float]],
+    limits: Limits,
+    members: Sequence[MemberConfig],
+) -> None:
+    """What a member takes that runs elsewhere, or on no CPU, cannot be measured here; where it counts, it must be
+    declared.
+    """
+    # Where it is taken from profiles, all members have been asked for it already.
+    weighed = any(m.name == "energy" and m.source == "live" and _weighs(m, profiles) for m in metrics)
+    if not weighed and limits.energy is None:
+        return
+    who, other = ("the contract", "weigh energy with 0") if weighed else ("limits.energy", "take limits.energy out")
+    for member in members:
+        if not member.is_metered and member.profile.energy_j is None:
+            where = "elsewhere" if member.is_elsewhere else f"on {', '.join(member.providers)}"
+            at.book.refuse(
+                (*at.path, "members", member.name),
+                f"runs {where}, where its energy cannot be measured, and {who} counts that; add profile: {{energy: "
+                f"{_FIGURE['energy']}}}, what one row takes there, or {other}",
+            )
+
+
+def _weighs(metric: Metric, profiles: Mapping[str, Mapping[str, float]]) -> bool:
+    return metric.weight > 0 or any(weights.get(metric.name, 0.0) > 0 for weights in profiles.values())
 
 
 def check_consensus(at: At, metrics: Sequence[Metric], members: Sequence[MemberConfig], probes: Probing) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from bandmaster.config.records import MemberConfig
 from bandmaster.config.values import (
     NAME,
     PROFILE_FIELDS,
-    choice_of,
     duration_of,
     entries_of,
     fields_of,
@@ -19,12 +20,33 @@ from bandmaster.config.values import (
     number_of,
     text_of,
 )
-from bandmaster.core import HOSTS, Profile
+from bandmaster.core import CPU, PROVIDERS, Profile
+from bandmaster.members.bento import Called
+from bandmaster.members.remote import Endpoint
 from bandmaster.plans import ALL
 from bandmaster.yaml_reader import At, show
 
 TAG = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
 """``name`` or ``name:version`` of BentoML's model store."""
+
+SOURCES = ("onnx", "bento_model", "open_inference", "bento")
+"""What a member's model may be named by."""
+
+OF_A_SERVER = {
+    "model": (r"[A-Za-z0-9][\w.-]{0,255}", "the model's name on the server, as in resnet50"),
+    "version": (r"[A-Za-z0-9][\w.-]{0,63}", 'a version that the server has, in quotes, as in "3"'),
+    "input": (r"[^\s\"\\]{1,256}", "the name of a tensor, as in input-0"),
+    "output": (r"[^\s\"\\]{1,256}", "the name of a tensor, as in probabilities"),
+    "token": (r"[A-Za-z_]\w*", "the name of the environment variable that holds it, as in TRITON_TOKEN"),
+}
+"""What else tells where a server's model is, how each is written, and an example."""
+
+ONLY_FOR = {
+    **dict.fromkeys(OF_A_SERVER, ("open_inference",)),
+    "method": ("bento",),
+    **dict.fromkeys(("providers", "isolated"), ("onnx", "bento_model")),
+}
+"""What is said of some models only, by what names them."""
 
 
 def read_members(at: At | None, root: Path) -> tuple[MemberConfig, ...]:
@@ -44,22 +66,63 @@ def _member(name: str, at: At, root: Path) -> MemberConfig:
     if not re.fullmatch(NAME, name) or name == ALL:
         fix = f"write a letter, then up to 63 letters, digits, _ or -, and not {ALL}"
         at.book.refuse(at.path, f"{show(name)} is no member name; {fix}")
-    known = ("onnx", "bento_model", "profile", "weight", "active", "host", "deadline", "isolated")
+    known = (*SOURCES, *ONLY_FOR, "profile", "weight", "active", "deadline")
     get = fields_of(at, known).get
     onnx, bento_model = get("onnx"), get("bento_model")
-    if onnx and bento_model:
-        at.book.refuse(at.path, "has both onnx and bento_model; keep one of them")
+    if len(named := [source for source in SOURCES if get(source)]) > 1:
+        at.book.refuse(at.path, f"has both {named[0]} and {named[1]}; keep one of them")
+    for key, sources in ONLY_FOR.items():
+        if (written := get(key)) and not any(get(source) for source in sources):
+            written.refuse(f"is for {' and '.join(sources)}; leave it out")
+    endpoint, bento = get("open_inference"), get("bento")
     return MemberConfig(
         name=name,
         onnx=onnx_path(onnx, root) if onnx else None,
         bento_model=text_of(bento_model, TAG, "name:version, as in digits-linear:latest"),
+        endpoint=_endpoint(endpoint, get) if endpoint else None,
+        bento=_called(bento, get("method")) if bento else None,
         profile=_profile(get("profile")),
         weight=number_of(get("weight"), 1.0, 0.0, 1e6, above=True),
         active=flag_of(get("active"), True),
-        host=choice_of(get("host"), "cpu", HOSTS),
+        providers=_providers(get("providers")),
         deadline_s=duration_of(get("deadline"), None, "200 ms"),
         isolated=flag_of(get("isolated"), False),
     )
+
+
+def _providers(at: At | None) -> tuple[str, ...]:
+    """What is to run a model, by its full names."""
+    fix = f"write a list of {', '.join(PROVIDERS)}, as in [tensorrt, cuda], or of full names as CUDAExecutionProvider"
+    found: dict[str, None] = {}
+    for item in items_of(at, fix):
+        name = item.value if isinstance(item.value, str) else ""
+        name = PROVIDERS.get(name, name)
+        if not re.fullmatch(r"[A-Za-z0-9]{1,64}ExecutionProvider", name, re.ASCII):
+            item.refuse(f"is no execution provider; {fix}")
+        elif name in found:
+            item.refuse("is named twice; keep one of them")
+        found[name] = None
+    return tuple(found) or (CPU,)
+
+
+def _endpoint(at: At, get: Callable[[str], At | None]) -> Endpoint | None:
+    """Where a server's model is; ``None`` where that was refused."""
+    url = text_of(at, r"https?://[A-Za-z0-9\[][^\s/?#@]*(/[^\s?#]*)?", "its address, as in http://triton.internal:8000")
+    if get("model") is None:
+        at.book.refuse((*at.path[:-1], "model"), "is missing; add model: resnet50, by its name on the server")
+    version = get("version")
+    if version and type(version.value) is int:  # as is natural where versions are numbers
+        version = replace(version, value=str(version.value))
+    texts = {key: text_of(version if key == "version" else get(key), *form) for key, form in OF_A_SERVER.items()}
+    model = texts.pop("model")
+    return None if url is None or model is None else Endpoint(url, model, **texts)
+
+
+def _called(at: At, method: At | None) -> Called | None:
+    """Which method of which service; ``None`` where that was refused."""
+    service = text_of(at, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:Class, as in service:Other")
+    name = text_of(method, r"[A-Za-z]\w*", "the name of a method, as in predict") if method else "predict"
+    return None if service is None or name is None else Called(service, name)
 
 
 def _profile(at: At | None) -> Profile:

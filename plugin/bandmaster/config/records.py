@@ -8,9 +8,11 @@ from typing import Literal
 
 from bandmaster.breaker import Breaking
 from bandmaster.contract import Contract
-from bandmaster.core import Profile, Task
+from bandmaster.core import CPU, Profile, Task
 from bandmaster.guard import Guarding
 from bandmaster.limits import Limits
+from bandmaster.members.bento import Called
+from bandmaster.members.remote import Endpoint
 from bandmaster.policies.exploration import Exploration
 from bandmaster.probes import Probing
 
@@ -38,11 +40,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MemberConfig:
-    """One member: a model file or a model of BentoML's store; with neither it exists only in logs. Nobody asks one that
-    is not ``active``.
+    """One member: a model file, a model of BentoML's store, one on a server or another service of the bento; with none
+    of them it exists only in logs. Nobody asks one that is not ``active``.
 
-    It runs on a ``host``, one of ``core.HOSTS``. A call of it may take ``deadline_s``; where that is
-    ``None``, what its speed at start allows (``build``). An ``isolated`` one has a process of its own.
+    A file or stored model is run by ``providers`` of ONNX Runtime, the preferred first. A call of it may take
+    ``deadline_s``; where that is ``None``, what its speed at start allows (``build``). An ``isolated`` one has its own
+    process.
     """
 
     name: str
@@ -51,9 +54,31 @@ class MemberConfig:
     profile: Profile = field(default_factory=Profile)
     weight: float = 1.0
     active: bool = True
-    host: str = "cpu"
+    providers: tuple[str, ...] = (CPU,)
     deadline_s: float | None = None
     isolated: bool = False
+    endpoint: Endpoint | None = None
+    bento: Called | None = None
+
+    @property
+    def modelled(self) -> bool:
+        """Whether there is something that can be asked."""
+        return self.onnx is not None or self.bento_model is not None or self.is_elsewhere
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs in none of our processes."""
+        return self.endpoint is not None or self.bento is not None
+
+    @property
+    def declared_energy_j(self) -> float | None:
+        """What a row takes, where that cannot be measured here and is declared."""
+        return None if self.is_metered else self.profile.energy_j
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether its energy can be measured here: from the CPU time of its thread."""
+        return not self.is_elsewhere and self.providers == (CPU,)
 
 
 @dataclass(frozen=True, slots=True)

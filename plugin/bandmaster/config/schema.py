@@ -93,7 +93,9 @@ def _block() -> Schema:
                 "anyOf": [_choice(("all", "none"), ""), _list({"type": "integer", "minimum": 0}, "", least=0)],
                 "description": "the columns of a row that the policy may look at, and the journal may hold",
             },
-            "journal": _pattern(JOURNAL, "sqlite:///file.db, from this file's folder, or postgresql://user@host/database"),
+            "journal": _pattern(
+                JOURNAL, "sqlite:///file.db, from this file's folder, or postgresql://user@host/database"
+            ),
             "durability": _choice(("group", "full"), "what survives a power cut: with full, every decision at once"),
             "retention": _duration("for how long decisions are kept; 90 d, always by default"),
             "seed": _integer(0, 2**63 - 1, "for reproducible choices"),

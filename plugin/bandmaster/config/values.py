@@ -40,7 +40,7 @@ NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
 """Of a member or a profile: names become parts of plans' names, whose grammar uses + > @ ~."""
 
 _TEXT = r"[^ \t\n\r\f\v?#]+"
-JOURNAL = rf"sqlite:///{_TEXT}|postgres(ql)?://{_TEXT}(\?{_TEXT})?(#{_TEXT})?"
+JOURNAL = rf"(sqlite:///{_TEXT}|postgres(ql)?://{_TEXT}(\?{_TEXT})?(#{_TEXT})?)"
 
 T = TypeVar("T", bound=str)
 D = TypeVar("D", float, None)

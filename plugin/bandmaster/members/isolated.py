@@ -20,7 +20,7 @@ from typing import cast, get_args
 import msgspec
 import numpy as np
 
-from bandmaster.core import Array, BandmasterError, FloatArray, MemberFailure, Task
+from bandmaster.core import CPU, Array, BandmasterError, FloatArray, MemberFailure, Task
 from bandmaster.members.deadline import Deadline
 from bandmaster.members.onnx import OnnxMember
 from bandmaster.members.watchdog import WATCHDOG
@@ -115,14 +115,17 @@ class IsolatedMember:
         name: str,
         path: Path,
         task: Task = "classification",
-        host: str = "cpu",
+        providers: Sequence[str] = (CPU,),
         deadline: Deadline | None = None,
+        energy_j: float | None = None,
     ) -> None:
         """Finds out what the model is. Nothing keeps running; ``start``, or the first call, begins anew."""
-        self.name, self._path, self._task, self._host = name, path, task, host
+        self.name, self._path, self._task, self._providers = name, path, task, providers
+        self.energy_j = energy_j
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._stopped, self._not_before = False, 0.0
+        self._what: tuple[object, ...] | None = None
         try:
             told = self._ask(None, START_S)
         except MemberFailure as failure:
@@ -140,6 +143,11 @@ class IsolatedMember:
         with self._lock:
             self._stopped = False
             self._running()
+
+    def start_at_once(self) -> None:
+        """The same for one that is stopped, and wait for it. Raises ``MemberFailure`` where it cannot be loaded."""
+        self._stopped = False
+        self._ask(None, START_S)
 
     def stop(self) -> None:
         """End the process, and a call under way with it. Until ``start`` no other is begun."""
@@ -191,6 +199,10 @@ class IsolatedMember:
             if not child.ready:
                 facts = self._exchange(child, None, due, child.begun + START_S)
                 child.ready = isinstance(facts, Facts)
+                if isinstance(facts, Facts) and self._is_other(facts):
+                    self._drop()
+                    self._not_before = time.monotonic() + RESTART_S
+                    raise MemberFailure("its file holds another model by now")
                 if asked is None or not child.ready:
                     return facts
             sent = time.monotonic()
@@ -204,6 +216,11 @@ class IsolatedMember:
             raise MemberFailure(why, time.monotonic() - sent) from None
         finally:
             self._lock.release()
+
+    def _is_other(self, facts: Facts) -> bool:
+        """Whether that is another model than the one that was found at first: its file may have been replaced since."""
+        was, self._what = self._what, self._what or (facts.input_shape, facts.classes, facts.width)
+        return was is not None and was != (facts.input_shape, facts.classes, facts.width)
 
     def _exchange(self, child: _Child, asked: Asked | None, due: float, killed_at: float) -> Told:
         """Send, where there is something to, and receive. Raises ``TimeoutError`` when it is due, and the answer owed
@@ -243,7 +260,7 @@ class IsolatedMember:
                 raise MemberFailure("is stopped" if self._stopped else "died when it was started, a moment ago")
             ours, theirs = socket.socketpair()
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), self.name, str(self._path)]
-            command += [self._task, self._host]
+            command += [self._task, *self._providers]
             kept = {
                 name: os.environ[name]
                 for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
@@ -291,11 +308,11 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def serve(link: Connection, name: str, path: Path, task: Task, host: str) -> None:
+def serve(link: Connection, name: str, path: Path, task: Task, providers: Sequence[str]) -> None:
     """The process's side: load the model, then answer until the other side is gone."""
     threading.Thread(target=_leave_with, args=(link.fileno(),), daemon=True).start()
     try:
-        member = OnnxMember(name, path, task, host)
+        member = OnnxMember(name, path, task, providers)
     except BandmasterError as problem:
         link.send_bytes(msgspec.msgpack.encode(Failed(str(problem))))
         return
@@ -329,6 +346,6 @@ def _answered(member: OnnxMember, asked: Asked) -> Told:
 
 
 if __name__ == "__main__":
-    handle, name_, path_, task_, host_ = sys.argv[1:]
+    handle, name_, path_, task_, *providers_ = sys.argv[1:]
     assert task_ in get_args(Task)
-    serve(Connection(int(handle)), name_, Path(path_), cast(Task, task_), host_)
+    serve(Connection(int(handle)), name_, Path(path_), cast(Task, task_), providers_)

@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from bandmaster.core import HOSTS, Array, BandmasterError, FloatArray, MemberFailure, Task
+from bandmaster.core import CPU, Array, BandmasterError, FloatArray, MemberFailure, Task
 from bandmaster.members.watchdog import WATCHDOG
 
 WARM_UP_RUNS = 5
 FATAL = 4
 """ONNX Runtime's log level at which it does not print what it also raises."""
-
-PROVIDERS = dict(zip(HOSTS, ("CPUExecutionProvider", "CUDAExecutionProvider"), strict=True))
-"""What of ONNX Runtime runs models, by the kind of host."""
 
 LABEL_ROWS = 32
 """Rows of noise on which a model's labels are compared with its probabilities."""
@@ -36,24 +33,38 @@ class OnnxMember:
     Raises ``BandmasterError`` naming the file when it is no such model.
     """
 
-    def __init__(self, name: str, path: Path, task: Task = "classification", host: str = "cpu") -> None:
-        """``host`` is one of ``HOSTS``."""
-        self.name, self._task, provider = name, task, PROVIDERS[host]
-        if provider not in onnxruntime.get_available_providers():
-            raise BandmasterError(
-                f"{path}: member {name!r} is to run on {host}, for which this ONNX Runtime is not made; install "
-                "onnxruntime-gpu in its place, or write host: cpu"
-            )
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        task: Task = "classification",
+        providers: Sequence[str] = (CPU,),
+        energy_j: float | None = None,
+    ) -> None:
+        """``providers`` of ONNX Runtime run it, each what those before it cannot; in the end the CPU does."""
+        self.name, self._task, self.energy_j = name, task, energy_j
+        there = onnxruntime.get_available_providers()
+        for provider in providers:
+            if provider not in there:
+                raise BandmasterError(
+                    f"{path}: member {name!r} is to run on {provider}, for which this ONNX Runtime is not made; it has "
+                    f"{', '.join(there)}: write one of them under providers:, or install another, as onnxruntime-gpu"
+                )
         options = onnxruntime.SessionOptions()
         # One thread: the CPU time of the calling thread is then the member's own, and workers do not fight.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as problem:  # onnxruntime raises its own classes, none of them public
             raise BandmasterError(f"{path}: ONNX Runtime cannot load member {name!r}: {problem}") from None
-        if provider not in self._session.get_providers():  # ONNX Runtime takes the CPU then, and says so in its log
-            raise BandmasterError(f"{path}: member {name!r} is to run on {host}, which is not there; write host: cpu")
+        at_work = self._session.get_providers()
+        if missing := [provider for provider in providers if provider not in at_work]:
+            # ONNX Runtime takes the others then, and says so in its log alone.
+            raise BandmasterError(
+                f"{path}: member {name!r} is to run on {missing[0]}, which does not work here; take that out of "
+                "providers:"
+            )
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) < 2:
             shapes = ", ".join(f"{i.name}{i.shape}" for i in inputs)

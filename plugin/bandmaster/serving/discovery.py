@@ -118,8 +118,13 @@ def _from_arguments() -> Found | None:
 
 def load_service(block: Mapping[str, Any], source: Source) -> Service[Any]:
     """Import the service that the block names. Raises ``ConfigError`` when it is not there or is no service."""
-    module, _, attribute = block["service"].partition(":")
-    place = f"{source.name}: {source.path}.service: {block['service']!r}"
+    return import_service(block["service"], f"{source.name}: {source.path}.service")
+
+
+def import_service(name: str, place: str) -> Service[Any]:
+    """Import the service that is named ``module:Class`` at a ``place``. Raises ``ConfigError`` when there is none."""
+    module, _, attribute = name.partition(":")
+    place = f"{place}: {name!r}"
     try:
         service = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as problem:

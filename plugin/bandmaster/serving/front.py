@@ -7,7 +7,7 @@ import gc
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, cast
@@ -36,6 +36,7 @@ from bandmaster.serving.desk import Desk
 from bandmaster.serving.door import HEADERS, Door, Refusal, Scope
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S
 from bandmaster.serving.live import Made
+from bandmaster.serving.others import Others, retried
 from bandmaster.serving.pages import Receipt, Report
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_count, worker_number
@@ -48,9 +49,6 @@ PROFILE_HEADER = "x-orchestration-profile"
 DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
 """The most outcomes that one post may report: the learner takes them in one go, and others wait."""
-
-RETRIES = 2
-"""How often a call of the learner is tried again whose connection is lost."""
 
 CONTEXT = "bandmaster_context"
 """The parameter in which BentoML passes its context to a method that has none of its own for it."""
@@ -131,18 +129,6 @@ Receipts = Annotated[
 ]
 
 
-async def _retried(call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    """Call the learner; anew where the connection was lost. A server closes those that have idled for some seconds, at
-    times just when they are to be used. What has been settled then nevertheless is a duplicate, and does no harm.
-    """
-    for _ in range(RETRIES):
-        try:
-            return await call(*arguments)
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as problem:
-            _log.info("the learner is asked again: %s", problem)
-    return await call(*arguments)
-
-
 class Front:
     """Holds this process's worker. Its ``…_function`` methods give functions to hang on the user's class."""
 
@@ -174,7 +160,7 @@ class Front:
                 self._in_process_learner = learner
                 await learner.start()
             self._learner = learner.to_async
-            self._worker = Worker(self._made, worker_number(), worker_count())
+            self._worker = Worker(self._made, worker_number(), worker_count(), Others(service, self._made.config))
             self._following = asyncio.create_task(self._worker.follow())
             # What lives now lives for ever: keep the collector from walking it in the middle of a request.
             gc.collect()
@@ -316,7 +302,7 @@ class Front:
     async def _ask_learner(self, what: str, *arguments: Any) -> Any:
         try:
             async with asyncio.timeout(LEARNER_TIMEOUT_S):
-                return await _retried(getattr(self._learner, what), *arguments)
+                return await retried(getattr(self._learner, what), *arguments)
         except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
             why = str(problem) or type(problem).__name__
             raise Refusal(

@@ -50,6 +50,7 @@ from bandmaster.serving import telemetry
 from bandmaster.serving.conducting import Conducting
 from bandmaster.serving.discovery import packed
 from bandmaster.serving.live import Live, Made
+from bandmaster.serving.others import KEPT
 from bandmaster.serving.pages import (
     EventPage,
     Receipt,
@@ -530,7 +531,6 @@ def learner_service(name: str, made: Made) -> Service[Any]:
         name=name,
         workers=1,
         traffic={"timeout": int(LEARNER_TIMEOUT_S) + 5},
-        # BentoML's client drops calls in flight after 100 requests unless told otherwise.
-        runner_connection={"max_requests": 10**9, "max_age": 1e9},
+        runner_connection=KEPT,
     )(Learner)
     return service

@@ -1,4 +1,6 @@
-"""The configuration in force, followed while a service runs: edits of the overlay, and of the user's file by hand."""
+"""The configuration in force, followed while a service runs: edits of the overlay, of the user's file by hand, and new
+models in the place of those that are served.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,16 @@ from bandmaster import build
 from bandmaster.config import Config, Source
 from bandmaster.config_manager import FIXED, ConfigManager, ReadBlock
 from bandmaster.core import BandmasterError
+from bandmaster.files import Stamp, stamp
 from bandmaster.serving.discovery import in_force
 from bandmaster.serving.pages import ConfigPage
 
 _log = logging.getLogger("bandmaster.config")
 
-AGAIN_S = 1.0
-"""What could not be used is read again so often: it may have been half written, or lack a model that comes later."""
-
-Stamp = tuple[tuple[int, int, int] | None, ...]
+AGAIN_S, SELDOM_S = 1.0, 60.0
+"""What could not be used is read again after so long, then twice as long, and so on: it may have been half written, or
+lack a model that comes later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +43,25 @@ class Live:
 
     def __init__(self, made: Made) -> None:
         self.config, self.hosted, self._manager, self._read = made.config, made.hosted, made.manager, made.read
-        self._watched = (Path(self.config.source.name), self._manager.edits.path)
-        self._stamp: Stamp | None = None  # what was in force then may have changed by now
-        self._looked = 0.0
-        self._page = ConfigPage(version=0, digest=digest(self.config), error=None)
+        self._called = {member.bento for member in self.config.members if member.bento}
+        self._stamps: tuple[Stamp | None, ...] | None = None  # what was in force then may have changed by now
+        self._looked, self._again_s = 0.0, AGAIN_S
+        self._page = self._served_by(0)
         self._note()
 
     def changed(self) -> bool:
-        """Whether a file has changed since this was asked last, or what it held could not be used."""
-        stamp, now = tuple(map(_stamp, self._watched)), time.monotonic()
-        if stamp == self._stamp and (self._page.error is None or now - self._looked < AGAIN_S):
+        """Whether a file of the configuration's or a member's has changed since this was asked last, or what one held
+        could not be used.
+        """
+        watched = (Path(self.config.source.name), self._manager.edits.path, *self.hosted.watched)
+        stamps, now = tuple(map(stamp, watched)), time.monotonic()
+        if stamps != self._stamps:
+            self._again_s = AGAIN_S
+        elif self._page.error is None or now - self._looked < self._again_s:
             return False
-        self._stamp, self._looked = stamp, now
+        else:
+            self._again_s = min(2.0 * self._again_s, SELDOM_S)
+        self._stamps, self._looked = stamps, now
         return True
 
     def newer(self) -> tuple[Config, build.Hosted] | None:
@@ -61,10 +71,11 @@ class Live:
         try:
             found, _ = in_force(self._read)
             require_live(self.config, found)
-            if found == self.config:
+            self._require_connected(found)
+            hosted = build.host(found, self.hosted)
+            if (found, hosted.origins) == (self.config, self.hosted.origins):
                 self._note()
                 return None
-            hosted = build.host(found, self.hosted)
             if (hosted.ensemble.classes, hosted.input_shape) != (self.hosted.ensemble.classes, self.hosted.input_shape):
                 raise BandmasterError(
                     f"{found.source.name}: {found.source.path}.members: have other classes or rows than those that the "
@@ -77,11 +88,24 @@ class Live:
             return None
         return found, hosted
 
+    def _require_connected(self, then: Config) -> None:
+        """Raise ``BandmasterError`` where a member is a service that this one did not depend on when it was started."""
+        for member in then.members:
+            if member.bento and member.bento not in self._called:
+                raise BandmasterError(
+                    f"{then.source.name}: {then.source.path}.members.{member.name}.bento: a service is connected with "
+                    "others when it starts; start it anew"
+                )
+
     def accept(self, config: Config, hosted: build.Hosted) -> None:
         """It is served by from now on."""
+        before = self.hosted.origins
         self.config, self.hosted = config, hosted
         self._note()
         _log.info("the configuration in force has changed; version %d of the overlay", self._page.version)
+        for name, origin in hosted.origins.items():
+            if before.get(name) != origin:
+                _log.info("member %s is %s now", name, origin)
 
     def _refuse(self, problem: BandmasterError) -> None:
         """What is in force cannot be used: it stays as it was."""
@@ -99,7 +123,11 @@ class Live:
         except BandmasterError as problem:
             self._refuse(problem)
         else:
-            self._page = ConfigPage(version=version, digest=digest(self.config), error=None)
+            self._page = self._served_by(version)
+
+    def _served_by(self, version: int) -> ConfigPage:
+        models = {name: str(origin) for name, origin in self.hosted.origins.items()}
+        return ConfigPage(version=version, digest=digest(self.config), models=models, error=None)
 
 
 def digest(config: Config) -> str:
@@ -115,11 +143,3 @@ def require_live(now: Config, then: Config) -> None:
                 f"{then.source.name}: {then.source.path}.{field.name}: cannot be changed while the service runs; start "
                 "it anew"
             )
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

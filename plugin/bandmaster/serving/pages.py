@@ -97,12 +97,13 @@ class AgentPage(pydantic.BaseModel):
 
 
 class ConfigPage(pydantic.BaseModel):
-    """Which ``version`` of the overlay a process serves by, a ``digest`` of all that it serves by, and why by nothing
-    newer, where that cannot be used.
+    """Which ``version`` of the overlay a process serves by, a ``digest`` of the whole configuration, which model each
+    member is, and why nothing newer is served, where that cannot be used.
     """
 
     version: int
     digest: str
+    models: dict[str, str]
     error: str | None
 
 

@@ -22,6 +22,7 @@ from bandmaster.serving.door import Scope, capped
 from bandmaster.serving.front import CONTEXT, Front
 from bandmaster.serving.learning import check_journal, learner_service
 from bandmaster.serving.live import Made
+from bandmaster.serving.others import depended_on
 from bandmaster.serving.signature import Reply, Rows, check_arguments, read_reply
 
 OURS = ("feedback", "bandmaster_learner", "bandmaster_start", "bandmaster_stop", "bandmaster_check")
@@ -98,6 +99,7 @@ def _extended(inner: type, read: ReadBlock, name: str) -> type:
             *getattr(inner, "__bentoml_mounted_apps__", []),
             (Starlette(routes=front.routes()), "/orchestration", "orchestration"),
         ],
+        **depended_on(config, name),
         **{f"bandmaster_model_{m.name}": BentoModel(m.bento_model) for m in config.members if m.bento_model},
     }
     return type(inner.__name__, (inner,), namespace)

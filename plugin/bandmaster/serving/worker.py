@@ -18,7 +18,7 @@ from bandmaster import build
 from bandmaster.breaker import Absence
 from bandmaster.calling import Caller, Faults
 from bandmaster.config import Config
-from bandmaster.core import Answer, BandmasterError, Decision, Request
+from bandmaster.core import Answer, BandmasterError, Decision, MemberFailure, Request
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.opening import open_spool
@@ -33,6 +33,7 @@ from bandmaster.power import Power
 from bandmaster.seldom import Seldom
 from bandmaster.serving import telemetry
 from bandmaster.serving.live import Live, Made
+from bandmaster.serving.others import Others
 from bandmaster.serving.tracing import traced
 
 T = TypeVar("T")
@@ -63,8 +64,10 @@ class _Serving:
 class Worker:
     """Everything that one server process needs to answer. Made on, and belonging to, the server's event loop."""
 
-    def __init__(self, made: Made, worker: int, workers: int = 1) -> None:
-        """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly."""
+    def __init__(self, made: Made, worker: int, workers: int = 1, others: Others | None = None) -> None:
+        """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly. Members that are
+        services are among the ``others``.
+        """
         config = made.config
         telemetry.begin(telemetry.WORKER)
         path = locate(config.journal, config.root)
@@ -76,7 +79,7 @@ class Worker:
         self._spool = open_spool(config.journal, config.root, f"w{worker}", synced=config.durability == "full")
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
         self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
-        self._workers, self._pin = workers, Pin(path)  # asked at every request: the copy here
+        self._workers, self._pin, self._others = workers, Pin(path), others or Others()
         self._rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
         ensemble, self._power = made.hosted.ensemble, Power.of_machine()
         self._meter = CpuTimeMeter(len(ensemble.classes), task=ensemble.task, power=self._power)
@@ -97,6 +100,7 @@ class Worker:
         """What answers under a configuration. What members did and what was spent ``before`` is not forgotten."""
         plans = build.catalogue(config, hosted.ensemble)
         learned = build.learner(config, plans, self._rng, guarding=config.guarding, conducts=False)
+        self._others.connect(hosted.members.values())
         for member in hosted.isolated:
             if before is None or member not in before.hosted.isolated:
                 member.start()
@@ -226,6 +230,7 @@ class Worker:
             return
         if (found := await self._in_thread(self._live.newer)) is None:
             return
+        await self._in_thread(self._started, found[1])
         serving = self._made(*found, self._serving)
         if self._payload:
             try:
@@ -236,19 +241,26 @@ class Worker:
         self._serving = serving
         self._live.accept(*found)
 
+    def _started(self, hosted: build.Hosted) -> None:
+        """Have new members' processes be ready before anybody asks them."""
+        for member in hosted.isolated:
+            if member not in self._serving.hosted.isolated:
+                try:
+                    member.start_at_once()
+                except MemberFailure as failure:  # the next call tries again
+                    _log.warning("member %s cannot be started: %s", member.name, failure)
+
     def _stop(self, left: _Serving) -> None:
         """Let go of the members of a configuration that is over, unless another has them still."""
-        kept = {id(m) for serving in (self._serving, *self._leaving) for m in serving.hosted.isolated}
-        for member in left.hosted.isolated:
-            if id(member) not in kept:
-                member.stop()
+        left.hosted.stop([m for serving in (self._serving, *self._leaving) for m in serving.hosted.members.values()])
 
     async def close(self) -> None:
         """Finish the probes under way and let go of the files."""
         if self._after:
             await asyncio.wait(self._after, timeout=5.0)
-        for member in {id(m): m for s in (self._serving, *self._leaving) for m in s.hosted.isolated}.values():
-            member.stop()
+        for serving in (self._serving, *self._leaving):
+            serving.hosted.stop()
+        self._others.close()
         self._threads.shutdown(wait=False)
         self._stage_threads.shutdown(wait=False)
         self._spool.close()

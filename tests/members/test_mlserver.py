@@ -1,0 +1,140 @@
+"""Members on a real MLServer: scikit-learn's models, served by it, in an ensemble that is served by BentoML."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from bandmaster.core import BandmasterError
+from bandmaster.members.remote import Endpoint, RemoteMember
+from bandmaster.testing import check_member
+from tests.end_to_end.servers import environment, eventually, served, stop
+from tests.serving.tiny import ROWS, project
+
+pytestmark = pytest.mark.extras
+
+MLSERVER = Path(__file__).parents[2] / ".venv" / "mlserver" / "bin"
+"""Its own environment, which `make test-extras` makes: what it needs does not go together with BentoML."""
+
+TRAIN = """
+import joblib, sys
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+rows, labels = load_iris(return_X_y=True)
+for name, model in {"bayes": GaussianNB(), "linear": LogisticRegression(max_iter=500)}.items():
+    joblib.dump(model.fit(rows, labels), f"{name}/model.joblib")
+"""
+Running = tuple[str, "subprocess.Popen[bytes]"]
+TELLS = {
+    "inputs": [{"name": "rows", "datatype": "FP32", "shape": [-1, 4]}],
+    "outputs": [
+        {"name": "predict", "datatype": "INT64", "shape": [-1, 1]},
+        {"name": "predict_proba", "datatype": "FP64", "shape": [-1, 3]},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Its address and its process. Of the model ``bayes`` it tells what that takes, of ``linear`` nothing."""
+    folder = tmp_path_factory.mktemp("mlserver")
+    ports = []
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    settings = {"host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2]}
+    (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0}))
+    for name, tells in {"bayes": TELLS, "linear": {}}.items():
+        (folder / name).mkdir()
+        described = {"name": name, "implementation": "mlserver_sklearn.SKLearnModel", **tells}
+        described["parameters"] = {"uri": "./model.joblib", "version": "1"}
+        (folder / name / "model-settings.json").write_text(json.dumps(described))
+    subprocess.run([MLSERVER / "python", "-c", TRAIN], cwd=folder, check=True)
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen([MLSERVER / "mlserver", "start", "."], cwd=folder, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{ports[0]}"
+
+    def ready() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
+        try:
+            return all(httpx.get(f"{url}/v2/models/{name}/ready").status_code == 200 for name in ("bayes", "linear"))
+        except httpx.TransportError:
+            return False
+
+    try:
+        eventually(ready, "MLServer is ready")
+        yield url, process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            stop(process)
+        log.close()
+
+
+def test_a_model_of_mlserver_keeps_every_rule_of_a_member(mlserver: Running) -> None:
+    member = RemoteMember("bayes", Endpoint(mlserver[0], "bayes", "1", output="predict_proba"))
+    assert (member.input_shape, member.width, member.unmet) == ((4,), 3, None)
+    check_member(lambda: member, ROWS[:8].astype(np.float32))
+    member.stop()
+
+
+def test_what_mlserver_does_not_tell_of_a_model_can_be_said(mlserver: Running) -> None:
+    with pytest.raises(BandmasterError, match="does not tell what the model takes; name its tensor, as in input:"):
+        RemoteMember("linear", Endpoint(mlserver[0], "linear"))
+    with pytest.raises(BandmasterError, match="the server answered 404: Model nobody not found"):
+        RemoteMember("nobody", Endpoint(mlserver[0], "nobody"))
+    member = RemoteMember("linear", Endpoint(mlserver[0], "linear", input="rows", output="predict_proba"))
+    member.suppose((4,), 3)
+    assert member.width == 3
+    assert np.allclose(member.predict(ROWS[:5]).sum(axis=1), 1.0)
+    member.stop()
+
+
+def test_an_ensemble_of_models_there_and_here_is_served_and_outlives_a_server_that_stands_still(
+    mlserver: Running, tmp_path: Path
+) -> None:
+    url, process = mlserver
+    far = {"open_inference": url, "output": "predict_proba", "deadline": "2 s"}
+    members = {
+        "here": {"onnx": "tree.onnx"},
+        "bayes": {**far, "model": "bayes", "version": 1, "profile": {"energy": "1 J"}},
+        "linear": {**far, "model": "linear", "input": "rows", "profile": {"energy": "1 J"}},
+    }
+    contract = {"accuracy": {"weight": 0.8}, "energy": {"weight": 0.2, "range": ["1 mJ", "10 J"]}}
+    policy = {"use": "constant", "plan": "here+bayes+linear"}
+    folder = project(tmp_path / "iris", members=members, contract=contract, policy=policy)
+    with served(".", folder=folder, env=environment(tmp_path / "home")) as server:
+
+        def ask(k: int) -> tuple[str, dict[str, tuple[str, str | None]]]:
+            """The label, and of each member whence its energy is known, and how it failed."""
+            response = server.client.post("/classify", json={"input_series": [ROWS[k].tolist()]}).raise_for_status()
+            path = f"/orchestration/decisions/{response.headers['x-orchestration-decision']}"
+
+            def told() -> dict[str, tuple[str, str | None]] | None:
+                found = server.client.get(path)
+                if found.status_code != 200:
+                    return None
+                return {said["member"]: (said["energy_from"], said["error"]) for said in found.json()["said"]}
+
+            return response.json()[0], eventually(told, "the decision is in the journal")
+
+        for k, label in ((0, "setosa"), (60, "versicolor"), (120, "virginica")):
+            assert ask(k) == (
+                label,
+                {"here": ("estimated", None), "bayes": ("declared", None), "linear": ("declared", None)},
+            )
+        process.send_signal(signal.SIGSTOP)
+        late = ("declared", "did not answer within 2 s")
+        assert ask(0) == ("setosa", {"here": ("estimated", None), "bayes": late, "linear": late})
+        process.send_signal(signal.SIGCONT)
+        eventually(lambda: all(error is None for _, error in ask(0)[1].values()), "they answer again")
