@@ -281,6 +281,13 @@ class PageCost(Common, frozen=True, kw_only=True, tag="page-cost"):
     turn_s: float
 
 
+class ServingCost(Common, frozen=True, kw_only=True, tag="serving-cost"):
+    """What a hand-written service takes, and what it takes orchestrated: by ``turns`` of ``turn_s`` seconds of each."""
+
+    turns: int
+    turn_s: float
+
+
 class Crossed(Common, frozen=True, kw_only=True, tag="crossed"):
     """Decisions of several policies on the same traffic, in the data folder: each judged by the log of each other one,
     as a table of its mean propensities in each ``context``, apart in every ``cell``. The model of rewards looks at
@@ -301,7 +308,19 @@ class Summary(Common, frozen=True, kw_only=True, tag="summary"):
     """Runs nothing; its checks are about other scenarios."""
 
 
-Scenario = Replayed | Degraded | DecisionCost | Trained | Fitted | LogSpeed | PageSpeed | PageCost | Crossed | Summary
+Scenario = (
+    Replayed
+    | Degraded
+    | DecisionCost
+    | Trained
+    | Fitted
+    | LogSpeed
+    | PageSpeed
+    | PageCost
+    | ServingCost
+    | Crossed
+    | Summary
+)
 
 
 def expand(policies: Sequence[str]) -> tuple[str, ...]:

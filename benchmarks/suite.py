@@ -33,9 +33,11 @@ from benchmarks.scenario import (
     Play,
     Replayed,
     Scenario,
+    ServingCost,
     TrafficSpec,
     Trained,
 )
+from benchmarks.serving import cost
 from benchmarks.sources import Place, logs_of
 
 BINS = 50
@@ -89,6 +91,8 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         return Ran(_record(scenario, 1, figures=page_speed.measure(scenario, place, listener.line)), {})
     if isinstance(scenario, PageCost):
         return Ran(_record(scenario, 1, figures=page_cost.measure(scenario, place, listener.line)), {})
+    if isinstance(scenario, ServingCost):
+        return Ran(_record(scenario, 1, figures=cost.measure(scenario, listener.line)), {})
     return Ran(_record(scenario, 0), {})
 
 
