@@ -31,14 +31,13 @@ from bandmaster.journal.keys import Keys
 from bandmaster.journal.places import locate
 from bandmaster.journal.reading import answered_after, joined_since, newest_events
 from bandmaster.journal.rules import SNAPSHOTS_KEPT, awaits_probes, verdict
-from bandmaster.journal.schema import open_database
+from bandmaster.journal.schema import BUSY_S, open_database
 from bandmaster.journal.snapshots import seal_snapshot, unseal_snapshot
 from bandmaster.journal.spool import (
-    BUSY_S,
     Row,
+    Spool,
     SpoolError,
     SpoolReader,
-    SqliteSpool,
     abandoned,
     remove,
     spool_folder,
@@ -351,8 +350,12 @@ class SqliteJournal:
         with abandoned(path) as gone:
             moved = self._move(path) if path.exists() else 0
             if gone:
-                if path in self._readers:
-                    self._readers.pop(path).close()
+                if (reader := self._readers.pop(path, None)) is not None:
+                    if rest := reader.rest(self._reached(path)):
+                        _log.warning(
+                            "%s: its last %d bytes, half of a record, are given up: nobody was told of it", path, rest
+                        )
+                    reader.close()
                 remove(path)
         return moved
 
@@ -362,8 +365,8 @@ class SqliteJournal:
         while self._unread(path, 1):
             with self._transaction():
                 rows = self._unread(path, _BATCH)
-                for _, id_, at, waits, decision, answer in rows:
-                    self._store(id_, at, waits, decision, answer)
+                for _, row in rows:
+                    self._store(*row)
                 if rows:
                     self._connection.execute("INSERT OR REPLACE INTO spools VALUES (?, ?)", (path.name, rows[-1][0]))
             moved += len(rows)
@@ -372,8 +375,12 @@ class SqliteJournal:
     def _unread(self, path: Path, limit: int) -> list[Row]:
         if path not in self._readers:
             self._readers[path] = SpoolReader(path)
+        return self._readers[path].after(self._reached(path), limit)
+
+    def _reached(self, path: Path) -> int:
+        """Up to which byte it has been taken over."""
         done = self._one("SELECT n FROM spools WHERE name = ?", path.name)
-        return self._readers[path].after(0 if done is None else done[0], limit)
+        return 0 if done is None else int(done[0])
 
     def _complain(self, path: Path, error: SpoolError | OSError) -> None:
         """Once a file. It stays where it is, and the other spools go on."""
@@ -510,6 +517,6 @@ def open_journal(
     return SqliteJournal(locate(url, root), keys, window_s, complete)
 
 
-def open_spool(url: str, root: Path, worker: str, *, synced: bool = False) -> SqliteSpool:
+def open_spool(url: str, root: Path, worker: str, *, synced: bool = False) -> Spool:
     """Open a spool of the journal that ``url`` names (see ``locate``), as one of its workers."""
-    return SqliteSpool(spool_folder(locate(url, root)), worker, synced=synced)
+    return Spool(spool_folder(locate(url, root)), worker, synced=synced)
