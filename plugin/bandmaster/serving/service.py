@@ -11,6 +11,7 @@ import bentoml
 from _bentoml_sdk import Service
 from _bentoml_sdk.io_models import IORootModel
 from _bentoml_sdk.method import APIMethod
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.models import BentoModel
 from starlette.applications import Starlette
 
@@ -54,7 +55,7 @@ def wrap(service: Service[Any], read: ReadBlock) -> Service[Any]:
     """
     wrapped: Service[Any] = type(service)(
         name=service.name,
-        config=service.config,
+        config=_sparing_spans(service),
         inner=_extended(service.inner, read, service.name),
         image=service.image,
         description=service.description,
@@ -68,6 +69,17 @@ def wrap(service: Service[Any], read: ReadBlock) -> Service[Any]:
     # BentoML looks there for the name to import the service by.
     wrapped._caller_module = service._caller_module
     return wrapped
+
+
+def _sparing_spans(service: Service[Any]) -> Any:
+    """The service's settings; where nobody has said anything of ``tracing``, without BentoML's spans: it makes four for
+    each request, which nobody is sent, and takes as long for them as a decision takes.
+    """
+    service.inject_config()  # what the environment says is in force only with that
+    told = BentoMLContainer.config.services.get()[service.name].get("tracing") or {}
+    if any(told.get(key) is not None for key in ("exporter_type", "sample_rate", "excluded_urls")):
+        return service.config
+    return {**service.config, "tracing": {"excluded_urls": ".*"}}
 
 
 def _extended(inner: type, read: ReadBlock, name: str) -> type:
