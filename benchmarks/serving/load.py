@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -58,7 +59,9 @@ class Load:
 
     def __call__(self, order: Order) -> Report:
         print(msgspec.json.encode(order).decode(), file=self._told, flush=True)
-        return msgspec.json.decode(self._said.readline(), type=Report)
+        said = self._said.readline()
+        assert said, f"{order.address} was not answered to the end: see above"
+        return msgspec.json.decode(said, type=Report)
 
 
 @contextmanager
@@ -82,8 +85,7 @@ class _Connection(asyncio.Protocol):
         self.decision = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
 
     def connection_lost(self, problem: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():

@@ -37,7 +37,7 @@ args:
 """
 """Everything else is as it is without being named."""
 
-UNTRACED = "tracing: {excluded_urls: .*}\n"
+UNTRACED = "services: {tracing: {excluded_urls: .*}}\n"
 """BentoML's own configuration without its spans."""
 
 BARE = 'raise ImportError("not installed")\n'
