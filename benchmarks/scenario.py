@@ -223,6 +223,17 @@ class DecisionCost(Hosted, frozen=True, kw_only=True, tag="decision-cost"):
     seeds: int = 1
 
 
+class Stale(Hosted, frozen=True, kw_only=True, tag="stale"):
+    """What a ``policy`` earns where workers have a snapshot every so many seconds, ``lags_s`` with 0 among them, of
+    ``per_s`` requests each.
+    """
+
+    policy: str
+    traffic: TrafficSpec = TrafficSpec()
+    lags_s: tuple[float, ...]
+    per_s: float
+
+
 class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an agent is trained; see ``bandmaster.training.Training``."""
 
@@ -288,6 +299,17 @@ class ServingCost(Common, frozen=True, kw_only=True, tag="serving-cost"):
     turn_s: float
 
 
+class ServingScale(Common, frozen=True, kw_only=True, tag="serving-scale"):
+    """How throughput grows with ``workers``, by ``turns`` of ``turn_s`` seconds; how many ``rewards`` a second the
+    learner takes; and how far behind its snapshots the most workers are.
+    """
+
+    workers: tuple[int, ...]
+    turns: int
+    turn_s: float
+    rewards: int
+
+
 class Crossed(Common, frozen=True, kw_only=True, tag="crossed"):
     """Decisions of several policies on the same traffic, in the data folder: each judged by the log of each other one,
     as a table of its mean propensities in each ``context``, apart in every ``cell``. The model of rewards looks at
@@ -318,6 +340,8 @@ Scenario = (
     | PageSpeed
     | PageCost
     | ServingCost
+    | ServingScale
+    | Stale
     | Crossed
     | Summary
 )

@@ -16,24 +16,12 @@ import numpy as np
 from benchmarks.scenario import ServingCost
 from benchmarks.serving import members
 from benchmarks.serving.load import Load, Order, Report, load
-from benchmarks.serving.servers import Server, project, served
+from benchmarks.serving.servers import UNTRACED, Server, project, served
 
 THEIRS, OURS = "theirs", "ours"
-UNTRACED = {"BENTOML_CONFIG": "untraced.yaml", "MEMBERS_IN_ONE_THREAD": "1"}
-
 CALLERS = (1, 16)
 WARM_UP_S = 10.0
 """Before the first turn, with labels: what is orchestrated has learned whom to ask by then."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One of the two services in a comparison: how it is started."""
-
-    name: str
-    what: str
-    bare: bool
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +60,9 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
 def _compared(
     scenario: ServingCost, ask: Load, folder: Path, key: str, service: str, *, equal: bool, labels: bool
 ) -> dict[str, float | None]:
-    environment = UNTRACED if equal else {}
-    theirs = served(f"service:{service}", folder, THEIRS, bare=not equal, **environment)
-    ours = served(".", folder, OURS, **environment)
+    settings = UNTRACED if equal else None
+    theirs = served(f"service:{service}", folder, THEIRS, bare=not equal, settings=settings, one_thread=equal)
+    ours = served(".", folder, OURS, settings=settings)
     with theirs as first, ours as second:
         servers = {THEIRS: first, OURS: second}
         for name, server in servers.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import subprocess
 import sys
 import time
@@ -31,13 +32,15 @@ AT_ONCE = 100
 
 class Order(msgspec.Struct, frozen=True):
     """Who is asked: so many ``callers``, each with the next request as soon as one is answered, for so many seconds.
-    With ``labels`` each answer's label is reported, ``AT_ONCE`` together.
+    With ``labels`` each answer's label is reported, ``AT_ONCE`` together. Where it is said, no more than ``most`` are
+    asked, and the report names the decisions.
     """
 
     address: str
     callers: int
     seconds: float
     labels: bool = False
+    most: int | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -48,6 +51,7 @@ class Report(msgspec.Struct, frozen=True):
     p50_s: float
     p99_s: float
     right: float
+    decisions: list[str] = []
 
 
 class Load:
@@ -131,6 +135,8 @@ class _Asking:
         self._took = list[float]()
         self._right = 0
         self._due = deque[tuple[str, int]]()
+        self._left = math.inf if order.most is None else order.most
+        self._decisions = list[str]()
 
     async def report(self) -> Report:
         began = time.perf_counter()
@@ -138,21 +144,25 @@ class _Asking:
         seconds = time.perf_counter() - began
         took, count = np.array(self._took), len(self._took)
         p50, p99 = np.quantile(took, [0.5, 0.99])
-        return Report(count, count / seconds, float(p50), float(p99), self._right / count)
+        return Report(count, count / seconds, float(p50), float(p99), self._right / count, self._decisions)
 
     async def _connected(self) -> tuple[asyncio.BaseTransport, _Connection]:
         where = urlsplit(self._order.address)
+        assert where.hostname and where.port  # noqa: PT018 it is a server's
         return await asyncio.get_running_loop().create_connection(_Connection, where.hostname, where.port)
 
     async def _call(self, end: float) -> None:
         transport, connection = await self._connected()
         now = time.perf_counter()
-        while now < end:
+        while now < end and self._left > 0:
+            self._left -= 1
             request, label = next(self._asked)
             body = await connection.post(request)
             before, now = now, time.perf_counter()
             self._took.append(now - before)
             self._right += json.loads(body) == [label]
+            if self._order.most is not None:
+                self._decisions.append(connection.decision)
             if self._order.labels:
                 self._due.append((connection.decision, label))
                 if len(self._due) >= AT_ONCE:

@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+import yaml
 
 from bandmaster.core import BandmasterError
 
-READY_S, STOP_S = 60.0, 15.0
+READY_S, STOP_S = 180.0, 30.0
 
 THEIRS = Path(__file__).parent / "service.py"
 
@@ -34,11 +36,12 @@ args:
     members: {{{members}}}
     policy:   {{use: bandit}}
     guard:    none
+    feedback: {{rate: 100000}}
 """
 """Everything else is as it is without being named."""
 
-UNTRACED = "services: {tracing: {excluded_urls: .*}}\n"
-"""BentoML's own configuration without its spans."""
+UNTRACED: Mapping[str, Any] = {"tracing": {"excluded_urls": ".*"}}
+"""BentoML's own settings without its spans."""
 
 BARE = 'raise ImportError("not installed")\n'
 """What stands in the place of packages that BentoML does not bring along."""
@@ -71,7 +74,6 @@ def project(folder: Path, models: Mapping[str, bytes], service: str) -> Path:
         (folder / f"{name}.onnx").write_bytes(model)
     members = ", ".join(f"{name}: {{onnx: {name}.onnx}}" for name in models)
     (folder / "bentofile.yaml").write_text(BLOCK.format(service=service, members=members))
-    (folder / "untraced.yaml").write_text(UNTRACED)
     (folder / "bare").mkdir()
     for package in ("uvloop", "httptools"):
         (folder / "bare" / f"{package}.py").write_text(BARE)
@@ -79,9 +81,18 @@ def project(folder: Path, models: Mapping[str, bytes], service: str) -> Path:
 
 
 @contextmanager
-def served(what: str, folder: Path, name: str, *, bare: bool = False, **environment: str) -> Iterator[Server]:
+def served(
+    what: str,
+    folder: Path,
+    name: str,
+    *,
+    bare: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    one_thread: bool = False,
+) -> Iterator[Server]:
     """``bentoml serve what`` on a free port of this machine, from ready to stopped; ``name`` tells its files from other
-    servers'. A ``bare`` one has nothing but what BentoML itself brings along.
+    servers'. A ``bare`` one has nothing but what BentoML itself brings along; ``settings`` are BentoML's own, of its
+    services; members by hand run in ``one_thread`` each where they are to, as Bandmaster's do.
     """
     home = folder / name
     home.mkdir()
@@ -93,8 +104,11 @@ def served(what: str, folder: Path, name: str, *, bare: bool = False, **environm
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
         "BANDMASTER_JOURNAL": f"sqlite:///{home / 'journal' / 'orchestration.db'}",
-        **environment,
+        "MEMBERS_IN_ONE_THREAD": "1" if one_thread else "",
     }
+    if settings:
+        env["BENTOML_CONFIG"] = str(home / "bentoml.yaml")
+        (home / "bentoml.yaml").write_text(yaml.safe_dump({"services": dict(settings)}))
     if bare:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder / "bare"), env.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "bentoml", "serve", what, "--host", "127.0.0.1", "--port", str(port)]

@@ -40,7 +40,7 @@ class Inline(Members):
     async def predict(self, images: np.ndarray) -> np.ndarray:
         rows = np.atleast_2d(images).astype(np.float32)
         scores = await asyncio.gather(*(self.ask_soon(session, rows) for session in self.sessions))
-        return np.mean(scores, axis=0).argmax(axis=1)
+        return np.asarray(np.mean(scores, axis=0).argmax(axis=1))
 
 
 @bentoml.service
@@ -51,4 +51,4 @@ class Threaded(Members):
     async def predict(self, images: np.ndarray) -> np.ndarray:
         rows = np.atleast_2d(images).astype(np.float32)
         scores = await asyncio.gather(*(asyncio.to_thread(self.ask, session, rows) for session in self.sessions))
-        return np.mean(scores, axis=0).argmax(axis=1)
+        return np.asarray(np.mean(scores, axis=0).argmax(axis=1))
