@@ -17,7 +17,7 @@ import psutil
 
 from bandmaster.core import Joined
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.spool import SqliteSpool, spool_folder
+from bandmaster.journal.spool import Spool, spool_folder
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.learner import Learner
 from bandmaster.policies.traditional import RandomPolicy
@@ -142,7 +142,7 @@ def _make(path: Path, scenario: PageSpeed, told: Callable[[str], None]) -> None:
     keeper = Keeper(path)
     keeper.chronicle.describe(about(learner))
     journal = SqliteJournal(path, Keys(b"k" * 32), complete=lambda d, a: keeper.decided(learner, d, a))
-    spool = SqliteSpool(spool_folder(path), "1")
+    spool = Spool(spool_folder(path), "1")
     step, start = scenario.days * 86400.0 / scenario.decisions, ENDS - scenario.days * 86400.0
     for first in range(0, scenario.decisions, AT_ONCE):
         made = [_at(samples[k % SAMPLES], k, start + k * step) for k in range(first, first + AT_ONCE)]

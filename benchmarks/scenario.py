@@ -223,6 +223,17 @@ class DecisionCost(Hosted, frozen=True, kw_only=True, tag="decision-cost"):
     seeds: int = 1
 
 
+class Stale(Hosted, frozen=True, kw_only=True, tag="stale"):
+    """What a ``policy`` earns where workers have a snapshot every so many seconds, ``lags_s`` with 0 among them, of
+    ``per_s`` requests each.
+    """
+
+    policy: str
+    traffic: TrafficSpec = TrafficSpec()
+    lags_s: tuple[float, ...]
+    per_s: float
+
+
 class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an agent is trained; see ``bandmaster.training.Training``."""
 
@@ -281,6 +292,24 @@ class PageCost(Common, frozen=True, kw_only=True, tag="page-cost"):
     turn_s: float
 
 
+class ServingCost(Common, frozen=True, kw_only=True, tag="serving-cost"):
+    """What a hand-written service takes, and what it takes orchestrated: by ``turns`` of ``turn_s`` seconds of each."""
+
+    turns: int
+    turn_s: float
+
+
+class ServingScale(Common, frozen=True, kw_only=True, tag="serving-scale"):
+    """How throughput grows with ``workers``, by ``turns`` of ``turn_s`` seconds; how many ``rewards`` a second the
+    learner takes; and how far behind its snapshots the most workers are.
+    """
+
+    workers: tuple[int, ...]
+    turns: int
+    turn_s: float
+    rewards: int
+
+
 class Crossed(Common, frozen=True, kw_only=True, tag="crossed"):
     """Decisions of several policies on the same traffic, in the data folder: each judged by the log of each other one,
     as a table of its mean propensities in each ``context``, apart in every ``cell``. The model of rewards looks at
@@ -301,7 +330,21 @@ class Summary(Common, frozen=True, kw_only=True, tag="summary"):
     """Runs nothing; its checks are about other scenarios."""
 
 
-Scenario = Replayed | Degraded | DecisionCost | Trained | Fitted | LogSpeed | PageSpeed | PageCost | Crossed | Summary
+Scenario = (
+    Replayed
+    | Degraded
+    | DecisionCost
+    | Trained
+    | Fitted
+    | LogSpeed
+    | PageSpeed
+    | PageCost
+    | ServingCost
+    | ServingScale
+    | Stale
+    | Crossed
+    | Summary
+)
 
 
 def expand(policies: Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from bandmaster.recorded import RecordedLog
 from bandmaster.references import REFERENCES, require_judge
 from bandmaster.replay import Bench, Step, processes, replay
 from bandmaster.table import NO_LABEL
-from benchmarks import crossed, decision_cost, degraded, fitted, log_speed, page_cost, page_speed, trained
+from benchmarks import crossed, decision_cost, degraded, fitted, log_speed, page_cost, page_speed, stale, trained
 from benchmarks.record import Curve, MemberFigures, Played, Record
 from benchmarks.scenario import (
     UNAVAILABLE,
@@ -33,9 +33,13 @@ from benchmarks.scenario import (
     Play,
     Replayed,
     Scenario,
+    ServingCost,
+    ServingScale,
+    Stale,
     TrafficSpec,
     Trained,
 )
+from benchmarks.serving import cost, scale
 from benchmarks.sources import Place, logs_of
 
 BINS = 50
@@ -89,6 +93,15 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         return Ran(_record(scenario, 1, figures=page_speed.measure(scenario, place, listener.line)), {})
     if isinstance(scenario, PageCost):
         return Ran(_record(scenario, 1, figures=page_cost.measure(scenario, place, listener.line)), {})
+    if isinstance(scenario, Stale):
+        config = scenario.read_config()
+        logs = logs_of(scenario, config, place, seeds or scenario.seeds, listener.line)
+        figures = stale.measure(scenario, config, logs, seeds or scenario.seeds, listener.line)
+        return Ran(_record(scenario, seeds or scenario.seeds, figures=figures), {})
+    if isinstance(scenario, ServingScale):
+        return Ran(_record(scenario, 1, figures=scale.measure(scenario, listener.line)), {})
+    if isinstance(scenario, ServingCost):
+        return Ran(_record(scenario, 1, figures=cost.measure(scenario, listener.line)), {})
     return Ran(_record(scenario, 0), {})
 
 

@@ -27,8 +27,11 @@ def bent_odds(expected: FloatArray, usual: FloatArray) -> FloatArray | None:
     """
     if not len(expected):
         return None
-    here, ever = np.clip(expected, 0.02, 0.98), np.clip(usual, 0.02, 0.98)
-    return np.asarray(np.log([here / ever, (1.0 - here) / (1.0 - ever)]))
+    here, ever = (np.minimum(np.maximum(right, 0.02), 0.98) for right in (expected, usual))
+    odds = np.empty((2, *here.shape))
+    np.divide(here, ever, out=odds[0])
+    np.divide(1.0 - here, 1.0 - ever, out=odds[1])
+    return np.log(odds, out=odds)
 
 
 class Belief:

@@ -106,5 +106,5 @@ def recent_weights(accuracy: FloatArray, classes: int) -> FloatArray:
     uncertain dichotomous choice situations"; for several classes as in SAMME, Zhu et al. 2009, eq. 5).
     ``accuracy`` is (M,) in [0, 1].
     """
-    a = np.clip(accuracy, 0.01, 0.99)
+    a = np.minimum(np.maximum(accuracy, 0.01), 0.99)
     return np.asarray(np.maximum(np.log(a / (1.0 - a)) + np.log(max(classes - 1, 1)), MIN_WEIGHT))

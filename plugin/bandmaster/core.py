@@ -149,6 +149,11 @@ def class_prior(mix: FloatArray, repeats: float | FloatArray, newest: int | IntA
     """How likely each class is: ``repeats`` in [0, 1] of requests are of the ``newest`` class, the others as ``mix``
     (C,) has it. Returns (C,), or (n, C) for n newest classes and as many shares; ``NO_ANSWER`` is none.
     """
+    if isinstance(newest, int) and np.ndim(repeats) == 0:  # of one request, as in every decision
+        of_newest = repeats * (newest != NO_ANSWER)
+        prior = np.asarray((1.0 - of_newest) * mix)
+        prior[newest] += of_newest
+        return prior
     newest = np.asarray(newest)[..., None]
     share = np.asarray(repeats)[..., None] * (newest != NO_ANSWER)
     return np.asarray((1.0 - share) * mix + share * (newest == np.arange(len(mix))))

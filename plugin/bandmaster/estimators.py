@@ -204,8 +204,10 @@ class Repetition:
         self._at = -math.inf
 
     @classmethod
-    def lag(cls, since: int | IntArray) -> IntArray:
+    def lag(cls, since: int | IntArray) -> int | IntArray:
         """Which of the shares is for a class that came so many requests ago, at least 1."""
+        if isinstance(since, int):
+            return min(since.bit_length(), cls.LAGS) - 1
         return np.asarray(np.minimum(np.log2(since).astype(np.int64), cls.LAGS - 1))
 
     @property

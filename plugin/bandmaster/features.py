@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from bandmaster.core import Array, FloatArray
+from bandmaster.core import Array, FloatArray, IntArray
 
 MAX_COLUMNS = 32
 """Rows with more columns than this are summarised: a policy per pixel would learn nothing in time."""
@@ -41,16 +43,40 @@ def features_of_each(rows: Array, *, summarise: bool = False) -> FloatArray:
     difference, both over the deviation, so that they tell noise and blur apart from contrast. The segments are the
     means of eight equal stretches of columns: a coarse look at where the values are.
     """
-    x = np.clip(np.asarray(rows, dtype=np.float64), -LARGEST, LARGEST)
-    x = x.reshape(len(x), -1)
-    if x.shape[1] <= MAX_COLUMNS and not summarise:
+    x = np.asarray(rows, dtype=np.float64)
+    x = np.minimum(np.maximum(x.reshape(len(x), -1), -LARGEST), LARGEST)
+    n = x.shape[1]
+    if n <= MAX_COLUMNS and not summarise:
         return x
-    deviation = x.std(axis=1)
+    # Each figure to the bit as NumPy's mean, std, quantile and diff give it; these take ten times as long on one row.
+    means = x.sum(axis=1) / n
+    centred = x - means[:, None]
+    deviation = np.sqrt((centred * centred).sum(axis=1) / n)
     scale = np.where(deviation > 0.0, deviation, 1.0)
-    low, median, high = np.quantile(x, (0.1, 0.5, 0.9), axis=1)
-    roughness = np.abs(np.diff(x, axis=1, append=x[:, -1:])).mean(axis=1) / scale
-    grain = np.abs(np.diff(x, n=2, axis=1, append=x[:, -1:])).mean(axis=1) / scale if x.shape[1] > 1 else 0.0 * scale
-    edges = np.arange(SEGMENTS) * x.shape[1] // SEGMENTS
-    segments = np.add.reduceat(x, edges, axis=1) / np.maximum(np.diff(np.r_[edges, x.shape[1]]), 1)
-    shape = np.stack([x.mean(axis=1), deviation, low, median, high, roughness, grain], axis=1)
-    return np.concatenate([shape, segments], axis=1)
+    step = np.zeros_like(x)
+    np.subtract(x[:, 1:], x[:, :-1], out=step[:, :-1])
+    summary = np.empty((len(x), len(SUMMARY)))
+    summary[:, 0], summary[:, 1] = means, deviation
+    ordered = np.sort(x, axis=1)
+    for k, share in enumerate((0.1, 0.5, 0.9), start=2):
+        summary[:, k] = _quantile(ordered, share)
+    summary[:, 5] = np.abs(step).sum(axis=1) / n / scale
+    summary[:, 6] = np.abs(step[:, 1:] - step[:, :-1]).sum(axis=1) / (n - 1) / scale if n > 1 else 0.0
+    edges, widths = _segments(n)
+    summary[:, 7:] = np.add.reduceat(x, edges, axis=1) / widths
+    return summary
+
+
+def _quantile(ordered: FloatArray, share: float) -> FloatArray:
+    """That quantile of each row of ``ordered`` (n, columns), (n,), between two columns by a straight line."""
+    at = (ordered.shape[1] - 1) * share
+    below = int(at)
+    low, high, part = ordered[:, below], ordered[:, min(below + 1, ordered.shape[1] - 1)], at - below
+    return np.asarray(low + (high - low) * part if part < 0.5 else high - (high - low) * (1.0 - part))
+
+
+@lru_cache
+def _segments(columns: int) -> tuple[IntArray, IntArray]:
+    """Where each segment of so many columns begins, and how many it has, at least 1; both (segments,)."""
+    edges = np.arange(SEGMENTS) * columns // SEGMENTS
+    return edges, np.maximum(np.diff(np.r_[edges, columns]), 1)

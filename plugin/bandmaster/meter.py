@@ -83,6 +83,6 @@ def checked(scores: FloatArray, rows: int, classes: int, task: Task = "classific
         return scores
     total = scores.sum(axis=1)
     # NaN fails every comparison, so it is caught here too.
-    if not bool(np.all((np.abs(total - 1.0) < 1e-3) | (total == 0.0)) and np.all(scores >= -1e-6)):
+    if not (((np.abs(total - 1.0) < 1e-3) | (total == 0.0)).all() and (scores >= -1e-6).all()):
         raise ValueError("answered with figures that are no distribution over classes")
     return scores

@@ -104,7 +104,7 @@ def nonsense(name: str, content: bytes = b"nonsense") -> Callable[[Path], None]:
         (sql("UPDATE decisions SET answer = x'00' WHERE id = (SELECT min(id) FROM decisions)"), "1 of 30 decisions"),
         (sql("UPDATE tally SET n = n + 1 WHERE name = 'joined'"), "counts 21 joined, and holds 20"),
         (sql("UPDATE snapshots SET sealed = x'00'"), "snapshots: 1 (the seal is broken"),
-        (nonsense("orchestration.db.spools/spool-w9-1-abc.db"), "spools: "),
+        (nonsense("orchestration.db.spools/spool-w9-1-abc.log"), "spools: "),
         (sql("PRAGMA user_version = 99"), "upgrade bandmaster"),
     ],
     ids=["configuration", "model", "key", "no journal", "page", "row", "ledger", "snapshot", "spool", "schema"],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bandmaster.core import Outcome, Status
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.rules import PROBE_WAIT_S
-from bandmaster.journal.spool import SqliteSpool
+from bandmaster.journal.spool import Spool
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.testing import sample_answer, sample_decision
 
@@ -39,7 +39,7 @@ def journal(tmp_path, told):
 
 @pytest.fixture
 def spool(journal):
-    spool = SqliteSpool(journal.spools, "w")
+    spool = Spool(journal.spools, "w")
     yield spool
     spool.close()
 
@@ -170,7 +170,7 @@ def test_in_whatever_order_things_happen_each_decision_is_told_at_most_once_and_
 ):
     told = Told()
     journal = SqliteJournal(tmp_path_factory.mktemp("any") / "main.db", KEY, complete=told)
-    spool = SqliteSpool(journal.spools, "w")
+    spool = Spool(journal.spools, "w")
     recorder = spool if spooled else journal
     decided = set()
     for n, what in [*events, *((n, "settle") for n in range(4)), (0, "drain")]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from bandmaster.journal import spool
 from bandmaster.testing import sample_answer, sample_decision
 spool.SEGMENT_BYTES = 1_000_000
-worker = spool.SqliteSpool(Path(sys.argv[1]), "w")
+worker = spool.Spool(Path(sys.argv[1]), "w")
 decision, answer = sample_decision(), sample_answer()
 for n in range(int(sys.argv[2]), 10**9):
     id_ = f"{n:032x}"

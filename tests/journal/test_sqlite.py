@@ -18,7 +18,7 @@ from bandmaster.journal.opening import open_journal, open_spool
 from bandmaster.journal.places import locate
 from bandmaster.journal.schema import SCHEMA_VERSION
 from bandmaster.journal.snapshots import SnapshotReader
-from bandmaster.journal.spool import SqliteSpool
+from bandmaster.journal.spool import Spool
 from bandmaster.journal.sql import Stored
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.testing import same, sample_answer, sample_decision
@@ -39,8 +39,8 @@ def journal(path):
     journal.close()
 
 
-def worker(journal: SqliteJournal, name: str = "w") -> SqliteSpool:
-    return SqliteSpool(journal.spools, name)
+def worker(journal: SqliteJournal, name: str = "w") -> Spool:
+    return Spool(journal.spools, name)
 
 
 def record(recorder, n, **kwargs):
@@ -170,16 +170,16 @@ def test_a_long_spool_goes_on_in_another_file(journal, monkeypatch):
     spool = worker(journal)
     for n in range(40):
         record(spool, n)
-    assert len(list(journal.spools.glob("*.db"))) > 2
+    assert len(list(journal.spools.glob("*.log"))) > 2
     assert journal.drain() == 40
-    assert list(journal.spools.glob("*.db")) == [spool.path]
+    assert list(journal.spools.glob("*.log")) == [spool.path]
     spool.close()
 
 
 def test_a_damaged_spool_is_named_kept_and_holds_up_nothing(journal, caplog):
     journal.spools.mkdir()
-    damaged = journal.spools / "spool-a-1-x.db"
-    damaged.write_bytes(b"this is no database" * 100)
+    damaged = journal.spools / "spool-a-1-x.log"
+    damaged.write_bytes(b"this is no spool" * 100)
     damaged.with_suffix(".lock").touch()
     spool = worker(journal, "b")
     record(spool, 1)
@@ -189,9 +189,73 @@ def test_a_damaged_spool_is_named_kept_and_holds_up_nothing(journal, caplog):
     spool.close()
 
 
+def test_what_lies_before_the_damage_in_a_spool_is_taken_over_and_the_file_kept(journal, caplog):
+    spool = worker(journal)
+    for n in range(3):
+        record(spool, n)
+    spool.close()
+    raw = bytearray(spool.path.read_bytes())
+    raw[-10] ^= 1
+    spool.path.write_bytes(raw)
+    journal.drain()
+    assert journal.counts().decisions == 2
+    assert not journal.whole
+    assert spool.path.exists()
+    assert "damaged at byte" in caplog.text
+
+
+def test_half_a_record_waits_for_its_other_half(journal):
+    spool = worker(journal)
+    record(spool, 1)
+    journal.drain()
+    before = spool.path.read_bytes()
+    record(spool, 2)
+    whole = spool.path.read_bytes()
+    for end in (len(before) + 3, len(before) + 100, len(whole) - 1):
+        spool.path.write_bytes(whole[:end])
+        assert journal.drain() == 0
+    spool.path.write_bytes(whole)
+    assert journal.drain() == 1
+    spool.close()
+
+
+def test_half_a_record_of_a_dead_worker_is_given_up_and_said_so(journal, caplog):
+    spool = worker(journal)
+    for n in range(2):
+        record(spool, n)
+    spool.path.write_bytes(spool.path.read_bytes()[:-5])
+    spool.close()
+    assert journal.drain() == 1
+    assert not list(journal.spools.iterdir())
+    assert journal.whole
+    assert "given up" in caplog.text
+
+
+def test_a_record_that_finds_no_room_leaves_the_spool_as_it_was(journal, monkeypatch):
+    spool, real = worker(journal), os.write
+    record(spool, 1)
+    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[: len(data) // 2]))
+    with pytest.raises(BandmasterError, match="no room"):
+        record(spool, 2)
+    monkeypatch.undo()
+    record(spool, 3)
+    assert journal.drain() == 2
+    assert journal.find(sample_decision(3).id) is not None
+    spool.close()
+
+
+def test_a_record_larger_than_what_is_read_at_a_time_is_read(journal):
+    spool = worker(journal)
+    decision = replace(sample_decision(1), policy_version="v" * 100_000)
+    spool.record(decision, sample_answer(1))
+    assert journal.drain() == 1
+    assert journal.find(decision.id)[0].policy_version == decision.policy_version
+    spool.close()
+
+
 def test_a_spool_whose_worker_died_while_making_it_is_removed(journal):
     journal.spools.mkdir()
-    for suffix in (".new", ".new-wal", ".lock"):
+    for suffix in (".new", ".lock"):
         (journal.spools / f"spool-a-1-x{suffix}").touch()
     assert journal.drain() == 0
     assert not list(journal.spools.iterdir())
@@ -207,7 +271,7 @@ def test_restarts_never_share_a_spool(journal):
 @pytest.mark.parametrize("name", ["", "../up", "a b", "é", "x" * 65])
 def test_a_worker_needs_a_plain_name(tmp_path, name):
     with pytest.raises(BandmasterError, match="no worker's name"):
-        SqliteSpool(tmp_path, name)
+        Spool(tmp_path, name)
 
 
 def test_a_record_after_closing_is_an_error_that_names_the_file(journal):
@@ -351,7 +415,7 @@ def test_a_reader_waits_for_the_journal_and_follows_it(path):
 
 
 def test_a_reader_names_a_file_that_is_no_journal(path):
-    path.write_bytes(b"this is no database" * 100)
+    path.write_bytes(b"this is no spool" * 100)
     with pytest.raises(BandmasterError, match=r"main\.db cannot be read"):
         SnapshotReader(path, KEY).latest_after(0)
 
@@ -362,10 +426,10 @@ def test_a_folder_as_path_is_refused_with_an_example(tmp_path):
 
 
 def test_a_file_that_is_no_database_is_refused_and_kept(path):
-    path.write_bytes(b"this is no database" * 100)
+    path.write_bytes(b"this is no spool" * 100)
     with pytest.raises(BandmasterError, match=r"main\.db.*not a database"):
         SqliteJournal(path, KEY)
-    assert path.read_bytes() == b"this is no database" * 100
+    assert path.read_bytes() == b"this is no spool" * 100
 
 
 def test_another_programs_database_is_refused(path):
@@ -387,7 +451,7 @@ def test_a_newer_schema_is_refused(path):
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    for make in (SqliteJournal, lambda path, key: SqliteSpool(path, "w")):
+    for make in (SqliteJournal, lambda path, key: Spool(path, "w")):
         with pytest.raises(BandmasterError, match=r"file/main\.db.*written"):
             make(tmp_path / "file" / "main.db", KEY)
 

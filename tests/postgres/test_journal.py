@@ -14,7 +14,7 @@ from bandmaster.journal import postgres as postgres_module
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.postgres import PostgresJournal, shown
 from bandmaster.journal.snapshots import SnapshotReader
-from bandmaster.journal.spool import SqliteSpool
+from bandmaster.journal.spool import Spool
 from bandmaster.testing import CHECKED_WINDOW_S, JOURNAL_RULES, same, sample_answer, sample_decision
 from tests.end_to_end.servers import eventually
 from tests.postgres.servers import postgres
@@ -118,7 +118,7 @@ def test_an_outcome_that_is_reported_at_two_replicas_at_once_counts_once(replica
 
 def test_the_leader_is_told_once_of_what_any_replica_has_recorded_and_others_of_nothing(replicas):
     (first, second), told = replicas
-    spool = SqliteSpool(second.spools, "w")
+    spool = Spool(second.spools, "w")
     ids = [record(spool, n).id for n in range(5)]
     assert second.drain() == 5
     ids.append(record(first, 7).id)
@@ -191,7 +191,7 @@ def test_the_newest_snapshot_reaches_the_workers_of_every_replica(replicas):
 def test_while_the_database_is_away_it_says_so_and_goes_on_when_it_returns(tmp_path):
     with postgres(tmp_path / "server") as server:
         journal = opened(server.database("journal"), tmp_path)
-        spool = SqliteSpool(journal.spools, "w")
+        spool = Spool(journal.spools, "w")
         ids = [record(spool, n).id for n in range(3)]
         assert journal.lead()
         assert journal.settle(ids[0], outcome()).status is Status.JOINED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -72,19 +73,37 @@ def test_what_two_workers_and_the_learner_count_is_added_up(server: Server) -> N
     assert figures(server, "learner_lag_seconds")[""] >= 0.0
 
 
-def test_a_traced_request_has_a_span_of_its_decision_and_one_of_each_member(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def spans_kept() -> Iterator[InMemorySpanExporter]:
+    """BentoML's tracer with somebody who keeps its spans."""
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
+    BentoMLContainer.tracing_excluded_urls.reset()  # of a service before
     BentoMLContainer.tracer_provider.set(provider)
     try:
-        with serving(tmp_path, monkeypatch, policy={"use": "constant", "plan": "fragile>linear@0.99"}) as client:
-            row = [[POISON + 1.0, 3.0, 4.0, 1.0]]
-            ids = [client.post("/classify", json={"input_series": row}).headers[DECISION_HEADER] for _ in range(3)]
+        yield kept
     finally:
         BentoMLContainer.tracer_provider.reset()
+        BentoMLContainer.tracing_excluded_urls.reset()
+
+
+def test_bentoml_makes_no_spans_unless_something_is_said_of_tracing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with spans_kept() as kept, serving(tmp_path, monkeypatch) as client:
+        assert client.post("/classify", json={"input_series": ROWS[:1].tolist()}).status_code == 200
+    assert not kept.get_finished_spans()
+
+
+def test_a_traced_request_has_a_span_of_its_decision_and_one_of_each_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_CONFIG_OPTIONS", "services.Iris.tracing.sample_rate=1.0")
+    policy = {"use": "constant", "plan": "fragile>linear@0.99"}
+    with spans_kept() as kept, serving(tmp_path, monkeypatch, policy=policy) as client:
+        row = [[POISON + 1.0, 3.0, 4.0, 1.0]]
+        ids = [client.post("/classify", json={"input_series": row}).headers[DECISION_HEADER] for _ in range(3)]
     spans = kept.get_finished_spans()
     decisions = [span for span in spans if span.name == "bandmaster.decision"]
     assert [span.attributes["bandmaster.decision"] for span in decisions] == ids

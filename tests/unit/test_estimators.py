@@ -16,7 +16,7 @@ from bandmaster.estimators import (
     Standardiser,
     WindowedMean,
 )
-from bandmaster.features import SUMMARY, features_of
+from bandmaster.features import SUMMARY, features_of, features_of_each
 
 unit = st.floats(0.0, 1.0)
 
@@ -143,6 +143,20 @@ def test_features_of_any_finite_rows_are_finite(rows, summarise):
 def test_a_summary_has_one_width_whatever_the_rows_have(columns):
     rows = np.random.default_rng(0).normal(size=(2, columns))
     assert len(features_of(rows, summarise=True)) == len(SUMMARY)
+
+
+@given(st.integers(1, 3), st.integers(33, 900), st.integers(0, 2**32 - 1), st.sampled_from([1e-3, 1.0, 1e6]))
+def test_a_summary_is_to_the_bit_what_numpy_makes_of_the_rows(n, columns, seed, scale):
+    rows = np.random.default_rng(seed).normal(scale=scale, size=(n, columns)).round(2)
+    found = dict(zip(SUMMARY, features_of_each(rows).T, strict=True))
+    np.testing.assert_array_equal(found["mean"], rows.mean(axis=1))
+    np.testing.assert_array_equal(found["deviation"], rows.std(axis=1))
+    deciles = np.quantile(rows, (0.1, 0.5, 0.9), axis=1)
+    np.testing.assert_array_equal([found["low_decile"], found["median"], found["high_decile"]], deciles)
+    scale = np.where(rows.std(axis=1) > 0.0, rows.std(axis=1), 1.0)
+    for name, order in (("roughness", 1), ("grain", 2)):
+        steps = np.abs(np.diff(rows, n=order, axis=1, append=rows[:, -1:]))
+        np.testing.assert_array_equal(found[name], steps.mean(axis=1) / scale)
 
 
 def test_fourier_features_approximate_the_gaussian_kernel():

@@ -17,9 +17,9 @@ from bandmaster.core import Answer, BandmasterError, Decision, Outcome
 from bandmaster.journal.codec import decode
 from bandmaster.journal.keys import KEY_FILE, KEY_VARIABLE, Keys, read_keys
 from bandmaster.journal.places import lease_file
-from bandmaster.journal.schema import SCHEMA_VERSION
+from bandmaster.journal.schema import BUSY_S, SCHEMA_VERSION
 from bandmaster.journal.snapshots import unseal_snapshot
-from bandmaster.journal.spool import BUSY_S, SpoolError, SpoolReader, spool_folder, spools
+from bandmaster.journal.spool import SpoolError, SpoolReader, spool_folder, spools
 
 LEAST_ROOM = 1 << 30
 """Bytes that should be free where a journal grows."""
@@ -190,7 +190,9 @@ def _spools(path: Path, database: sqlite3.Connection) -> Iterator[Finding]:
             continue
         try:
             with closing(SpoolReader(file)) as reader:
-                waiting += len(reader.after(taken.get(file.name, 0), 100_000))
+                place = taken.get(file.name, 0)
+                while rows := reader.after(place, 1000):
+                    waiting, place = waiting + len(rows), rows[-1][0]
         except SpoolError as problem:
             yield Finding("spools", "problem", f"{problem}; it is left in place: move it away once you have a copy")
             return

@@ -14,7 +14,7 @@ from bandmaster.edits import Edits
 from bandmaster.journal.keys import KEY_VARIABLE, Keys
 from bandmaster.journal.places import elsewhere, locate
 from bandmaster.journal.reading import JournalReader, Reading
-from bandmaster.journal.spool import SqliteSpool, spool_folder
+from bandmaster.journal.spool import Spool, spool_folder
 from bandmaster.journal.sql import Complete, SqlJournal
 from bandmaster.journal.sqlite import SqliteJournal
 from bandmaster.pin import Pin
@@ -41,9 +41,9 @@ def open_journal(
     return cast(SqlJournal, _postgres().PostgresJournal(database, path, keys, window_s, complete))
 
 
-def open_spool(url: str, root: Path, worker: str, *, synced: bool = False) -> SqliteSpool:
+def open_spool(url: str, root: Path, worker: str, *, synced: bool = False) -> Spool:
     """Open a spool of the journal that ``url`` names, as one of its workers on this machine."""
-    return SqliteSpool(spool_folder(locate(url, root)), worker, synced=synced)
+    return Spool(spool_folder(locate(url, root)), worker, synced=synced)
 
 
 def open_reader(url: str, root: Path) -> Reading:

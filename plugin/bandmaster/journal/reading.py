@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from bandmaster.core import Answer, BandmasterError, Decision, DriftEvent, Joined, Outcome, Reward
 from bandmaster.journal.codec import decode
-from bandmaster.journal.spool import BUSY_S
+from bandmaster.journal.schema import BUSY_S
 
 _PAGE = 500
 _log = logging.getLogger(__name__)

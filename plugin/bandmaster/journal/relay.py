@@ -19,12 +19,12 @@ class Takes(Protocol):
     """A journal, as far as spools are emptied into it."""
 
     def reached(self, spool: str) -> int:
-        """The number of the last row that was taken from a spool; 0 where none was."""
+        """Up to which byte a spool has been taken."""
         ...
 
     def take(self, spool: str, read: Callable[[int], list[Row]]) -> int:
-        """Take the rows that ``read`` gives after the one ``reached``, and note the place: both, or neither, so that no
-        crash moves a row twice. Returns how many.
+        """Take the rows that ``read`` gives from the place ``reached`` on, and note how far: both, or neither, so that
+        no crash moves a row twice. Returns how many.
         """
         ...
 
@@ -62,8 +62,12 @@ class Relay:
         with abandoned(path) as gone:
             moved = self.move(path) if path.exists() else 0
             if gone:
-                if path in self._readers:
-                    self._readers.pop(path).close()
+                if (reader := self._readers.pop(path, None)) is not None:
+                    if rest := reader.rest(self._reached[path]):
+                        _log.warning(
+                            "%s: its last %d bytes, half of a record, are given up: nobody was told of it", path, rest
+                        )
+                    reader.close()
                 remove(path)
         return moved
 
@@ -74,7 +78,7 @@ class Relay:
             self._reached[path] = self._journal.reached(path.name)
         reader, moved = self._readers[path], 0
         while reader.after(self._reached[path], 1):
-            moved += self._journal.take(path.name, lambda n: reader.after(n, BATCH))
+            moved += self._journal.take(path.name, lambda place: reader.after(place, BATCH))
             self._reached[path] = self._journal.reached(path.name)
         return moved
 

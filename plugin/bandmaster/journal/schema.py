@@ -7,13 +7,15 @@ from pathlib import Path
 
 from bandmaster.core import BandmasterError
 from bandmaster.files import alone_in
-from bandmaster.journal.spool import BUSY_S
 
 SCHEMA_VERSION = 2
 
+BUSY_S = 30.0
+"""How long a connection waits for another's lock on the same file."""
+
 # Every statement makes what is missing, and so brings files of earlier versions up to date, too.
 # `tally` is kept beside the rows so that counts() costs the same after ten million of them; duplicates and
-# outcomes with forged ids leave no row at all. `spools` says up to where each spool has been taken over,
+# outcomes with forged ids leave no row at all. `spools` says up to which byte each spool has been taken over,
 # and keeps saying so: another owner may still have a removed spool open. `owner` counts those who have taken the
 # journal over. `forgotten` keeps what is removed on request from coming back, with a probe or an outcome.
 _CREATE = f"""

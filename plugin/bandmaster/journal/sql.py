@@ -344,7 +344,7 @@ class SqlJournal(ABC):
         query = "INSERT INTO spools (name, n) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = excluded.n"
         with self._transaction():
             rows = read(self.reached(spool))
-            self._store([_as_stored(row[1:]) for row in rows])
+            self._store([Stored(*spooled) for _, spooled in rows])
             if rows:
                 self._run(query, [(spool, rows[-1][0])])
         return len(rows)

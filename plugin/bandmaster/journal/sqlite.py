@@ -11,8 +11,8 @@ from typing import Any
 
 from bandmaster.core import BandmasterError
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.schema import open_database
-from bandmaster.journal.spool import BUSY_S, spool_folder
+from bandmaster.journal.schema import BUSY_S, open_database
+from bandmaster.journal.spool import spool_folder
 from bandmaster.journal.sql import Complete, SqlJournal
 
 

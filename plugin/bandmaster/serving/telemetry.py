@@ -74,9 +74,13 @@ def begin(metrics: Mapping[str, Metric]) -> None:
             _made(name)
 
 
+@cache  # as many as there are to be seen at /metrics; looking one up takes longer than counting it
+def _of(name: str, *labels: str) -> Any:
+    return _made(name).labels(*labels) if labels else _made(name)
+
+
 def _count(name: str, *labels: str, by: float = 1.0) -> None:
-    made = _made(name)
-    (made.labels(*labels) if labels else made).inc(by)
+    _of(name, *labels).inc(by)
 
 
 def answered(decision: Decision, answer: Answer) -> None:
@@ -102,7 +106,7 @@ def probed(probes: tuple[MemberAnswer, ...]) -> None:
 
 
 def _called(said: MemberAnswer, what: str) -> None:
-    _made("member_seconds").labels(said.name).observe(said.latency_s)
+    _of("member_seconds", said.name).observe(said.latency_s)
     if said.error is not None:
         _count("member_errors", said.name)
     _count("energy_joules", said.energy_from, what, by=said.energy_j)
@@ -117,9 +121,9 @@ def learned(experience: Experience) -> None:
     """Count what the learner has learned from, and the alarms that it raised."""
     for alarm in experience.alarms:
         alarmed(alarm)
-    _made("reward").labels(experience.joined.decision.policy).observe(experience.reward.value)
+    _of("reward", experience.joined.decision.policy).observe(experience.reward.value)
     for name, term in experience.reward.terms.items():
-        _made("term").labels(name).observe(term)
+        _of("term", name).observe(term)
 
 
 def alarmed(event: DriftEvent) -> None:
