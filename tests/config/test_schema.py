@@ -49,7 +49,7 @@ BLOCKS = [
         profile: {latency: 1 ms, energy: 1 mJ, cost: 1, explainability: 1, accuracy: 1, calibration: 0}
         weight: 1
         active: true
-        host: cpu
+        providers: [cpu]
         deadline: 1 s
         isolated: false
       b: {bento_model: "b:latest", profile: {cost: 1, explainability: 1}}
@@ -68,6 +68,8 @@ BLOCKS = [
     retention: 1 h
     seed: 1
     """,
+    "{contract: {accuracy: {weight: 1}}, members: {a: {open_inference: 'http://b', model: c, version: '1', input: d, "
+    "output: e, token: F}, g: {bento: 'h:I', method: j}}}",
     "{contract: {accuracy: {weight: 1, error: [0, 1]}}, members: {a: {}}, task: regression, faults: {fallback: 1.5}}",
     *(
         f"{{contract: {{accuracy: {{weight: 1}}}}, members: {{a: {{}}, b: {{}}}}, policy: {{{policy}}}}}"
@@ -261,6 +263,7 @@ UNKNOWN = {
     *("guard: {baseline: best}", "guard: {silence: 0 s}", "feedback: {window: 0 s}", "retention: 5 min"),
     'service: "a:B\\n"',  # Python's $ matches before a newline, JavaScript's does not
     *("linear: {onnx: a.onnx}", "linear: {onnx: .}", "linear: {onnx: out.onnx}", "linear: {onnx: folder/a.onnx}"),
+    "linear: {onnx: here.onnx, providers: [cuda, CUDAExecutionProvider]}",
     *("linear: {onnx: loop}", 'linear: {onnx: "a\\0b"}'),
 }
 """Of the refusals that are tested, those that need more than a schema: figures compared, plans' names parsed, files."""

@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from bandmaster.config.records import MemberConfig
 from bandmaster.config.values import (
+    METHOD,
     NAME,
+    OBJECT,
     PROFILE_FIELDS,
     duration_of,
     entries_of,
@@ -32,12 +34,15 @@ TAG = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
 SOURCES = ("onnx", "bento_model", "open_inference", "bento")
 """What a member's model may be named by."""
 
+ADDRESS = r"https?://[A-Za-z0-9\[][^ \t\n\r\f\v/?#@]*(/[^ \t\n\r\f\v?#]*)?"
+PROVIDER = r"[A-Za-z0-9]{1,64}ExecutionProvider"
+
 OF_A_SERVER = {
     "model": (r"[A-Za-z0-9][\w.-]{0,255}", "the model's name on the server, as in resnet50"),
     "version": (r"[A-Za-z0-9][\w.-]{0,63}", 'a version that the server has, in quotes, as in "3"'),
-    "input": (r"[^\s\"\\]{1,256}", "the name of a tensor, as in input-0"),
-    "output": (r"[^\s\"\\]{1,256}", "the name of a tensor, as in probabilities"),
-    "token": (r"[A-Za-z_]\w*", "the name of the environment variable that holds it, as in TRITON_TOKEN"),
+    "input": (r"[^ \t\n\r\f\v\"\\]{1,256}", "the name of a tensor, as in input-0"),
+    "output": (r"[^ \t\n\r\f\v\"\\]{1,256}", "the name of a tensor, as in probabilities"),
+    "token": (r"[A-Za-z_][\w]*", "the name of the environment variable that holds it, as in TRITON_TOKEN"),
 }
 """What else tells where a server's model is, how each is written, and an example."""
 
@@ -97,7 +102,7 @@ def _providers(at: At | None) -> tuple[str, ...]:
     for item in items_of(at, fix):
         name = item.value if isinstance(item.value, str) else ""
         name = PROVIDERS.get(name, name)
-        if not re.fullmatch(r"[A-Za-z0-9]{1,64}ExecutionProvider", name, re.ASCII):
+        if not re.fullmatch(PROVIDER, name):
             item.refuse(f"is no execution provider; {fix}")
         elif name in found:
             item.refuse("is named twice; keep one of them")
@@ -107,7 +112,7 @@ def _providers(at: At | None) -> tuple[str, ...]:
 
 def _endpoint(at: At, get: Callable[[str], At | None]) -> Endpoint | None:
     """Where a server's model is; ``None`` where that was refused."""
-    url = text_of(at, r"https?://[A-Za-z0-9\[][^\s/?#@]*(/[^\s?#]*)?", "its address, as in http://triton.internal:8000")
+    url = text_of(at, ADDRESS, "its address, as in http://triton.internal:8000")
     if get("model") is None:
         at.book.refuse((*at.path[:-1], "model"), "is missing; add model: resnet50, by its name on the server")
     version = get("version")
@@ -120,8 +125,8 @@ def _endpoint(at: At, get: Callable[[str], At | None]) -> Endpoint | None:
 
 def _called(at: At, method: At | None) -> Called | None:
     """Which method of which service; ``None`` where that was refused."""
-    service = text_of(at, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "module:Class, as in service:Other")
-    name = text_of(method, r"[A-Za-z]\w*", "the name of a method, as in predict") if method else "predict"
+    service = text_of(at, OBJECT, "module:Class, as in service:Other")
+    name = text_of(method, METHOD, "the name of a method, as in predict") if method else "predict"
     return None if service is None or name is None else Called(service, name)
 
 

@@ -7,16 +7,17 @@ test has the readers read whole blocks, notes what each asks for at each place, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from bandmaster.config.contract import OF_METRIC, OWN_NAME, TAKEN
 from bandmaster.config.guard import MODES, NONE
-from bandmaster.config.members import TAG
+from bandmaster.config.members import ADDRESS, OF_A_SERVER, ONLY_FOR, PROVIDER, SOURCES, TAG
 from bandmaster.config.policy import OF_MODELS
 from bandmaster.config.records import POLICIES
 from bandmaster.config.values import JOURNAL, METHOD, NAME, OBJECT, UNITS
 from bandmaster.contract import METRICS
-from bandmaster.core import DEFAULT_PROFILE, HOSTS
+from bandmaster.core import DEFAULT_PROFILE, PROVIDERS
 from bandmaster.plans import ALL
 
 Schema = dict[str, Any]
@@ -152,6 +153,11 @@ def _member() -> Schema:
             {
                 "onnx": _path(path),
                 "bento_model": _pattern(TAG, "name:version, of BentoML's model store"),
+                "open_inference": _pattern(ADDRESS, "the address of a server that speaks the Open Inference Protocol"),
+                **{key: _pattern(*form) for key, form in OF_A_SERVER.items() if key != "version"},
+                "version": {"anyOf": [_pattern(*OF_A_SERVER["version"]), {"type": "integer", "minimum": 0}]},
+                "bento": _pattern(OBJECT, "another service of the bento, as in service:Other"),
+                "method": _pattern(METHOD, "its method that answers, as in predict"),
                 "profile": _fields(
                     {
                         "latency": _duration("what one row takes, as in 34 ms"),
@@ -165,13 +171,21 @@ def _member() -> Schema:
                 ),
                 "weight": _number(0, 1e6, "what its say counts for in plans ending in ~declared", above=True),
                 "active": _flag("nobody asks one that is not"),
-                "host": _choice(HOSTS, "where ONNX Runtime runs it"),
+                "providers": _list(
+                    {"anyOf": [_choice(tuple(PROVIDERS), ""), _pattern(PROVIDER, "")]},
+                    "ONNX Runtime's execution providers, the preferred one first",
+                    unique=True,
+                ),
                 "deadline": _duration("a call that takes longer has failed"),
                 "isolated": _flag("whether it runs in a process of its own"),
             },
             "one model",
         ),
-        "not": {"required": ["onnx", "bento_model"]},
+        "not": {"anyOf": [{"required": list(two)} for two in combinations(SOURCES, 2)]},
+        "dependencies": {
+            "open_inference": ["model"],
+            **{key: {"anyOf": [{"required": [source]} for source in sources]} for key, sources in ONLY_FOR.items()},
+        },
     }
 
 
