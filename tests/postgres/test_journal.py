@@ -17,6 +17,7 @@ from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.spool import Spool
 from bandmaster.testing import CHECKED_WINDOW_S, JOURNAL_RULES, same, sample_answer, sample_decision
 from tests.end_to_end.servers import eventually
+from tests.postgres.replicas import cable
 from tests.postgres.servers import postgres
 
 pytestmark = pytest.mark.extras
@@ -268,3 +269,19 @@ def test_a_database_that_is_not_there_is_refused_without_its_password(tmp_path):
 def test_what_is_shown_of_a_url_has_no_secret():
     assert shown("postgresql://ann:secret@db/journal?sslpassword=secret") == "postgresql://db/journal"
     assert shown("postgresql://[") == "postgresql://…"
+
+
+def test_a_database_that_stands_still_holds_nobody_up_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(postgres_module, "PATIENCE_S", 1)
+    with postgres(tmp_path / "server") as server, cable(server.port) as network:
+        url = server.database("journal").replace(f":{server.port}", f":{network.port}")
+        journal = opened(url, tmp_path)
+        decision = record(journal, 1)
+        network.cut()
+        with pytest.raises(BandmasterError, match="check that the database is there"):
+            journal.settle(decision.id, outcome())
+        network.mend()
+        eventually(lambda: _works(journal.counts), "the network is whole")
+        assert journal.settle(decision.id, outcome()).status in (Status.JOINED, Status.DUPLICATE)
+        assert journal.counts().joined == 1
+        journal.close()

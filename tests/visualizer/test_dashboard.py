@@ -102,7 +102,7 @@ def test_many_who_ask_the_same_at_once_are_served_by_one_look(
         return read_courses(*asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(dashboard, "read_courses", look)
-    monkeypatch.setattr(dashboard, "FRESH_S", 60.0)
+    monkeypatch.setattr(dashboard, "DEAR_FRESH_S", 60.0)
     answers = [client.get("/series", params={"from": START, "to": START + 60.0}).content for _ in range(10)]
     assert len(set(answers)) == 1
     assert len(looks) == 1

@@ -12,10 +12,10 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -27,9 +27,12 @@ from bandmaster.journal.rules import SNAPSHOTS_KEPT
 from bandmaster.journal.schema import open_database
 from bandmaster.journal.spool import spool_folder
 from bandmaster.journal.sql import Complete, SqlJournal, Stored
+from bandmaster.members.watchdog import WATCHDOG
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
-LEASE_S = 3.0
+LEASE_S = 2.0
 """For so long after it was last seen whoever learns is taken to be alive."""
 
 RENEW_S = 0.5
@@ -39,7 +42,7 @@ POLL_S = 1.0
 """How often is looked for what nobody gave notice of."""
 
 PATIENCE_S = 3
-"""How long a query, a lock, or a packet on its way may take."""
+"""How long a query, a lock, or a packet on its way may take; twice that what answers nothing at all."""
 
 AGAIN_S = 1.0
 """How long after a failure another connection is tried."""
@@ -204,19 +207,24 @@ class PostgresJournal(SqlJournal):
     # The connection.
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, self._errors():
-            return self._connected().execute(_placed(query), values).fetchall()
+        with self._lock, self._errors(), patient(self._connected()) as connection:
+            return connection.execute(_placed(query), values).fetchall()
 
     def _run(self, query: str, rows: Iterable[Sequence[object]]) -> None:
-        with self._errors(), self._connected().cursor() as cursor:
+        with self._errors(), patient(self._connected()) as connection, connection.cursor() as cursor:
             cursor.executemany(_placed(query), rows)
+
+    def _do(self, command: str) -> None:
+        with self._errors(), patient(self._connected()) as connection:
+            connection.execute(command)
 
     @contextmanager
     def _transaction(self, *, synced: bool = True, owning: bool = False) -> Iterator[None]:
         with self._lock:
             self._completed = []
             self._counted.clear()
-            with self._errors(), self._connected().transaction():
+            self._do("BEGIN")
+            try:
                 self._all(f"SELECT pg_advisory_xact_lock({WRITING})")
                 if not synced:
                     self._all("SELECT set_config('synchronous_commit', 'off', true)")
@@ -227,6 +235,11 @@ class PostgresJournal(SqlJournal):
                 self._run("INSERT INTO completed (id) VALUES (?)", [(row.id,) for row in self._completed])
                 self._finish()
                 self._all("SELECT pg_notify('bandmaster', '')")
+                self._do("COMMIT")
+            except BaseException:
+                if self._connection is not None:  # else it was lost, and the transaction with it
+                    self._do("ROLLBACK")
+                raise
 
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
         """The connection; another where it was lost. Raises ``BandmasterError`` where just now there was none."""
@@ -269,8 +282,8 @@ class PostgresReader(Reading):
         self._connection.close()
 
     def all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._errors():
-            return self._connection.execute(_placed(query), values).fetchall()
+        with self._errors(), patient(self._connection) as connection:
+            return connection.execute(_placed(query), values).fetchall()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -288,14 +301,16 @@ class Writing:
 
     def all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query, whose values stand where it has ``?``."""
-        return self._connection.execute(_placed(query), values).fetchall()
+        with patient(self._connection) as connection:
+            return connection.execute(_placed(query), values).fetchall()
 
     def run(self, query: str, *values: object) -> None:
         """A query that gives none."""
-        self._connection.execute(_placed(query), values)
+        with patient(self._connection) as connection:
+            connection.execute(_placed(query), values)
 
     def commit(self) -> None:
-        self._connection.execute("COMMIT")
+        self.run("COMMIT")
 
 
 @contextmanager
@@ -303,9 +318,10 @@ def writing(url: str) -> Iterator[Writing]:
     """Write to a journal's database on a connection of its own. Raises ``BandmasterError`` where that fails."""
     try:
         with closing(_connect(url)) as connection:
-            connection.execute("BEGIN")
-            connection.execute(f"SELECT pg_advisory_xact_lock({WRITING})")
-            yield Writing(connection)
+            database = Writing(connection)
+            database.run("BEGIN")
+            database.all(f"SELECT pg_advisory_xact_lock({WRITING})")
+            yield database
     except psycopg.Error as error:
         raise BandmasterError(f"{shown(url)}: {_said(error)}; check that the database is there, and its URL") from error
 
@@ -324,7 +340,7 @@ def _connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
         keepalives_idle=PATIENCE_S, keepalives_interval=1, keepalives_count=3, tcp_user_timeout=1000 * PATIENCE_S,
     )  # fmt: skip
     try:
-        with connection.transaction():
+        with patient(connection), connection.transaction():
             # Two that create at once would get in each other's way.
             connection.execute(f"SELECT pg_advisory_xact_lock({WRITING})")
             connection.execute(_CREATE)
@@ -339,6 +355,27 @@ def _connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def patient(connection: psycopg.Connection[T]) -> Iterator[psycopg.Connection[T]]:
+    """A connection that fails, as one that was lost, where it does not answer in time: of a database that stands still,
+    and of a network that swallows all, nobody is told.
+    """
+    watching = WATCHDOG.watch(2.0 * PATIENCE_S, lambda: _sever(connection))
+    try:
+        yield connection
+    finally:
+        WATCHDOG.release(watching)
+
+
+def _sever(connection: psycopg.Connection[Any]) -> None:
+    # It may be closed already.
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as end,
+    ):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def shown(url: str) -> str:

@@ -24,8 +24,9 @@ from bandmaster.visualizer.chronicle import Courses, Extent, Window, chronicle_f
 from bandmaster.visualizer.explained import explain
 from bandmaster.visualizer.summary import summary
 
-FRESH_S = 1.0
-"""For so long one answer serves everybody who asks the same."""
+FRESH_S, DEAR_FRESH_S = 1.0, 2.0
+"""For so long one answer serves everybody who asks the same; and one that takes long to make, which tells of the points
+of a curve and of lists that are longer than anybody reads in that time."""
 
 MOST_DECISIONS = 200
 """Decisions on one page of their list."""
@@ -109,7 +110,7 @@ class Views:
             courses = read_courses(self.journal, window)
             return Shown(courses.at, courses.step, courses.series, summary(courses))
 
-        return await self._shared(window, read)
+        return await self._shared(window, read, DEAR_FRESH_S)
 
     async def events(self, request: Request) -> Response:
         """``GET /orchestration/events?from=…``: the alarms since then."""
@@ -132,7 +133,7 @@ class Views:
             with self._read() as journal:
                 return [_line(found) for found in journal.newest(limit, before)]
 
-        return await self._shared(("decisions", before, limit), read)
+        return await self._shared(("decisions", before, limit), read, DEAR_FRESH_S)
 
     async def decision(self, request: Request) -> Response:
         """``GET /orchestration/decisions/{id}``: all that is recorded of one."""
@@ -166,13 +167,13 @@ class Views:
                 yield ": nothing new\n\n"
             await asyncio.sleep(FRESH_S)
 
-    async def _shared(self, key: object, read: Callable[[], object]) -> Response:
+    async def _shared(self, key: object, read: Callable[[], object], fresh_s: float | None = None) -> Response:
         """The answer as JSON; that of another who asked the same just now, if there was one."""
         now = time.monotonic()
-        self._known = {k: kept for k, kept in self._known.items() if now - kept[0] < FRESH_S}
+        self._known = {k: kept for k, kept in self._known.items() if now < kept[0]}
         if key not in self._known:
             reading = asyncio.ensure_future(asyncio.to_thread(lambda: msgspec.json.encode(read())))
-            self._known[key] = (now, reading)
+            self._known[key] = (now + (FRESH_S if fresh_s is None else fresh_s), reading)
         body = await asyncio.shield(self._known[key][1])
         return Response(body, media_type="application/json")
 
