@@ -70,8 +70,8 @@ HostedMember = OnnxMember | IsolatedMember | Elsewhere
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a member was made of: its ``file`` as it was then, if it was ``stored`` by BentoML, or its place
-    ``elsewhere``; how it runs, and what energy is declared where none can be measured.
+    """What a member was made of: its ``file``, as it was when it was ``written`` last, and whether BentoML ``stored``
+    that; or its place ``elsewhere``. How it runs, and what energy is declared where none can be measured.
     """
 
     file: Path | None
@@ -88,13 +88,20 @@ class Origin:
         """The file that changes when there is another model: in BentoML's store the one that names the latest."""
         return self.file.parent.parent / "latest" if self.file is not None and self.stored else self.file
 
+    @property
+    def model(self) -> tuple[Path | None, Stamp | None, Endpoint | Called | None]:
+        """What differs between two models, however they run."""
+        return self.file, self.written, self.elsewhere
+
     def __str__(self) -> str:
         """The model's tag, the file and when it was written, or the place."""
-        if self.file is None or self.written is None:
-            return self.elsewhere.address if isinstance(self.elsewhere, Endpoint) else str(self.elsewhere)
+        if self.elsewhere is not None:
+            return self.elsewhere.address
+        assert self.file is not None  # it is the one or the other
         if self.stored:
             return f"{self.file.parent.parent.name}:{self.file.parent.name}"
-        return f"{self.file.name} of {datetime.fromtimestamp(self.written[0] / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        written_s = self.written[0] / 1e9 if self.written else 0.0
+        return f"{self.file.name} of {datetime.fromtimestamp(written_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,8 @@ def test_the_latest_version_of_a_stored_model_is_taken_up_when_it_comes(tmp_path
         store(home, "second", model(turned=1))
         under.until("versicolor")
         assert worker(server)["models"] == {"one": "iris:second"}
+        eventually(lambda: "model:one" in str(server.state()["drift"]), "it is among the alarms")
+        assert "is iris:second now, and was iris:first" in str(server.state()["drift"])
         store(home, "third", b"no model at all")
         eventually(lambda: worker(server)["error"], "the page says that it is none")
         under.until("versicolor")
