@@ -156,18 +156,7 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first, unknown = _first_known(config, members)
     problems += unknown
-    for member in members.values() if first is not None else ():
-        assert first is not None
-        here = not isinstance(member, Elsewhere)  # a server tells of no labels, only of how many there are
-        for what, own, wanted in (
-            ("rows of shape", member.input_shape, first.input_shape),
-            ("classes", (here and member.classes) or member.width, (here and first.classes) or first.width),
-        ):
-            if own != wanted:
-                problems.append(
-                    f"{_place(config, member.name)}: has {what} {own}, but {first.name!r} {wanted}; "
-                    "an ensemble's members must agree: export them alike, or leave one out"
-                )
+    problems += _misfits(config, members, first) if first is not None else []
     if problems or first is None:
         raise ConfigError(*(problems or [f"{config.source.name}: no member to serve"]))
     assert first.input_shape is not None  # it is known
@@ -223,6 +212,23 @@ def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[H
                 f"{place}: {why}; no other member tells what rows and answers look like, so that nothing can be served"
             )
     return next(iter(known), None), problems
+
+
+def _misfits(config: Config, members: Mapping[str, HostedMember], first: HostedMember) -> list[str]:
+    """Who takes other rows than the first, or answers with other classes."""
+    problems = []
+    for member in members.values():
+        here = not isinstance(member, Elsewhere)  # a server tells of no labels, only of how many there are
+        for what, own, wanted in (
+            ("rows of shape", member.input_shape, first.input_shape),
+            ("classes", (here and member.classes) or member.width, (here and first.classes) or first.width),
+        ):
+            if own != wanted:
+                problems.append(
+                    f"{_place(config, member.name)}: has {what} {own}, but {first.name!r} {wanted}; "
+                    "an ensemble's members must agree: export them alike, or leave one out"
+                )
+    return problems
 
 
 def _origin(declared: MemberConfig) -> Origin:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-START_S = 10.0
+START_S = 5.0
 """How long a server may take to say what a model is, and to answer a first row."""
 
 WARM_UP_RUNS = 3
