@@ -74,8 +74,8 @@ HostedMember = OnnxMember | IsolatedMember | Elsewhere
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a member was made of: its ``file`` as it was then, if it was ``stored`` by BentoML, or its place
-    ``elsewhere``; how it runs, and what energy is declared where none can be measured.
+    """What a member was made of: its ``file``, as it was when it was ``written`` last, and whether BentoML ``stored``
+    that; or its place ``elsewhere``. How it runs, and what energy is declared where none can be measured.
     """
 
     file: Path | None
@@ -92,13 +92,20 @@ class Origin:
         """The file that changes when there is another model: in BentoML's store the one that names the latest."""
         return self.file.parent.parent / "latest" if self.file is not None and self.stored else self.file
 
+    @property
+    def model(self) -> tuple[Path | None, Stamp | None, Endpoint | Called | None]:
+        """What differs between two models, however they run."""
+        return self.file, self.written, self.elsewhere
+
     def __str__(self) -> str:
         """The model's tag, the file and when it was written, or the place."""
-        if self.file is None or self.written is None:
-            return self.elsewhere.address if isinstance(self.elsewhere, Endpoint) else str(self.elsewhere)
+        if self.elsewhere is not None:
+            return self.elsewhere.address
+        assert self.file is not None  # it is the one or the other
         if self.stored:
             return f"{self.file.parent.parent.name}:{self.file.parent.name}"
-        return f"{self.file.name} of {datetime.fromtimestamp(self.written[0] / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        written_s = self.written[0] / 1e9 if self.written else 0.0
+        return f"{self.file.name} of {datetime.fromtimestamp(written_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +160,7 @@ def host(config: Config, now: Hosted | None = None) -> Hosted:
             problems.append(f"{_place(config, declared.name)}: {problem}")
     first, unknown = _first_known(config, members)
     problems += unknown
-    for member in members.values() if first is not None else ():
-        assert first is not None
-        here = not isinstance(member, Elsewhere)  # a server tells of no labels, only of how many there are
-        for what, own, wanted in (
-            ("rows of shape", member.input_shape, first.input_shape),
-            ("classes", (here and member.classes) or member.width, (here and first.classes) or first.width),
-        ):
-            if own != wanted:
-                problems.append(
-                    f"{_place(config, member.name)}: has {what} {own}, but {first.name!r} {wanted}; "
-                    "an ensemble's members must agree: export them alike, or leave one out"
-                )
+    problems += _misfits(config, members, first) if first is not None else []
     if problems or first is None:
         raise ConfigError(*(problems or [f"{config.source.name}: no member to serve"]))
     assert first.input_shape is not None  # it is known
@@ -220,6 +216,23 @@ def _first_known(config: Config, members: Mapping[str, HostedMember]) -> tuple[H
                 f"{place}: {why}; no other member tells what rows and answers look like, so that nothing can be served"
             )
     return next(iter(known), None), problems
+
+
+def _misfits(config: Config, members: Mapping[str, HostedMember], first: HostedMember) -> list[str]:
+    """Who takes other rows than the first, or answers with other classes."""
+    problems = []
+    for member in members.values():
+        here = not isinstance(member, Elsewhere)  # a server tells of no labels, only of how many there are
+        for what, own, wanted in (
+            ("rows of shape", member.input_shape, first.input_shape),
+            ("classes", (here and member.classes) or member.width, (here and first.classes) or first.width),
+        ):
+            if own != wanted:
+                problems.append(
+                    f"{_place(config, member.name)}: has {what} {own}, but {first.name!r} {wanted}; "
+                    "an ensemble's members must agree: export them alike, or leave one out"
+                )
+    return problems
 
 
 def _origin(declared: MemberConfig) -> Origin:

@@ -53,7 +53,7 @@ class Measured:
     calibration: float | None
     latency_s: float
     latency_p95_s: float
-    energy_j: float
+    energy_j: float | None
     energy_from: Provenance
     explainability: float | None
     fitted: int
@@ -63,10 +63,10 @@ class Measured:
         """The figures as the config's ``members.<name>.profile`` has them; those unknown are left out."""
         shares = {"accuracy": self.accuracy, "calibration": self.calibration, "explainability": self.explainability}
         known = {name: f"{round(value, 4):g}" for name, value in shares.items() if value is not None}
-        return known | {
-            "latency": _scaled(self.latency_s, {"s": 1.0, "ms": 1e-3, "us": 1e-6}),
-            "energy": _scaled(self.energy_j, {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6}),
-        }
+        known["latency"] = _scaled(self.latency_s, {"s": 1.0, "ms": 1e-3, "us": 1e-6})
+        if self.energy_j is not None:
+            known["energy"] = _scaled(self.energy_j, {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6})
+        return known
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:

@@ -94,7 +94,7 @@ def test_check_refuses_members_that_cannot_be_served(folder):
     refused = call("check", folder / "config.yaml")
     assert refused.exit_code == 2
     assert refused.stdout == ""
-    assert "members.cheap: has neither onnx: nor bento_model:" in refused.stderr
+    assert "members.cheap: has no model, so it can be replayed but not served" in refused.stderr
 
 
 def test_check_names_every_problem_of_a_config(tmp_path):

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from bandmaster.cli import main
 from bandmaster.config import load
+from tests.members.servers import serving
 from tests.serving.tiny import CLASSES, LABELS, ROWS, project
 
 MEMBERS = ("linear", "tree", "bayes", "fragile")
@@ -69,4 +70,20 @@ def test_members_that_exist_only_in_logs_cannot_be_measured(tmp_path):
     (tmp_path / "c.yaml").write_text("orchestration:\n  contract: {accuracy: {weight: 1}}\n  members: {a: {}}\n")
     refused = call(tmp_path / "x.csv", "--config", tmp_path / "c.yaml")
     assert refused.exit_code == 2
-    assert "members.a: has neither onnx: nor bento_model:" in refused.stderr
+    assert "members.a: has no model, so it can be replayed but not served" in refused.stderr
+
+
+def test_energy_that_cannot_be_measured_here_is_left_to_be_declared(tmp_path):
+    with serving() as served:
+        far = {"open_inference": served.url, "model": "m"}
+        members = {"linear": {"onnx": "linear.onnx"}, "far": far, "told": far | {"profile": {"energy": "2 J"}}}
+        folder = project(tmp_path / "p", members=members)
+        data = pl.DataFrame({f"x{i}": ROWS[:, i] for i in range(4)})
+        data.write_csv(folder / "held.csv")
+        shown = call(folder / "held.csv", "--config", folder / "bentofile.yaml", "--write", "--rows", 20)
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"^far .* – ", shown.stdout, re.M)
+    linear, far, told = load(folder / "bentofile.yaml").members
+    assert linear.profile.energy_j > 0.0
+    assert (far.profile.energy_j, told.profile.energy_j) == (None, 2.0)
+    assert far.profile.latency_s > 0.0

@@ -270,6 +270,12 @@ def test_a_model_that_the_server_does_not_have_is_refused_in_its_own_words(serve
         member_of(served, model="other")
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[::1"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(BandmasterError, match="its address cannot be used"):
+        RemoteMember("far", Endpoint(url, "m"))
+
+
 def test_logits_are_no_probabilities(served: Served) -> None:
     served.models["m"] = lambda rows: rows[:, :3] - 7.0
     with pytest.raises(BandmasterError, match="no distribution over classes; name the tensor of probabilities"):

@@ -248,6 +248,22 @@ def test_of_a_model_that_is_replaced_that_member_alone_is_loaded_anew(running: C
     service.work(script)
 
 
+def test_the_process_of_a_model_that_is_replaced_is_ready_before_anybody_asks_it(
+    running: Callable[..., Running],
+) -> None:
+    service = running(members={name: {"onnx": f"{name}.onnx", "isolated": name == "tree"} for name in NAMES})
+
+    async def script(worker: Worker) -> None:
+        before = worker._serving.hosted.members["tree"]
+        (service.folder / "tree.onnx").write_bytes(models()["bayes"])
+        await worker.keep_up()
+        after = worker._serving.hosted.members["tree"]
+        assert after is not before
+        assert after._child.ready  # type: ignore[union-attr]
+
+    service.work(script)
+
+
 def test_a_process_that_is_begun_anew_does_not_answer_with_a_model_of_other_classes(
     running: Callable[..., Running],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -212,6 +212,8 @@ def profile_command(data: Path, file: Path, rows: int, write: bool, as_json: boo
         for name, member in hosted.members.items():
             measured.append(profile.measure(member, sample, meter, functools.partial(told, name)))
     hosted.stop()
+    unknown = {m.name for m in read.members if not m.is_metered and m.profile.energy_j is None}
+    measured = [replace(m, energy_j=None) if m.name in unknown else m for m in measured]
     block = tuple(read.source.path.split("."))
     values = {(*block, "members", m.name, "profile", k): v for m in measured for k, v in m.values().items()}
     if write:
@@ -246,7 +248,7 @@ def _print_profiles(measured: Sequence[profile.Measured]) -> None:
             _share(m.calibration),
             seconds(m.latency_s),
             seconds(m.latency_p95_s),
-            joules(m.energy_j),
+            "–" if m.energy_j is None else joules(m.energy_j),
             _share(m.explainability),
             f"{m.fitted}/{m.judged}",
             str(m.failed),

@@ -23,6 +23,10 @@ class Called:
     service: str
     method: str = "predict"
 
+    @property
+    def address(self) -> str:
+        return f"{self.service}.{self.method}"
+
 
 class BentoMember:
     """Another service's method, which answers rows (n, …) with (n, classes) probabilities, in regression (n, 1) or (n,)

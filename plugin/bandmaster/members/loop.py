@@ -23,7 +23,12 @@ class Loop:
         """What a coroutine returns, or raises. Raises ``TimeoutError`` after so many ``seconds``; it is cancelled
         then.
         """
-        return wait_for(what, self._running(), seconds)
+        future = asyncio.run_coroutine_threadsafe(what, self._running())
+        try:
+            return future.result(None if seconds == math.inf else max(seconds, 0.0))
+        except TimeoutError:
+            future.cancel()
+            raise
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -31,16 +36,6 @@ class Loop:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="bandmaster-loop", daemon=True).start()
             return self._loop
-
-
-def wait_for(what: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, seconds: float) -> T:
-    """As ``Loop.run``, on any ``loop`` that runs in another thread."""
-    future = asyncio.run_coroutine_threadsafe(what, loop)
-    try:
-        return future.result(None if seconds == math.inf else max(seconds, 0.0))
-    except TimeoutError:
-        future.cancel()
-        raise
 
 
 LOOP = Loop()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-START_S = 10.0
+START_S = 5.0
 """How long a server may take to say what a model is, and to answer a first row."""
 
 WARM_UP_RUNS = 3
@@ -110,7 +110,7 @@ class RemoteMember:
     share its connections.
 
     The model has one input of shape (n, …) and an output of shape (n, classes) whose rows are probabilities, in
-    regression (n, 1) or (n,); ``energy_j`` is what a row takes as declared, ``None`` where nobody says.
+    regression (n, 1) or (n,). ``energy_j`` is what a row takes as declared.
 
     A server that is down is met when it is back: until then ``unmet`` says why, ``input_shape`` and ``width`` are what
     ``suppose`` was told, ``None`` before, and ``latency_s`` is 0. A server that does not tell a model's shape is found
@@ -137,7 +137,7 @@ class RemoteMember:
 
     def suppose(self, input_shape: tuple[int | None, ...], width: int) -> None:
         """Take it that the model is like this, as others of its ensemble are, as far as its server has not told."""
-        if self.input_shape is None or self.width is None:
+        if self.unmet is None and self.width is None:
             self._try(input_shape)
         self.input_shape = self.input_shape or input_shape
         self.width = self.width or width
@@ -254,6 +254,8 @@ class RemoteMember:
             status, content = LOOP.run(self._exchanged(path, body, most), seconds)
         except TimeoutError:
             raise Unavailable(f"did not answer within {seconds:.3g} s") from None
+        except aiohttp.InvalidURL as problem:
+            raise MemberFailure(_cut(f"its address cannot be used: {problem}")) from None
         except (aiohttp.ClientError, OSError) as problem:
             raise Unavailable(_cut(f"{type(problem).__name__}: {problem}")) from None
         if status == 200:

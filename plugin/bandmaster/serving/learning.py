@@ -148,8 +148,10 @@ class LearningLoop:
             self._relearn(max(self._journal.counts().joined - RELEARNED, 0))
         self._conducting.adopt(self._config, self._learner)
         self._golden.clear()
-        self.live.accept(*found)
-        self._publish(time.time())
+        now = time.time()
+        for name, was, origin in self.live.accept(*found):
+            self._journal.save_event(DriftEvent(f"model:{name}", now, f"is {origin} now, and was {was}"))
+        self._publish(now)
 
     def _relearn(self, cursor: int) -> None:
         """Learn again from what the journal holds after a settlement; all else that follows from it followed then."""

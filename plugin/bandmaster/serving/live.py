@@ -97,15 +97,22 @@ class Live:
                     "others when it starts; start it anew"
                 )
 
-    def accept(self, config: Config, hosted: build.Hosted) -> None:
-        """It is served by from now on."""
-        before = self.hosted.origins
+    def accept(self, config: Config, hosted: build.Hosted) -> list[tuple[str, str, str]]:
+        """It is served by from now on. Returns the members that are another model than they were, what they were, and
+        what they are.
+        """
+        before, after = self.hosted.origins, hosted.origins
         self.config, self.hosted = config, hosted
         self._note()
         _log.info("the configuration in force has changed; version %d of the overlay", self._page.version)
-        for name, origin in hosted.origins.items():
-            if before.get(name) != origin:
-                _log.info("member %s is %s now", name, origin)
+        told = [
+            (name, str(before[name]), str(origin))
+            for name, origin in after.items()
+            if name in before and before[name].model != origin.model
+        ]
+        for name, _, origin in told:
+            _log.info("member %s is %s now", name, origin)
+        return told
 
     def _refuse(self, problem: BandmasterError) -> None:
         """What is in force cannot be used: it stays as it was."""
