@@ -128,7 +128,7 @@ def shell(script: str, folder: Path) -> None:
     extra = {"PATH": path, "CURL_HOME": str(folder), "PYTHONPATH": f"{ROOT / 'plugin'}:{ROOT}"}
     env = environment(folder / "home", **extra)
     command = ["bash", "-e", "-u", "-o", "pipefail", "-c", script]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
 
 
