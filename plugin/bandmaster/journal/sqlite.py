@@ -74,6 +74,7 @@ class SqliteJournal:
         self._complete = complete
         self._completed: list[tuple[bytes, bytes]] = []  # by the transaction under way
         self._epoch: int | None = None
+        self._put_off: list[tuple[str, int, bytes]] | None = None
         self.whole = True
         """Whether ``drain`` could read every spool when it last looked."""
         self._unscrubbed = True  # a predecessor may not have come to it
@@ -141,8 +142,26 @@ class SqliteJournal:
         """Keep the verdict. Not synced: it can be computed again. A raw figure of NaN is unknown and left out."""
         known = {name: figure for name, figure in reward.raw.items() if not math.isnan(figure)}
         row = (joined.decision.id, joined.seq, encode(replace(reward, raw=known)))
+        if self._put_off is None:
+            self._save_rewards([row])
+        else:
+            self._put_off.append(row)
+
+    @contextmanager
+    def rewards_together(self) -> Iterator[None]:
+        """Rewards that are saved meanwhile are written at the end, in one go."""
+        rows: list[tuple[str, int, bytes]] = []
+        self._put_off = rows
+        try:
+            yield
+        finally:
+            self._put_off = None
+            if rows:
+                self._save_rewards(rows)
+
+    def _save_rewards(self, rows: Sequence[tuple[str, int, bytes]]) -> None:
         with self._transaction("NORMAL"):
-            self._connection.execute("INSERT OR REPLACE INTO rewards VALUES (?, ?, ?)", row)
+            self._connection.executemany("INSERT OR REPLACE INTO rewards VALUES (?, ?, ?)", rows)
 
     def since(self, seq: int) -> Iterator[Joined]:
         yield from joined_since(seq, self._all)

@@ -235,7 +235,8 @@ class LearningLoop:
             ]
         outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
         settled = self._journal.settle_all(outcomes)
-        return [self._learned(report, settlement) for report, settlement in zip(reports, settled, strict=True)]
+        with self._journal.rewards_together():
+            return [self._learned(report, settlement) for report, settlement in zip(reports, settled, strict=True)]
 
     def _misfit(self, report: Report) -> str | None:
         if report.labels is None:
@@ -278,8 +279,9 @@ class LearningLoop:
     def tick(self) -> None:
         """Take in what the workers recorded, learn what is due, publish what was learned."""
         now = time.time()
-        for joined in self._journal.due(now):
-            self._learn(joined)
+        with self._journal.rewards_together():
+            for joined in self._journal.due(now):
+                self._learn(joined)
         if self._learner.guard is not None:
             self._watch(self._learner.guard, now)
         self._conducting.act(self._config, self._learner)
