@@ -36,8 +36,8 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
     """The figures of ``scenario``, medians over turns; a ``ratio`` is that of ours to theirs, turn by turn.
 
     ``equal_*``: three small members, both servers set alike (uvloop, httptools, no spans, one thread a member).
-    ``shipped_*``: as each is installed and started without further ado. ``large_*``: three members of ``member_ms``,
-    set alike, every label reported. Ending in ``_1`` and ``_16`` by how many callers ask at once; ``cpu_us`` is what
+    ``shipped_*``: as each is installed and started without further ado. ``large_*``: three members that take
+    milliseconds, set alike, every label reported; ``batched_*``: the same where the method is ``batchable``. Ending in ``_1`` and ``_16`` by how many callers ask at once; ``cpu_us`` is what
     all of a server's processes take of the processor for a request.
     """
     small, large = members.small(), members.large()
@@ -50,10 +50,11 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
                 ("equal", small, "Inline", True),
                 ("shipped", small, "Inline", False),
                 ("large", large, "Threaded", True),
+                ("batched", large, "Batching", True),
             ):
                 told(f"{scenario.id}: {key}, {scenario.turns} turns of both services")
                 at = project(folder / key, models, service)
-                figures |= _compared(scenario, ask, at, key, service, equal=equal, labels=key == "large")
+                figures |= _compared(scenario, ask, at, key, service, equal=equal, labels=models is large)
     return figures
 
 

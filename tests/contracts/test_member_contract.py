@@ -12,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 import bandmaster.members
 import bandmaster.recorded
-from bandmaster.core import HOSTS, BandmasterError, Member
+from bandmaster.core import HOSTS, BandmasterError, Interruptible, Member
+from bandmaster.members.batched import BatchedMember
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import PROVIDERS, OnnxMember
 from bandmaster.recorded import RecordedMember
@@ -34,7 +35,17 @@ def recorded(folder):
     return RecordedMember("m0", log.scores[:, 0]), np.arange(5)[:, None]
 
 
-SUITE = {OnnxMember: onnx, IsolatedMember: lambda folder: onnx(folder, IsolatedMember), RecordedMember: recorded}
+def batched(folder):
+    member, rows = onnx(folder)
+    return BatchedMember(member, 8), rows
+
+
+SUITE = {
+    OnnxMember: onnx,
+    IsolatedMember: lambda folder: onnx(folder, IsolatedMember),
+    BatchedMember: batched,
+    RecordedMember: recorded,
+}
 
 
 @pytest.mark.parametrize("kind", SUITE)
@@ -47,7 +58,7 @@ def test_no_member_escapes_the_suite():
     found = pkgutil.iter_modules(bandmaster.members.__path__, "bandmaster.members.")
     modules = [importlib.import_module(module.name) for module in found]
     classes = {c for m in (*modules, bandmaster.recorded) for _, c in inspect.getmembers(m, inspect.isclass)}
-    assert {c for c in classes if hasattr(c, "predict") and c is not Member} == set(SUITE)
+    assert {c for c in classes if hasattr(c, "predict") and c not in (Member, Interruptible)} == set(SUITE)
 
 
 class Unsure(RecordedMember):

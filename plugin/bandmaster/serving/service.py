@@ -95,7 +95,7 @@ def _extended(inner: type, read: ReadBlock, name: str) -> type:
         raise BandmasterError(f"{inner.__name__} has a {taken[0]!r} of its own, which Bandmaster adds; rename it")
     hosted = build.host(config)
     rows, reply = _signature(inner, method, config, hosted)
-    made = Made(config, hosted, manager, read)
+    made = Made(config, hosted, manager, read, method.max_batch_size if method.batchable else 0)
     front = Front(made, rows, reply)
     context_name = method.ctx_param or CONTEXT
     namespace: dict[str, Any] = {
@@ -135,7 +135,7 @@ class _Orchestrated(APIMethod[..., Any]):  # type: ignore[misc]
 
     @classmethod
     def of(cls, method: APIMethod[..., Any], function: Any, context_name: str) -> _Orchestrated:
-        # Never batchable: a batch mixes the requests of several callers, and each of them is a decision of its own.
+        # Not batchable itself: each request is a decision of its own. Members run several ones' rows at once (Worker).
         copy = cls(
             func=function,
             route=method.route,
