@@ -37,8 +37,10 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
 
     ``equal_*``: three small members, both servers set alike (uvloop, httptools, no spans, one thread a member).
     ``shipped_*``: as each is installed and started without further ado. ``large_*``: three members that take
-    milliseconds, set alike, every label reported; ``batched_*``: the same where the method is ``batchable``. Ending in ``_1`` and ``_16`` by how many callers ask at once; ``cpu_us`` is what
-    all of a server's processes take of the processor for a request.
+    milliseconds, set alike, every label reported; ``batched_*``: the same where the method is ``batchable``.
+
+    Ending in ``_1`` and ``_16`` by how many callers ask at once; ``cpu_us`` is what all of a server's processes take of
+    the processor for a request.
     """
     small, large = members.small(), members.large()
     figures: dict[str, float | None] = {}
