@@ -128,9 +128,17 @@ class _Segment:
             if self._synced:
                 os.fdatasync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self.size)  # or what comes after would follow half a record
+            self._cut()
             raise BandmasterError(f"{self.path}: {error}; check the disk and the folder's rights") from error
         self.size += len(frame)
+
+    def _cut(self) -> None:
+        """Take half a record away, which nothing may follow."""
+        assert self._file is not None
+        try:
+            os.ftruncate(self._file, self.size)
+        except OSError:
+            self.size = SEGMENT_BYTES + 1  # the next record begins another file
 
     def close(self) -> None:
         for descriptor in (self._file, self._lock):

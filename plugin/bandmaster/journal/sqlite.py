@@ -149,17 +149,23 @@ class SqliteJournal:
 
     @contextmanager
     def rewards_together(self) -> Iterator[None]:
-        """Rewards that are saved meanwhile are written at the end, in one go."""
+        """Rewards that are saved meanwhile are written at the end, in one go. If that fails, they are lacking: they can
+        be computed again, and what was settled stays settled.
+        """
         rows: list[tuple[str, int, bytes]] = []
         self._put_off = rows
         try:
             yield
         finally:
             self._put_off = None
-            if rows:
+            try:
                 self._save_rewards(rows)
+            except BandmasterError as error:
+                _log.error("%d rewards are not kept: %s", len(rows), error)
 
     def _save_rewards(self, rows: Sequence[tuple[str, int, bytes]]) -> None:
+        if not rows:
+            return
         with self._transaction("NORMAL"):
             self._connection.executemany("INSERT OR REPLACE INTO rewards VALUES (?, ?, ?)", rows)
 
