@@ -231,6 +231,19 @@ def test_half_a_record_of_a_dead_worker_is_given_up_and_said_so(journal, caplog)
     assert "given up" in caplog.text
 
 
+def test_a_spool_that_lost_what_was_taken_over_in_a_power_cut_is_empty(journal):
+    spool = worker(journal)
+    for n in range(3):
+        record(spool, n)
+    assert journal.drain() == 3
+    spool.path.write_bytes(spool.path.read_bytes()[:500])
+    assert journal.drain() == 0
+    spool.close()
+    assert journal.drain() == 0
+    assert journal.whole
+    assert not list(journal.spools.iterdir())
+
+
 def test_a_record_that_finds_no_room_leaves_the_spool_as_it_was(journal, monkeypatch):
     spool, real = worker(journal), os.write
     record(spool, 1)
