@@ -20,7 +20,10 @@ from benchmarks.serving.servers import UNTRACED, Server, project, served
 
 THEIRS, OURS = "theirs", "ours"
 CALLERS = (1, 16)
-WARM_UP_S = 10.0
+SAME = 1000
+"""Requests, the same ones for both, that are asked at last to see how many are answered right."""
+
+WARM_UP_S = 6.0
 """Before the first turn, with labels: what is orchestrated has learned whom to ask by then."""
 
 
@@ -36,9 +39,11 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
     """The figures of ``scenario``, medians over turns; a ``ratio`` is that of ours to theirs, turn by turn.
 
     ``equal_*``: three small members, both servers set alike (uvloop, httptools, no spans, one thread a member).
-    ``shipped_*``: as each is installed and started without further ado. ``large_*``: three members of ``member_ms``,
-    set alike, every label reported. Ending in ``_1`` and ``_16`` by how many callers ask at once; ``cpu_us`` is what
-    all of a server's processes take of the processor for a request.
+    ``shipped_*``: as each is installed and started without further ado. ``large_*``: three members that take
+    milliseconds, set alike, every label reported; ``batched_*``: the same where the method is ``batchable``.
+
+    Ending in ``_1`` and ``_16`` by how many callers ask at once; ``cpu_us`` is what all of a server's processes take of
+    the processor for a request.
     """
     small, large = members.small(), members.large()
     figures: dict[str, float | None] = {}
@@ -50,10 +55,11 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
                 ("equal", small, "Inline", True),
                 ("shipped", small, "Inline", False),
                 ("large", large, "Threaded", True),
+                ("batched", large, "Batching", True),
             ):
                 told(f"{scenario.id}: {key}, {scenario.turns} turns of both services")
                 at = project(folder / key, models, service)
-                figures |= _compared(scenario, ask, at, key, service, equal=equal, labels=key == "large")
+                figures |= _compared(scenario, ask, at, key, service, equal=equal, labels=models is large)
     return figures
 
 
@@ -75,7 +81,14 @@ def _compared(
                     order = Order(server.address, callers, scenario.turn_s, labels=labels and name == OURS)
                     turns[name].append(_turn(ask, server, order))
             figures |= {f"{key}_{name}_{callers}": value for name, value in _figures(turns).items()}
-        return figures
+        same = {
+            name: ask(Order(server.address, max(CALLERS), 120.0, most=SAME)).right for name, server in servers.items()
+        }
+        return (
+            figures
+            | {f"{key}_{name}_accuracy": right for name, right in same.items()}
+            | {f"{key}_accuracy_gain": same[OURS] - same[THEIRS]}
+        )
 
 
 def _turn(ask: Load, server: Server, order: Order) -> _Turn:
@@ -95,7 +108,6 @@ def _figures(turns: Mapping[str, list[_Turn]]) -> dict[str, float]:
             "cpu_us": np.array([sum(turn.cpu_s.values()) for turn in taken]) * 1e6,
             "worker_us": np.array([turn.cpu_s["worker"] for turn in taken]) * 1e6,
             "learner_us": np.array([turn.cpu_s["learner"] for turn in taken]) * 1e6,
-            "accuracy": np.array([turn.report.right for turn in taken]),
         }
         for name, taken in turns.items()
     }
@@ -104,5 +116,4 @@ def _figures(turns: Mapping[str, list[_Turn]]) -> dict[str, float]:
         found |= {f"{THEIRS}_{figure}": float(np.median(theirs)), f"{OURS}_{figure}": float(np.median(ours))}
     for figure in ("per_s", "p50_ms", "p99_ms", "cpu_us"):
         found[f"{figure}_ratio"] = float(np.median(each[OURS][figure] / each[THEIRS][figure]))
-    found["accuracy_gain"] = float(np.mean(each[OURS]["accuracy"]) - np.mean(each[THEIRS]["accuracy"]))
     return found

@@ -33,7 +33,7 @@ AT_ONCE = 100
 class Order(msgspec.Struct, frozen=True):
     """Who is asked: so many ``callers``, each with the next request as soon as one is answered, for so many seconds.
     With ``labels`` each answer's label is reported, ``AT_ONCE`` together. Where it is said, no more than ``most`` are
-    asked, and the report names the decisions.
+    asked, beginning with the first, and the report names the decisions.
     """
 
     address: str
@@ -179,9 +179,11 @@ def _obey(requests: Path) -> None:
     with np.load(requests) as held:
         images, labels = held["images"], held["labels"]
     bodies = [_request("/predict", msgspec.json.encode({"images": [image.tolist()]})) for image in images]
-    asked = itertools.cycle(zip(bodies, labels.tolist(), strict=True))
+    every = list(zip(bodies, labels.tolist(), strict=True))
+    asked = itertools.cycle(every)
     for line in sys.stdin:
-        report = uvloop.run(_Asking(msgspec.json.decode(line, type=Order), asked).report())
+        order = msgspec.json.decode(line, type=Order)
+        report = uvloop.run(_Asking(order, asked if order.most is None else itertools.cycle(every)).report())
         print(msgspec.json.encode(report).decode(), flush=True)
 
 

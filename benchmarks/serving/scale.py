@@ -23,7 +23,7 @@ from benchmarks.serving.servers import UNTRACED, Server, project, served
 
 THEIRS, OURS = "theirs", "ours"
 CALLERS = 32
-WARM_UP_S = 8.0
+WARM_UP_S = 5.0
 
 POSTED = 500
 """Rewards in one post, the most that one may hold."""

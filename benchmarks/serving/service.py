@@ -52,3 +52,14 @@ class Threaded(Members):
         rows = np.atleast_2d(images).astype(np.float32)
         scores = await asyncio.gather(*(asyncio.to_thread(self.ask, session, rows) for session in self.sessions))
         return np.asarray(np.mean(scores, axis=0).argmax(axis=1))
+
+
+@bentoml.service
+class Batching(Members):
+    """The same, its method given several requests' rows at once by BentoML's adaptive batching."""
+
+    @bentoml.api(batchable=True, max_batch_size=32, max_latency_ms=10_000)
+    async def predict(self, images: np.ndarray) -> np.ndarray:
+        rows = images.astype(np.float32)
+        scores = await asyncio.gather(*(asyncio.to_thread(self.ask, session, rows) for session in self.sessions))
+        return np.asarray(np.mean(scores, axis=0).argmax(axis=1))

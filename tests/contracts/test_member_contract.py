@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 import bandmaster.members
 import bandmaster.recorded
-from bandmaster.core import CPU, PROVIDERS, BandmasterError, Member
+from bandmaster.core import CPU, PROVIDERS, BandmasterError, Interruptible, Member
+from bandmaster.members.batched import BatchedMember
 from bandmaster.members.bento import BentoMember, Called
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
@@ -59,9 +60,16 @@ def other(folder):
     yield member, ROWS
 
 
+@contextmanager
+def batched(folder):
+    with onnx(folder) as (member, rows):
+        yield BatchedMember(member, 8), rows
+
+
 SUITE = {
     OnnxMember: onnx,
     IsolatedMember: lambda folder: onnx(folder, IsolatedMember),
+    BatchedMember: batched,
     RecordedMember: recorded,
     RemoteMember: remote,
     BentoMember: other,
@@ -79,7 +87,7 @@ def test_no_member_escapes_the_suite():
     found = pkgutil.iter_modules(bandmaster.members.__path__, "bandmaster.members.")
     modules = [importlib.import_module(module.name) for module in found]
     classes = {c for m in (*modules, bandmaster.recorded) for _, c in inspect.getmembers(m, inspect.isclass)}
-    assert {c for c in classes if hasattr(c, "predict") and c is not Member} == set(SUITE)
+    assert {c for c in classes if hasattr(c, "predict") and c not in (Member, Interruptible)} == set(SUITE)
 
 
 class Unsure(RecordedMember):

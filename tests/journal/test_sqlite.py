@@ -4,6 +4,7 @@ import logging
 import os
 import sqlite3
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,6 +232,19 @@ def test_half_a_record_of_a_dead_worker_is_given_up_and_said_so(journal, caplog)
     assert "given up" in caplog.text
 
 
+def test_a_spool_that_lost_what_was_taken_over_in_a_power_cut_is_empty(journal):
+    spool = worker(journal)
+    for n in range(3):
+        record(spool, n)
+    assert journal.drain() == 3
+    spool.path.write_bytes(spool.path.read_bytes()[:500])
+    assert journal.drain() == 0
+    spool.close()
+    assert journal.drain() == 0
+    assert journal.whole
+    assert not list(journal.spools.iterdir())
+
+
 def test_a_record_that_finds_no_room_leaves_the_spool_as_it_was(journal, monkeypatch):
     spool, real = worker(journal), os.write
     record(spool, 1)
@@ -341,6 +355,18 @@ def test_decisions_are_listed_newest_first(journal):
         record(journal, n, at=START + n)
     assert [d.at - START for d, _ in journal.decisions(2)] == [4, 3]
     assert [d.at - START for d, _ in journal.decisions(2, before=START + 3)] == [2, 1]
+
+
+def test_rewards_that_are_saved_together_are_there_at_the_end_even_where_something_fails(journal):
+    for n in range(2):
+        record(journal, n)
+    joined = [journal.settle(sample_decision(n).id, outcome()).joined for n in range(2)]
+    with suppress(ZeroDivisionError), journal.rewards_together():
+        journal.save_reward(joined[0], Reward(0.25, {}, {}))
+        assert journal.reward(joined[0].decision.id) is None
+        raise ZeroDivisionError
+    journal.save_reward(joined[1], Reward(0.5, {}, {}))
+    assert [journal.reward(j.decision.id).value for j in joined] == [0.25, 0.5]
 
 
 def test_a_reward_is_kept_and_replaced_and_its_unknown_figures_left_out(journal):

@@ -50,6 +50,27 @@ def ask(config: Config, hosted: build.Hosted, rows: np.ndarray) -> list[tuple[De
     return asyncio.run(work())
 
 
+def test_requests_whose_rows_run_together_are_decisions_of_their_own(
+    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "SLOW_S", 0.0)  # so that all members run in threads
+    rows, made = ROWS[:40].astype(np.float32), replace(made_of(config, hosted), batch=16)
+
+    async def work() -> list[tuple[Decision, Answer]]:
+        worker = Worker(made, worker=1)
+        answers = await asyncio.gather(*(worker.answer(Request(r[None], r, time.time())) for r in rows))
+        await worker.close()
+        return answers
+
+    answers = asyncio.run(work())
+    assert len({decision.id for decision, _ in answers}) == 40
+    for row, (_, answer) in zip(rows, answers, strict=True):
+        for said in answer.ran:
+            np.testing.assert_allclose(said.scores, hosted.members[said.name].predict(row[None]), atol=1e-6)
+    loop.tick()
+    assert loop.state().counts["decisions"] == 40
+
+
 def report(decision: Decision, label: int) -> Report:
     return Report(decision_id=decision.id, at=time.time(), labels=(label,))
 

@@ -71,6 +71,26 @@ def test_text_that_could_mean_more_is_refused(text):
         VowpalWabbit(OPTIONS).predict(["shared |s a", text])
 
 
+def test_what_is_learned_since_a_model_was_saved_or_loaded_is_never_taken_for_it():
+    rng = random.Random(2)
+    one, other = VowpalWabbit(OPTIONS), VowpalWabbit(OPTIONS)
+    one.learn(labelled(rng))
+    first = one.dump()
+    other.load(first)
+    assert other.dump() == first
+    for vw in (one, other):
+        vw.learn(labelled(random.Random(3)))
+    later, asked = one.dump(), example(rng)
+    assert later != first
+    foretold = one.predict(asked)
+    assert other.predict(asked) == foretold
+    one.load(first)
+    other.load(first)
+    assert one.predict(asked) == other.predict(asked) != foretold
+    one.load(later)
+    assert one.predict(asked) == foretold
+
+
 def test_a_model_whose_weights_happen_to_look_like_options_is_loaded():
     vw = VowpalWabbit(OPTIONS)
     vw.learn(["shared |s a", "0:0.5:0.5 |p b", "|p c"])

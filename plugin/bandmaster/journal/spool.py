@@ -128,9 +128,17 @@ class _Segment:
             if self._synced:
                 os.fdatasync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self.size)  # or what comes after would follow half a record
+            self._cut()
             raise BandmasterError(f"{self.path}: {error}; check the disk and the folder's rights") from error
         self.size += len(frame)
+
+    def _cut(self) -> None:
+        """Take half a record away, which nothing may follow."""
+        assert self._file is not None
+        try:
+            os.ftruncate(self._file, self.size)
+        except OSError:
+            self.size = SEGMENT_BYTES + 1  # the next record begins another file
 
     def close(self) -> None:
         for descriptor in (self._file, self._lock):
@@ -186,7 +194,7 @@ class SpoolReader:
         """
         rows, at = list[Row](), max(place, len(HEADER))
         with self._errors():
-            left = os.fstat(self._file).st_size - at
+            left = self.rest(at)
             read = os.pread(self._file, min(limit * _USUAL, left), at)
             if len(read) > _FRAME.size and _FRAME.size + _FRAME.unpack_from(read)[0] > len(read):
                 read = os.pread(self._file, left, at)
@@ -212,8 +220,8 @@ class SpoolReader:
         """How many bytes there are from a ``place`` on; of a file whose worker is gone, after its last whole record,
         they are what was being written when that died.
         """
-        with self._errors():
-            return os.fstat(self._file).st_size - max(place, len(HEADER))
+        with self._errors():  # a power cut may have taken what the journal has already
+            return max(os.fstat(self._file).st_size - max(place, len(HEADER)), 0)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class SqlJournal(ABC):
         self._complete = complete
         self._completed: list[Stored] = []  # by the transaction under way
         self._counted: Counter[str] = Counter()  # likewise
+        self._put_off: list[tuple[str, int, bytes]] | None = None  # rewards to be written together
         self._clock = -math.inf
 
     # What a database must give.
@@ -157,12 +158,34 @@ class SqlJournal(ABC):
         """Keep the verdict. Not synced: it can be computed again. A raw figure of NaN is unknown and left out."""
         known = {name: figure for name, figure in reward.raw.items() if not math.isnan(figure)}
         row = (joined.decision.id, joined.seq, encode(replace(reward, raw=known)))
+        if self._put_off is None:
+            self._save_rewards([row])
+        else:
+            self._put_off.append(row)
+
+    @contextmanager
+    def rewards_together(self) -> Iterator[None]:
+        """Rewards that are saved meanwhile are written at the end, in one go. If that fails, they are lacking: they can
+        be computed again, and what was settled stays settled.
+        """
+        rows = self._put_off = list[tuple[str, int, bytes]]()
+        try:
+            yield
+        finally:
+            self._put_off = None
+            try:
+                self._save_rewards(rows)
+            except BandmasterError as error:
+                _log.error("%d rewards are not kept: %s", len(rows), error)
+
+    def _save_rewards(self, rows: Sequence[tuple[str, int, bytes]]) -> None:
         query = (
             "INSERT INTO rewards (id, seq, reward) VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET seq = excluded.seq, reward = excluded.reward"
         )
-        with self._transaction(synced=False, owning=True):
-            self._run(query, [row])
+        if rows:
+            with self._transaction(synced=False, owning=True):
+                self._run(query, rows)
 
     def since(self, seq: int) -> Iterator[Joined]:
         yield from joined_since(seq, self._all)

@@ -31,6 +31,8 @@ class VowpalWabbit:
     def __init__(self, options: str) -> None:
         self._options = f"{options} --quiet"
         self._workspace = Workspace(self._options)
+        # What it is saved as, or was loaded from, as long as nothing was learned since.
+        self._model: bytes | None = None
 
     def predict(self, lines: list[str]) -> list[float]:
         """VW's figure for each action line, in their order. Leaves the weights as they are."""
@@ -44,6 +46,7 @@ class VowpalWabbit:
 
     def learn(self, lines: list[str]) -> None:
         """Learn from lines of which one is labelled ``action:cost:probability``."""
+        self._model = None
         examples = self._workspace._parse(_joined(lines))
         try:
             pylibvw.vw.learn_multi(self._workspace, examples)
@@ -52,6 +55,7 @@ class VowpalWabbit:
 
     def predict_and_learn(self, lines: list[str]) -> list[float]:
         """What ``predict`` says of these labelled lines before they are learned from, and ``learn``: read once."""
+        self._model = None
         examples = self._workspace._parse(_joined(lines))
         try:
             pylibvw.vw.learn_multi(self._workspace, examples)
@@ -60,16 +64,20 @@ class VowpalWabbit:
             self._workspace._finish_example_multi_ex(examples)
 
     def dump(self) -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.vw"
-            self._workspace.save(str(path))
-            return path.read_bytes()
+        if self._model is None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.vw"
+                self._workspace.save(str(path))
+                self._model = path.read_bytes()
+        return self._model
 
     def load(self, model: bytes) -> None:
         """Restore what ``dump`` gave. The bytes must come from a sealed snapshot: VW obeys options inside them.
 
         Raises ``BandmasterError`` when the model names an option that this workspace was not made with.
         """
+        if model == self._model:  # as in most of a worker's snapshots; by way of a file it would take milliseconds
+            return
         allowed = set(_OPTION.findall(self._options.encode())) | _IMPLIED
         if strange := set(_OPTION.findall(_options_of(model))) - allowed:
             raise BandmasterError(f"the model names options that it may not: {b', '.join(sorted(strange)).decode()}")
@@ -81,7 +89,7 @@ class VowpalWabbit:
             except RuntimeError as problem:
                 raise BandmasterError(f"Vowpal Wabbit cannot load the model: {problem}") from None
         self._workspace.finish()
-        self._workspace = loaded
+        self._workspace, self._model = loaded, model
 
 
 def _options_of(model: bytes) -> bytes:

@@ -269,7 +269,8 @@ class LearningLoop:
         outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
         settled = self._journal.settle_all(outcomes)
         joined = [settlement.joined for settlement in settled if settlement.joined is not None]
-        learned = self._learn_all(joined) if self._leads else {}
+        with self._journal.rewards_together():
+            learned = self._learn_all(joined) if self._leads else {}
         return [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
 
     def _misfit(self, report: Report) -> str | None:
@@ -317,7 +318,8 @@ class LearningLoop:
             _log.info("this replica learns from now on")
             self._begin_to_lead()
         self._journal.due(now)
-        self._catch_up()
+        with self._journal.rewards_together():
+            self._catch_up()
         if self._learner.guard is not None:
             self._watch(self._learner.guard, now)
         self._conducting.act(self._config, self._learner)

@@ -30,12 +30,15 @@ lack a model that comes later.
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a service was made of: the configuration that was in force, its members, who edits it, how it is read."""
+    """What a service was made of: the configuration that was in force, its members, who edits it, how it is read; and
+    how many rows of several requests a member takes at once, 0 where the service does not say that it may.
+    """
 
     config: Config
     hosted: build.Hosted
     manager: ConfigManager
     read: ReadBlock
+    batch: int = 0
 
 
 class Live:

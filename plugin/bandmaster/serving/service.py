@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import bentoml
 from _bentoml_sdk import Service
-from _bentoml_sdk.io_models import IORootModel
+from _bentoml_sdk.io_models import IORootModel, IterableResponse
 from _bentoml_sdk.method import APIMethod
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.models import BentoModel
 from starlette.applications import Starlette
+from starlette.responses import Response
 
 from bandmaster import build
 from bandmaster.config import Config, read_block
@@ -96,7 +97,7 @@ def _extended(inner: type, read: ReadBlock, name: str) -> type:
         raise BandmasterError(f"{inner.__name__} has a {taken[0]!r} of its own, which Bandmaster adds; rename it")
     hosted = build.host(config)
     rows, reply = _signature(inner, method, config, hosted)
-    made = Made(config, hosted, manager, read)
+    made = Made(config, hosted, manager, read, method.max_batch_size if method.batchable else 0)
     front = Front(made, rows, reply)
     context_name = method.ctx_param or CONTEXT
     namespace: dict[str, Any] = {
@@ -137,12 +138,12 @@ class _Orchestrated(APIMethod[..., Any]):  # type: ignore[misc]
 
     @classmethod
     def of(cls, method: APIMethod[..., Any], function: Any, context_name: str) -> _Orchestrated:
-        # Never batchable: a batch mixes the requests of several callers, and each of them is a decision of its own.
+        # Not batchable itself: each request is a decision of its own. Members run several ones' rows at once (Worker).
         copy = cls(
             func=function,
             route=method.route,
             input_spec=capped(method.input_spec),
-            output_spec=_typed_once(method.output_spec),
+            output_spec=_sent_at_once(method.output_spec),
             is_task=method.is_task,
         )
         copy.name, copy.doc, copy.ctx_param = method.name, method.doc, context_name
@@ -170,15 +171,26 @@ class _Orchestrated(APIMethod[..., Any]):  # type: ignore[misc]
 _LOCAL = "__bandmaster_local__"
 
 
-def _typed_once(spec: type[Any]) -> type[Any]:
-    """BentoML's output model ``spec``. One that is no record of the user's own would make its JSON schema at every
-    reply, to tell of what media type that is: a third of what a request costs without Bandmaster.
+def _sent_at_once(spec: type[Any]) -> type[Any]:
+    """BentoML's output model ``spec``, its replies in one piece instead of two, each of which goes through all layers
+    of the server. One that is no record of the user's own would make its JSON schema at every reply, too, to know its
+    media type: a third of what a request costs without Bandmaster.
     """
-    if not issubclass(spec, IORootModel):
-        return spec
-    media_type = spec.mime_type()
-    more = {"__module__": spec.__module__, "mime_type": classmethod(lambda cls: media_type)}
-    return type(spec.__name__, (spec,), more)
+
+    async def to_http_response(cls: type[Any], value: Any, serde: Any) -> Response:
+        made = await super(sent_spec, cls).to_http_response(value, serde)
+        if not isinstance(made, IterableResponse):
+            return cast(Response, made)
+        whole = Response(b"".join(made.body_iterator), made.status_code, background=made.background)
+        whole.raw_headers = made.raw_headers
+        return whole
+
+    more: dict[str, Any] = {"__module__": spec.__module__, "to_http_response": classmethod(to_http_response)}
+    if issubclass(spec, IORootModel):
+        media_type = spec.mime_type()
+        more["mime_type"] = classmethod(lambda cls: media_type)
+    sent_spec: Any = type(spec.__name__, (spec,), more)
+    return cast(type[Any], sent_spec)
 
 
 def _feedback(api: APIMethod[..., Any]) -> APIMethod[..., Any]:

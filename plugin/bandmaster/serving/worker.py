@@ -18,13 +18,14 @@ from bandmaster import build
 from bandmaster.breaker import Absence
 from bandmaster.calling import Caller, Faults
 from bandmaster.config import Config
-from bandmaster.core import Answer, BandmasterError, Decision, MemberFailure, Request
+from bandmaster.core import Answer, BandmasterError, Decision, Member, MemberFailure, Request
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.opening import open_spool
 from bandmaster.journal.places import locate
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.learner import Learner
+from bandmaster.members.batched import BatchedMember
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.orchestrator import Orchestrator
 from bandmaster.pin import Pin
@@ -42,6 +43,9 @@ _log = logging.getLogger("bandmaster.worker")
 
 POLL_S = 0.1
 THREADS = 8
+
+MOST_THREADS = 32
+"""Where members take several requests' rows at once, as many requests wait for them as fit into a batch, at most."""
 
 BUSY_AT = THREADS // 2
 """With so many requests and probes under way in this process, further requests are not probed: half of the threads
@@ -77,8 +81,10 @@ class Worker:
         self.snapshot = self._seen = 0  # the version that is followed, and the newest that was looked at
         self._reader = SnapshotReader(path, self._keys)
         self._spool = open_spool(config.journal, config.root, f"w{worker}", synced=config.durability == "full")
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster")
-        self._stage_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bandmaster-stage")
+        self._batch = made.batch
+        threads = min(max(self._batch, THREADS), MOST_THREADS)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="bandmaster")
+        self._stage_threads = ThreadPoolExecutor(threads, thread_name_prefix="bandmaster-stage")
         self._workers, self._pin, self._others = workers, Pin(path), others or Others()
         self._rng = np.random.default_rng(None if config.seed is None else [config.seed, worker])
         ensemble, self._power = made.hosted.ensemble, Power.of_machine()
@@ -107,7 +113,10 @@ class Worker:
         faults = build.faults(config, hosted, _told)
         if before is not None and before.config.faults == config.faults:
             faults.breaker.take_over(before.faults.breaker)
-        caller = Caller(hosted.members, self._meter, executor=self._stage_threads, slow=hosted.slow, faults=faults)
+        members: dict[str, Member] = dict(hosted.members)
+        if self._batch:  # of fast members no two calls meet
+            members |= {name: BatchedMember(hosted.members[name], self._batch) for name in hosted.slow}
+        caller = Caller(members, self._meter, executor=self._stage_threads, slow=hosted.slow, faults=faults)
         orchestrator = build.orchestrator(
             config,
             learned,
