@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.servers import Server, environment, eventually, served
-from tests.postgres.replicas import ask, following, kill, leads, replica, tell
+from tests.postgres.replicas import KEY, ask, following, kill, leads, replica, tell
 from tests.postgres.servers import Postgres, postgres
 from tests.serving.tiny import project
 
@@ -21,6 +23,15 @@ def replicas(database: str, tmp_path: Path) -> Iterator[tuple[Server, Server]]:
     with ExitStack() as stack:
         first, second = (stack.enter_context(replica(database, tmp_path / str(k))) for k in range(2))
         yield first, second
+
+
+def bandmaster(*command: str, folder: Path) -> str:
+    """What a command says in a replica's folder."""
+    env = environment(folder / "home", BANDMASTER_KEY=KEY)
+    done = subprocess.run(
+        [sys.executable, "-m", "bandmaster", *command], cwd=folder, env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def leader(servers: tuple[Server, ...]) -> Server | None:
@@ -40,6 +51,11 @@ def test_feedback_counts_at_whichever_replica_and_what_is_learned_reaches_both(
     assert tell(replicas[0], asked[1][1], 1).json()["status"] == "duplicate"
     assert leader(replicas) is not None
     eventually(lambda: following(replicas[0]) == following(replicas[1]) > 1, "both follow the same snapshot")
+    looked = bandmaster("doctor", "bentofile.yaml", folder=replicas[0].log.parents[1])
+    assert "ledger: balances: 60 decisions, 60 joined" in looked
+    assert "exported.parquet: 60 decisions" in bandmaster(
+        "export", "exported.parquet", "--config", "bentofile.yaml", folder=replicas[1].log.parents[1]
+    )
     pages = [server.state() for server in replicas]
     assert pages[0]["members"] == pages[1]["members"]
     assert pages[0]["policy_version"] == pages[1]["policy_version"]

@@ -30,6 +30,8 @@ from bandmaster.config.simulation import load_simulation
 from tests.end_to_end.servers import environment, free_port, served, stop
 from tests.serving.tiny import LABELS, ROWS, project
 
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the pages' commands are for curl: install it")
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MEMBERS = ("linear", "forest", "tree")

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,7 +15,8 @@ from bandmaster import build, config
 from bandmaster.cli.shown import CONFIG, JOURNAL, JSON, print_json
 from bandmaster.core import BandmasterError
 from bandmaster.journal.checkup import Finding, look_over
-from bandmaster.journal.places import journal_file
+from bandmaster.journal.opening import open_reader
+from bandmaster.journal.places import elsewhere, journal_file, journal_url
 from bandmaster.pin import Pin
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
@@ -62,8 +64,9 @@ def _look(file: Path, journal: Path | None, no_models: bool) -> Iterator[Finding
             yield Finding("models", "problem", str(problem))
         else:
             yield Finding("models", "ok", "load and fit each other")
-    path = journal_file(journal, read.journal, read.root)
-    yield from look_over(path)
+    path, url = journal_file(journal, read.journal, read.root), journal_url(read.journal)
+    shared = journal is None and elsewhere(url) is not None
+    yield from look_over(path, partial(open_reader, url, read.root) if shared else None)
     if (why := Pin(path).why) is not None:
         yield Finding("pin", "warning", f"the baseline answers alone ({why}); `bandmaster unpin {file}` ends that")
     yield Finding("sqlite", "ok", sqlite3.sqlite_version)

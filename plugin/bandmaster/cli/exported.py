@@ -9,8 +9,13 @@ import click
 from bandmaster import build, config
 from bandmaster.export import export
 from bandmaster.files import require_writable
-from bandmaster.journal.places import locate
-from bandmaster.journal.reading import read_joined
+from bandmaster.journal.opening import open_reader
+from bandmaster.journal.places import journal_url
+from bandmaster.journal.reading import JournalReader
+
+
+def _tell(read: int) -> None:
+    click.echo(f"{read} decisions read", err=True)
 
 
 @click.command(name="export")
@@ -18,7 +23,7 @@ from bandmaster.journal.reading import read_joined
 @click.option("--config", "file", required=True, type=click.Path(path_type=Path),
               help="The configuration whose contract rewards are by.")  # fmt: skip
 @click.option("--journal", type=click.Path(path_type=Path, dir_okay=False),
-              help="The journal's file.  [default: the config's, beside it]")  # fmt: skip
+              help="The journal's file.  [default: the config's, or BANDMASTER_JOURNAL]")  # fmt: skip
 @click.option("--complete", is_flag=True, help="Only requests that every member answered, as `replay` wants them.")
 def export_command(out: Path, file: Path, journal: Path | None, complete: bool) -> None:
     """Write the journal's settled decisions to OUT, a parquet file.
@@ -38,8 +43,6 @@ def export_command(out: Path, file: Path, journal: Path | None, complete: bool) 
     read = config.load(file)
     require_writable(out)
     learner = build.unlearned(read)
-    path = journal or locate(read.journal, file.parent)
-    found = export(
-        read_joined(path), learner, out, complete=complete, told=lambda n: click.echo(f"{n} decisions read", err=True)
-    )
+    with JournalReader(journal) if journal else open_reader(journal_url(read.journal), file.parent) as reader:
+        found = export(reader.joined(), learner, out, complete=complete, told=_tell)
     click.echo(f"{out}: {found} decisions")

@@ -7,22 +7,29 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bandmaster.core import Answer, BandmasterError, Decision, Outcome
 from bandmaster.journal.codec import decode
 from bandmaster.journal.keys import KEY_FILE, KEY_VARIABLE, Keys, read_keys
 from bandmaster.journal.places import lease_file
+from bandmaster.journal.reading import Reading
 from bandmaster.journal.schema import BUSY_S, SCHEMA_VERSION
 from bandmaster.journal.snapshots import unseal_snapshot
 from bandmaster.journal.spool import SpoolError, SpoolReader, spool_folder, spools
 
 LEAST_ROOM = 1 << 30
 """Bytes that should be free where a journal grows."""
+
+PAGE = 500
+"""Rows that are read at a time."""
+
+Fetch = Callable[..., list[tuple[Any, ...]]]
+"""Gives the rows of a query, whose values stand where it has ``?``."""
 
 Health = Literal["ok", "warning", "problem"]
 
@@ -36,11 +43,20 @@ class Finding:
     text: str
 
 
-def look_over(path: Path) -> Iterator[Finding]:
-    """What there is to say of the journal at ``path`` and of what lies beside it."""
+def look_over(path: Path, elsewhere: Callable[[], Reading] | None = None) -> Iterator[Finding]:
+    """What there is to say of the journal at ``path`` and of what lies beside it. Where the journal is ``elsewhere``,
+    that opens it, and ``path`` is what stands for it here.
+    """
     yield _room(path)
     yield from _key(path)
     yield _lease(path)
+    if elsewhere is not None:
+        try:
+            with elsewhere() as database:
+                yield from _contents(path, database.all)
+        except BandmasterError as error:
+            yield Finding("journal", "problem", str(error))
+        return
     if not path.is_file():
         yield Finding("journal", "warning", f"{path} is not there yet; the learner makes it when it starts")
         return
@@ -117,24 +133,32 @@ def _database(path: Path, database: sqlite3.Connection) -> Iterator[Finding]:
         yield Finding("pages", "problem", f"{path} is damaged ({said[0]}); `sqlite3 {path} .recover` saves what it can")
         return
     yield Finding("pages", "ok", f"{path}, {path.stat().st_size / 1e6:.1f} MB, schema {version}")
-    yield _rows(database)
-    yield _ledger(database)
-    yield _snapshots(path, database)
-    yield from _spools(path, database)
+    yield from _contents(path, lambda query, *values: database.execute(query, values).fetchall())
 
 
-def _rows(database: sqlite3.Connection) -> Finding:
-    unreadable, rows = [], 0
-    query = "SELECT d.id, d.decision, d.answer, o.outcome FROM decisions d LEFT JOIN outcomes o USING (id)"
-    for id_, decision, answer, outcome in database.execute(query):
-        rows += 1
-        try:
-            decode(decision, Decision)
-            decode(answer, Answer)
-            if outcome is not None:
-                decode(outcome, Outcome)
-        except BandmasterError:
-            unreadable.append(id_)
+def _contents(path: Path, fetch: Fetch) -> Iterator[Finding]:
+    yield _rows(fetch)
+    yield _ledger(fetch)
+    yield _snapshots(path, fetch)
+    yield from _spools(path, fetch)
+
+
+def _rows(fetch: Fetch) -> Finding:
+    unreadable, rows, last = [], 0, ""
+    query = (
+        "SELECT d.id, d.decision, d.answer, o.outcome FROM decisions d LEFT JOIN outcomes o USING (id)"
+        " WHERE d.id > ? ORDER BY d.id LIMIT ?"
+    )
+    while page := fetch(query, last, PAGE):
+        rows, last = rows + len(page), page[-1][0]
+        for id_, decision, answer, outcome in page:
+            try:
+                decode(decision, Decision)
+                decode(answer, Answer)
+                if outcome is not None:
+                    decode(outcome, Outcome)
+            except BandmasterError:
+                unreadable.append(id_)
     if unreadable:
         why = f"{len(unreadable)} of {rows} decisions cannot be read, {unreadable[0]} among them; they teach nothing"
         return Finding("rows", "problem", f"{why}: put the journal back from a copy if you need them")
@@ -145,12 +169,12 @@ _STORED = ("decisions", "joined", "early", "late")
 """What is counted and leaves rows."""
 
 
-def _ledger(database: sqlite3.Connection) -> Finding:
-    database.execute("BEGIN")  # one look, beside a learner that goes on
-    tally = dict(database.execute("SELECT name, n FROM tally").fetchall())
-    stored = dict(database.execute("SELECT status, count(*) FROM outcomes GROUP BY status").fetchall())
-    stored["decisions"] = database.execute("SELECT count(*) FROM decisions").fetchone()[0]
-    database.execute("COMMIT")
+def _ledger(fetch: Fetch) -> Finding:
+    found = fetch(  # in one look, beside a learner that goes on
+        "SELECT 'tally', name, n FROM tally UNION ALL SELECT 'stored', status, count(*) FROM outcomes GROUP BY status"
+        " UNION ALL SELECT 'stored', 'decisions', count(*) FROM decisions"
+    )
+    tally, stored = ({name: n for of, name, n in found if of == what} for what in ("tally", "stored"))
     here = {name: tally.get(name, 0) - tally.get(f"removed_{name}", 0) for name in _STORED}
     off = {name: (here[name], stored.get(name, 0)) for name in _STORED if here[name] != stored.get(name, 0)}
     if off:
@@ -160,12 +184,12 @@ def _ledger(database: sqlite3.Connection) -> Finding:
     return Finding("ledger", "ok", f"balances: {counts}")
 
 
-def _snapshots(path: Path, database: sqlite3.Connection) -> Finding:
+def _snapshots(path: Path, fetch: Fetch) -> Finding:
     try:
         keys = Keys.of(path.parent, make=False)
     except BandmasterError:
         return Finding("snapshots", "problem", "cannot be opened without the key")
-    found = database.execute("SELECT version, sealed FROM snapshots ORDER BY version DESC").fetchall()
+    found = fetch("SELECT version, sealed FROM snapshots ORDER BY version DESC")
     broken, newest = [], None
     for version, sealed in found:
         try:
@@ -182,8 +206,8 @@ def _snapshots(path: Path, database: sqlite3.Connection) -> Finding:
     return Finding("snapshots", "ok", f"{len(found)}, the newest {newest.version}, {age:.0f} s old")
 
 
-def _spools(path: Path, database: sqlite3.Connection) -> Iterator[Finding]:
-    taken = dict(database.execute("SELECT name, n FROM spools").fetchall())
+def _spools(path: Path, fetch: Fetch) -> Iterator[Finding]:
+    taken: dict[str, int] = dict(fetch("SELECT name, n FROM spools"))
     waiting, files = 0, spools(spool_folder(path))
     for file in files:
         if not file.exists():

@@ -27,7 +27,7 @@ def read_joined(path: Path) -> Iterator[Joined]:
     Raises ``BandmasterError`` when the file is no journal.
     """
     with JournalReader(path) as reader:
-        yield from _joined_by_decision_time(reader.all)
+        yield from reader.joined()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,14 @@ class Reading(ABC):
     @abstractmethod
     def all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query, whose values stand where it has ``?``."""
+
+    def joined(self) -> Iterator[Joined]:
+        """Every joined decision, in order of the decisions' times."""
+        query = (
+            "SELECT d.at, d.id, o.seq, d.decision, d.answer, o.outcome FROM decisions d JOIN outcomes o USING (id)"
+            " WHERE o.seq IS NOT NULL AND (d.at, d.id) > (?, ?) ORDER BY d.at, d.id LIMIT ?"
+        )
+        yield from _paged(query, (-math.inf, ""), self.all)
 
     def since(self, seq: int) -> Iterator[Joined]:
         """Every joined decision after ``seq``, in order of settlement."""
@@ -157,14 +165,6 @@ def answered_after(
                 yield decode(decision, Decision), decode(answer, Answer)
             except BandmasterError as error:
                 _log.error("decision %s is passed over: %s", damaged, error)
-
-
-def _joined_by_decision_time(fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
-    query = (
-        "SELECT d.at, d.id, o.seq, d.decision, d.answer, o.outcome FROM decisions d JOIN outcomes o USING (id)"
-        " WHERE o.seq IS NOT NULL AND (d.at, d.id) > (?, ?) ORDER BY d.at, d.id LIMIT ?"
-    )
-    yield from _paged(query, (-math.inf, ""), fetch)
 
 
 def joined_since(seq: int, fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
