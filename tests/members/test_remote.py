@@ -111,8 +111,11 @@ def test_a_connection_that_the_server_has_closed_meanwhile_costs_no_answer(serve
 def test_a_token_comes_from_the_environment_and_goes_to_that_server_alone(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BandmasterError, match="environment variable FAR_TOKEN, which is to hold the token, is not set"):
-        member_of(served, token="FAR_TOKEN")
+    for bad in (None, " ", "two\nlines", "clé"):
+        if bad is not None:
+            monkeypatch.setenv("FAR_TOKEN", bad)
+        with pytest.raises(BandmasterError, match="variable FAR_TOKEN, which is to hold the token, is not set"):
+            member_of(served, token="FAR_TOKEN")
     monkeypatch.setenv("FAR_TOKEN", "s3cret\n")
     member = member_of(served, token="FAR_TOKEN")
     assert all(headers["authorization"] == "Bearer s3cret" for _, headers in served.seen)
@@ -174,7 +177,7 @@ def test_whatever_the_server_does_the_caller_waits_no_longer_than_he_has_time(
     [
         (servers.die_before_an_answer, "ServerDisconnectedError"),
         (servers.die_in_the_middle, "ClientPayloadError"),
-        (servers.flood, "answered with more than 1048"),
+        (servers.flood, "answered with more than 4194496 bytes"),
         (servers.bomb, "the server's answer is not an answer"),
         (saying({"error": "out of memory"}, 500), "the server answered 500: out of memory"),
         (saying(b"<html>\x1b[2J" + b"x" * 9999, 502), "the server answered 502: <html> [2Jxxx"),
@@ -185,8 +188,8 @@ def test_whatever_the_server_does_the_caller_waits_no_longer_than_he_has_time(
         (saying({"outputs": []}), "answered with the tensors []"),
         (saying({"outputs": [tensor(softmax(ROWS)) | {"name": "logits"}]}), "answered with the tensors [logits]"),
         (answering([[np.nan, 1.0, 0.0]]), "the server's answer is not an answer: JSON is malformed"),
-        (answering([[0.5, 0.5, 0.0]], data=[None, 1.0, 0.0]), "answered with what are no numbers"),
-        (answering([[0.5, 0.5, 0.0]], data=["0.5", "0.5", "0"]), "answered with what are no numbers"),
+        (answering([[0.5, 0.5, 0.0]], data=[None, 1.0, 0.0]), "answered with what are no rows of numbers"),
+        (answering([[0.5, 0.5, 0.0]], data=["0.5", "0.5", "0"]), "answered with what are no rows of numbers"),
         (answering([[0.5, 0.5, 0.0]], data=[1e400, 0.0, 0.0]), "the server's answer is not an answer"),
         (answering([[0.5, 0.5, 0.0]], data=[[1.0], [0.0, 0.0]]), "answered with what is no tensor"),
         (answering([[0.5, 0.5]]), "answered with shape (1, 2) to 1 rows of 3 classes"),
@@ -194,7 +197,12 @@ def test_whatever_the_server_does_the_caller_waits_no_longer_than_he_has_time(
         (answering([[0.5, 0.5, 0.5]]), "answered with figures that are no distribution over classes"),
         (answering([[1.5, -0.5, 0.0]]), "answered with figures that are no distribution over classes"),
         (answering([[0.5, 0.5, 0.0]], shape=[1, 4]), "answered with 3 figures in the shape [1, 4]"),
-        (answering([[0.5, 0.5, 0.0]], shape=[-1, -3]), "answered with what are no numbers, in the shape [-1, -3]"),
+        (
+            answering([[0.5, 0.5, 0.0]], shape=[-1, -3]),
+            "answered with what are no rows of numbers, in the shape [-1, -3]",
+        ),
+        (answering([[[0.5, 0.5, 0.0]]]), "answered with what are no rows of numbers, in the shape [1, 1, 3]"),
+        (answering(1.0, data=[1.0]), "answered with what are no rows of numbers, in the shape []"),
         (answering([[1, 0, 0]], datatype="INT64"), "answered with INT64, not probabilities"),
     ],
 )
@@ -248,6 +256,8 @@ def test_a_call_that_is_given_up_takes_no_other_along(served: Served) -> None:
         (metadata(outputs=("labels", "probabilities")), {}, "has the outputs labels, probabilities; name one of them"),
         (metadata(), {"output": "logits"}, "has the outputs probabilities; name one of them under output:"),
         (metadata(shape=(1, 4)), {}, r"must take any number of rows, \(-1, …\), not \(1, 4\)"),
+        (metadata(shape=(-1, 10**12)), {}, r"takes rows of shape \(1000000000000,\), which are too large to be sent"),
+        (metadata(shape=(-1, *[1] * 70)), {}, "which are too large to be sent as JSON"),
         (metadata(shape=(4,)), {}, r"must take any number of rows"),
         (
             {"inputs": [{"name": "x", "datatype": "INT64", "shape": [-1, 4]}]},

@@ -30,11 +30,16 @@ START_S = 5.0
 
 WARM_UP_RUNS = 3
 
-MOST_METADATA = 1 << 20
-"""The longest answer in bytes that is read of what a model is, or beside a model's figures."""
+MOST_BYTES = 1 << 22
+"""The longest answer that is read of what a model is; or, but for its figures, of what it says."""
 
 MOST_PER_FIGURE = 64
 """The most bytes that one figure of an answer may take."""
+
+MOST_FIGURES = 1 << 22
+"""The most figures that a row may have, whatever a server tells: a first row is made by it."""
+
+MOST_AXES = 8
 
 TRIES = 2
 """How often a request is sent whose connection is lost before an answer begins: a server closes those that have idled
@@ -177,7 +182,7 @@ class RemoteMember:
                             "data": data.ravel().tolist()}]}  # fmt: skip
         if self._output.name:
             body["outputs"] = [{"name": self._output.name}]
-        most = MOST_METADATA + MOST_PER_FIGURE * len(data) * (self.width or 1)
+        most = MOST_BYTES + MOST_PER_FIGURE * len(data) * (self.width or 1)
         content = self._asked("/infer", msgspec.json.encode(body), most, due - time.monotonic())
         return self._scores(content), 0.0
 
@@ -191,7 +196,7 @@ class RemoteMember:
         """Find out what the model takes and answers. Raises ``MemberFailure`` where that cannot be used, or is not what
         it was supposed to be.
         """
-        told = _decoded(self._asked("", None, MOST_METADATA, seconds), Metadata, "what the model is")
+        told = _decoded(self._asked("", None, MOST_BYTES, seconds), Metadata, "what the model is")
         given = _chosen(told.inputs, self._endpoint.input, "input")
         gives = _chosen(told.outputs, self._endpoint.output, "output")
         if given is None:
@@ -204,6 +209,8 @@ class RemoteMember:
                     f"must take any number of rows, (-1, …), not {tuple(given.shape)}; have the server batch them"
                 )
             shape = tuple(None if size < 0 else size for size in given.shape[1:])
+            if math.prod(size or 1 for size in shape) > MOST_FIGURES or len(shape) > MOST_AXES:
+                raise MemberFailure(f"takes rows of shape {_cut(str(shape))}, which are too large to be sent as JSON")
             if self.input_shape not in (None, shape):
                 raise MemberFailure(f"takes rows of shape {shape}, but its ensemble's have {self.input_shape}")
             self.input_shape = shape
@@ -239,8 +246,8 @@ class RemoteMember:
             values = np.array(output.data)
         except ValueError as problem:
             raise MemberFailure(f"answered with what is no tensor: {problem}") from None
-        if values.dtype.kind not in "fiu" or any(size < 0 for size in output.shape):
-            raise MemberFailure(f"answered with what are no numbers, in the shape {_cut(str(output.shape))}")
+        if values.dtype.kind not in "fiu" or len(output.shape) not in (1, 2) or min(output.shape) < 0:
+            raise MemberFailure(f"answered with what are no rows of numbers, in the shape {_cut(str(output.shape))}")
         if values.size != math.prod(output.shape):
             raise MemberFailure(f"answered with {values.size} figures in the shape {_cut(str(output.shape))}")
         one_each = self._task == "regression" and len(output.shape) == 1
@@ -258,6 +265,8 @@ class RemoteMember:
             raise MemberFailure(_cut(f"its address cannot be used: {problem}")) from None
         except (aiohttp.ClientError, OSError) as problem:
             raise Unavailable(_cut(f"{type(problem).__name__}: {problem}")) from None
+        except ValueError as problem:  # of an address, or an answer's head, that nobody foresaw
+            raise MemberFailure(_cut(f"cannot be asked: {problem}")) from None
         if status == 200:
             return content
         kind = Unavailable if status >= 500 or status in BUSY else MemberFailure
@@ -308,10 +317,10 @@ def _headers(endpoint: Endpoint) -> dict[str, str]:
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
     if endpoint.token is not None:
         token = os.environ.get(endpoint.token, "").strip()
-        if not token:
+        if not token or not token.isascii() or not token.isprintable():
             raise BandmasterError(
                 f"{endpoint.address}: the environment variable {endpoint.token}, which is to hold the token, is not "
-                "set; set it, or leave token: out"
+                "set, or holds none; set it, or leave token: out"
             )
         headers["authorization"] = f"Bearer {token}"
     return headers

@@ -94,7 +94,8 @@ class Others:
 
     def close(self) -> None:
         """Close the connections."""
-        LOOP.run(self._closed(), CLOSED_IN_S)
+        if self._proxies:
+            LOOP.run(self._closed(), CLOSED_IN_S)
 
     async def _closed(self) -> None:
         for proxy in self._proxies:
