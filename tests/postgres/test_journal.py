@@ -189,6 +189,16 @@ def test_the_newest_snapshot_reaches_the_workers_of_every_replica(replicas):
         reader.close()
 
 
+def test_the_leader_is_told_what_another_was_asked_to_forget(replicas):
+    (first, second), _ = replicas
+    decision = record(second, 1)
+    assert first.forgotten() == []
+    assert second.forget(decision.id)
+    assert first.forgotten() == [decision.id]
+    assert first.forgotten() == []
+    assert first.find(decision.id) is None
+
+
 def test_while_the_database_is_away_it_says_so_and_goes_on_when_it_returns(tmp_path):
     with postgres(tmp_path / "server") as server:
         journal = opened(server.database("journal"), tmp_path)

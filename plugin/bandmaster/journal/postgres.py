@@ -23,7 +23,6 @@ from bandmaster.core import BandmasterError, Outcome, Settlement
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.reading import Reading
 from bandmaster.journal.relay import BATCH
-from bandmaster.journal.rules import SNAPSHOTS_KEPT
 from bandmaster.journal.schema import open_database
 from bandmaster.journal.spool import spool_folder
 from bandmaster.journal.sql import Complete, SqlJournal, Stored
@@ -76,7 +75,9 @@ CREATE TABLE IF NOT EXISTS bandmaster.tally (name TEXT PRIMARY KEY, n BIGINT NOT
 CREATE TABLE IF NOT EXISTS bandmaster.owner (
     one INTEGER PRIMARY KEY CHECK (one = 1), epoch BIGINT NOT NULL, holder TEXT NOT NULL, until TIMESTAMPTZ NOT NULL
 );
-CREATE TABLE IF NOT EXISTS bandmaster.forgotten (id TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL);
+CREATE TABLE IF NOT EXISTS bandmaster.forgotten (
+    id TEXT PRIMARY KEY, at DOUBLE PRECISION NOT NULL, n BIGINT GENERATED ALWAYS AS IDENTITY
+);
 CREATE TABLE IF NOT EXISTS bandmaster.edits (version BIGINT PRIMARY KEY, edit BYTEA NOT NULL);
 CREATE TABLE IF NOT EXISTS bandmaster.pin (one INTEGER PRIMARY KEY CHECK (one = 1), n BIGINT NOT NULL, why TEXT);
 CREATE TABLE IF NOT EXISTS bandmaster.completed (
@@ -106,6 +107,7 @@ class PostgresJournal(SqlJournal):
         self.path, self.name, self._url = path, shown(url), url
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._epoch: int | None = None
+        self._forgotten = 0
         self._renewed, self._lost, self._looked = -math.inf, -math.inf, -math.inf
         self._why = ""
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
@@ -176,6 +178,14 @@ class PostgresJournal(SqlJournal):
         self._looked = now
         return True
 
+    def forgotten(self) -> Sequence[str]:
+        """As ``SqlJournal``; of whoever leads now, all that was ever to be forgotten, so that no snapshot brings it
+        back.
+        """
+        found = self._all("SELECT n, id FROM forgotten WHERE n > ? ORDER BY n", self._forgotten)
+        self._forgotten = found[-1][0] if found else self._forgotten
+        return [id_ for _, id_ in found]
+
     def _tell_completed(self) -> None:
         while self._epoch is not None and self._take_completed() == BATCH:
             pass
@@ -201,7 +211,7 @@ class PostgresJournal(SqlJournal):
         for version, sealed in rows:
             with self._copies:  # nothing is lost with a copy
                 self._copies.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (version, sealed))
-                self._copies.execute("DELETE FROM snapshots WHERE version <= ?", (version - SNAPSHOTS_KEPT,))
+                self._copies.execute("DELETE FROM snapshots WHERE version < ?", (version,))
             self._copied = version
 
     # The connection.

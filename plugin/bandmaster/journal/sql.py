@@ -301,6 +301,10 @@ class SqlJournal(ABC):
             self._removed()
         return bool(stored or told)
 
+    def forgotten(self) -> Sequence[str]:
+        """What others were asked to forget since this was asked last."""
+        return ()
+
     def keep_snapshots(self, count: int) -> None:
         """Remove all but the newest so many."""
         with self._transaction(owning=True):

@@ -136,11 +136,15 @@ class LearningLoop:
 
     def keep_up(self, found: tuple[Config, build.Hosted]) -> None:
         """Learn under another configuration from now on: with what has been learned where that fits it, and else with
-        the newest of what the journal holds.
+        the newest of what the journal holds. Who follows takes what the one that leads makes of it.
         """
         learned = self._learner.dump()
         self._config, self._ensemble = found[0], found[1].ensemble
         self._learner, self._spare = self._learners()
+        if not self._leads:
+            self.live.accept(*found)
+            self._version = 0
+            return
         try:
             self._learner.load(learned)
         except BandmasterError as problem:
@@ -296,14 +300,19 @@ class LearningLoop:
         anything. ``decided_at`` (Unix s) is what its id tells, where we signed that.
         """
         there = self._journal.forget(decision_id, decided_at)
+        if self._leads:  # else the one that does is told
+            self._unlearn(decision_id)
+        self._journal.scrub()
+        return there
+
+    def _unlearn(self, decision_id: str) -> None:
+        """Keep no single probe of it in what is published, nor in what was."""
         if self._learner.manager.forget(decision_id):
             self._spare.load(self._good)  # nor is it to come back with what was good before
             self._spare.manager.forget(decision_id)
             self._good = self._spare.dump()
             self._publish(time.time())
             self._journal.keep_snapshots(1)
-        self._journal.scrub()
-        return there
 
     def tick(self) -> None:
         """Take in what the workers recorded, learn what is due, publish what was learned."""
@@ -318,6 +327,8 @@ class LearningLoop:
             _log.info("this replica learns from now on")
             self._begin_to_lead()
         self._journal.due(now)
+        for decision_id in self._journal.forgotten():
+            self._unlearn(decision_id)
         with self._journal.rewards_together():
             self._catch_up()
         if self._learner.guard is not None:
