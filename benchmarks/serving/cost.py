@@ -20,10 +20,10 @@ from benchmarks.serving.servers import UNTRACED, Server, project, served
 
 THEIRS, OURS = "theirs", "ours"
 CALLERS = (1, 16)
-SAME = 1000
+SAME = 500
 """Requests, the same ones for both, that are asked at last to see how many are answered right."""
 
-WARM_UP_S = 6.0
+WARM_UP_S = 5.0
 """Before the first turn, with labels: what is orchestrated has learned whom to ask by then."""
 
 
