@@ -200,10 +200,23 @@ class _Served:
 
 
 @contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable of the environment, which is as it was afterwards."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextmanager
 def _served(log: RecordedLog) -> Iterator[_Served]:
     """The same calls as a worker's, on a spool of its own and metrics as several processes keep them."""
-    with tempfile.TemporaryDirectory(prefix="bandmaster-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # is looked for as the metrics are imported
+    with tempfile.TemporaryDirectory(prefix="bandmaster-") as folder, _environment("PROMETHEUS_MULTIPROC_DIR", folder):
+        # That is looked for as the metrics are imported.
         from bandmaster.serving import telemetry, tracing
 
         spool = Spool(Path(folder) / "spools", "1")

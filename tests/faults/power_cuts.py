@@ -29,6 +29,7 @@ from bandmaster.journal.opening import open_journal
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import Worker
+from tests.end_to_end.servers import environment
 from tests.faults.command import parser
 from tests.serving.tiny import LABELS, ROWS, made_of, project
 
@@ -93,7 +94,10 @@ def cut(folder: Path, durability: str, after_s: float, held: Held) -> None:
         project(disk, durability=durability, probes={"share": 0})
         subprocess.run(["sync", "-f", str(disk)], check=True)
         command = [sys.executable, "-m", "tests.faults.power_cuts", "--serve", str(disk)]
-        with said.open("w") as output, subprocess.Popen(command, cwd=ROOT, stdout=output) as service:
+        with (
+            said.open("w") as output,
+            subprocess.Popen(command, cwd=ROOT, env=environment(folder / "home"), stdout=output) as service,
+        ):
             while not said.stat().st_size:
                 time.sleep(0.01)
                 assert service.poll() is None, "the service died before it began"

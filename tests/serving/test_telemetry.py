@@ -13,6 +13,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from simple_di import sentinel
 
 from bandmaster.serving.front import DECISION_HEADER
 from bandmaster.serving.telemetry import LEARNER, WORKER
@@ -79,13 +80,13 @@ def spans_kept() -> Iterator[InMemorySpanExporter]:
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
-    BentoMLContainer.tracing_excluded_urls.reset()  # of a service before
+    BentoMLContainer.tracing_excluded_urls._cache = sentinel  # what a service before was told, in this process
     BentoMLContainer.tracer_provider.set(provider)
     try:
         yield kept
     finally:
         BentoMLContainer.tracer_provider.reset()
-        BentoMLContainer.tracing_excluded_urls.reset()
+        BentoMLContainer.tracing_excluded_urls._cache = sentinel
 
 
 def test_bentoml_makes_no_spans_unless_something_is_said_of_tracing(

@@ -35,6 +35,9 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the pages'
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MEMBERS = ("linear", "forest", "tree")
+FIRST = ("README.md", "docs/tutorial.md")
+"""The pages that are run with what the core promises; the others take minutes, and are run with the extras."""
+
 MOST_NOT_RUN = 6
 PORT = re.compile(r"(?<=127\.0\.0\.1:)3000|(?<=localhost:)3000")
 
@@ -222,8 +225,8 @@ def folder(tmp_path: Path, lived_in: Path, request: pytest.FixtureRequest) -> It
 
 def pages() -> Iterator[Any]:
     for page in PAGES:
-        extra = "import gymnasium" in page.read_text()
         name = page.relative_to(ROOT).as_posix()
+        extra = name not in FIRST
         if snippets(page):
             yield pytest.param(page, id=name, marks=pytest.mark.extras if extra else ())
 

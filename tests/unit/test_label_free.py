@@ -101,7 +101,7 @@ def test_where_no_other_member_answered_there_is_no_reward():
 
 def test_the_examples_of_the_document_are_accepted_as_they_stand(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
-    (module,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    (module,) = re.findall(r"```python title=\"my_metrics.py\"\n(.*?)```", text, re.S)
     (tmp_path / "my_metrics.py").write_text(module)
     for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
         whole = yaml.safe_load(block) | {"members": {"a": {}, "b": {}, "c": {}}}
