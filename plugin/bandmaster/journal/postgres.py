@@ -209,9 +209,9 @@ class PostgresJournal(SqlJournal):
             "SELECT version, sealed FROM snapshots WHERE version > ? ORDER BY version DESC LIMIT 1", self._copied
         )
         for version, sealed in rows:
-            with self._copies:  # nothing is lost with a copy
-                self._copies.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (version, sealed))
-                self._copies.execute("DELETE FROM snapshots WHERE version < ?", (version,))
+            # The new one first: whoever looks in between finds both.
+            self._copies.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", (version, sealed))
+            self._copies.execute("DELETE FROM snapshots WHERE version < ?", (version,))
             self._copied = version
 
     # The connection.

@@ -326,10 +326,11 @@ class LearningLoop:
         if not self._leads:
             _log.info("this replica learns from now on")
             self._begin_to_lead()
-        self._journal.due(now)
+        due = self._journal.due(now)
         for decision_id in self._journal.forgotten():
             self._unlearn(decision_id)
         with self._journal.rewards_together():
+            self._learn_all(due)
             self._catch_up()
         if self._learner.guard is not None:
             self._watch(self._learner.guard, now)
