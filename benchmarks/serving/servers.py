@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import psutil
 import yaml
 
 from bandmaster.core import BandmasterError
+from bandmaster.demo import free_port
 
 READY_S, STOP_S = 180.0, 30.0
 
@@ -96,9 +96,7 @@ def served(
     """
     home = folder / name
     home.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BENTOML_", "BANDMASTER_", "PROMETHEUS_"))}
     env = kept | {
         "BENTOML_HOME": str(home),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def _environment(demo: Demo) -> dict[str, str]:
 def serving(demo: Demo) -> Iterator[str]:
     """A real ``bentoml serve`` of ``bento/`` on a free port of this machine; gives its address."""
     shutil.rmtree(demo.journal.parent, ignore_errors=True)
-    address = f"http://127.0.0.1:{_free_port()}"
+    address = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1", "--port", address.split(":")[-1]]
     log_path = demo.out / "serve.log"
     with log_path.open("w") as log:
@@ -165,10 +166,15 @@ def serving(demo: Demo) -> Iterator[str]:
             _stop(server)
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+def free_port() -> int:
+    """A port of loopback that nobody listens on.
+
+    It is none of those that systems lend to clients: one of these could be gone before a server opens it.
+    """
+    for port in secrets.SystemRandom().sample(range(15_000, 32_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise BandmasterError("no port of 127.0.0.1 is free: of 100 between 15000 and 32000 every one is taken")
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], address: str, log: Path) -> None:

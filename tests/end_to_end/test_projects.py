@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from skl2onnx import to_onnx
 from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 
+from bandmaster.demo import free_port
 from models.members import MEMBERS
 from tests.end_to_end.servers import bentoml, environment, eventually, served
 
@@ -56,9 +56,7 @@ def test_example_2_makes_its_own_rows_and_replies(example: Path) -> None:
 
 @pytest.mark.parametrize("example", ["03_remote_members"], indirect=True)
 def test_example_3_asks_a_model_server_and_answers_without_it(example: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     bentofile = example / "bentofile.yaml"
     assert bentofile.read_text().count(":8080") == 2
     bentofile.write_text(bentofile.read_text().replace(":8080", f":{port}"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from bandmaster.core import BandmasterError
+from bandmaster.demo import free_port
 from bandmaster.members.remote import Endpoint, RemoteMember
 from bandmaster.testing import check_member
 from tests.end_to_end.servers import environment, eventually, served, stop
@@ -47,12 +47,7 @@ TELLS = {
 def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Its address and its process. Of the model ``bayes`` it tells what that takes, of ``linear`` nothing."""
     folder = tmp_path_factory.mktemp("mlserver")
-    ports = []
-    for _ in range(3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-    settings = {"host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2]}
+    settings = {"host": "127.0.0.1", **{f"{of}_port": free_port() for of in ("http", "grpc", "metrics")}}
     (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0}))
     for name, tells in {"bayes": TELLS, "linear": {}}.items():
         (folder / name).mkdir()
@@ -62,7 +57,7 @@ def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     subprocess.run([MLSERVER / "python", "-c", TRAIN], cwd=folder, check=True)
     log = (folder / "log").open("wb")
     process = subprocess.Popen([MLSERVER / "mlserver", "start", "."], cwd=folder, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{ports[0]}"
+    url = f"http://127.0.0.1:{settings['http_port']}"
 
     def ready() -> bool:
         assert process.poll() is None, (folder / "log").read_text()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from bandmaster.demo import free_port
 from bandmaster.serving.telemetry import LEARNER, WORKER
 from tests.browser.test_dashboard import Traffic
 from tests.end_to_end.servers import environment, eventually, served, stop
@@ -77,8 +77,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
     assert path is not None, "install Debian's prometheus: `make debian` does"
     folder = tmp_path_factory.mktemp("monitored")
     project(folder, seed=1, guard={"mode": "live", "baseline": "all"}, probes={"share": 0.3, "adapt": False})
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with served(".", folder=folder, env=environment(folder / "home")) as server:
         traffic = Traffic(server.url)
         traffic.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+
+from bandmaster.demo import free_port
 
 DEADLINE_S = 30.0
 
@@ -24,9 +25,7 @@ class Postgres:
         self._data, self._log = folder / "data", folder / "postgres.log"
         self._bin = _programs()
         self._as = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it will not run as root
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         if self._as:
             for above in (folder, *folder.parents):

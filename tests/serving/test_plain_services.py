@@ -58,7 +58,6 @@ _numbers = itertools.count()
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Orchestrates a service given as text and starts it in this process, as ``--development`` would."""
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # without it, /metrics would hang
     for scope in Scope:
         monkeypatch.setenv(scope.variable, "open-sesame-please")
     running: list[TestClient] = []

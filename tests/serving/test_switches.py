@@ -25,7 +25,6 @@ BODY = {"input_series": [ROWS[0].tolist()]}
 
 @contextmanager
 def serving(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Iterator[TestClient]:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))  # without it, /metrics would hang
     for scope in Scope:
         monkeypatch.setenv(scope.variable, "open-sesame-please")
     orchestrated = made(folder, IRIS, **changes)

@@ -27,7 +27,8 @@ from markdown_it import MarkdownIt
 from bandmaster import build, config
 from bandmaster.config import KEYS
 from bandmaster.config.simulation import load_simulation
-from tests.end_to_end.servers import environment, free_port, served, stop
+from bandmaster.demo import free_port
+from tests.end_to_end.servers import environment, served, stop
 from tests.serving.tiny import LABELS, ROWS, project
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the pages' commands are for curl: install it")
