@@ -21,16 +21,16 @@ DENSE = 128
 
 
 def bent_odds(expected: FloatArray, usual: FloatArray) -> FloatArray | None:
-    """By what factors (their logarithms) being right, and being wrong, is likelier here than usual: (2, M).
+    """By what factors (their logarithms) being right, and being wrong, is likelier here than usual: (…, 2, M).
 
-    ``expected`` and ``usual`` (M,) are how often members are right here and of late; ``None`` where they are empty.
+    ``expected`` and ``usual`` (…, M) are how often members are right here and of late; ``None`` where they are empty.
     """
-    if not len(expected):
+    if not expected.shape[-1]:
         return None
     here, ever = (np.minimum(np.maximum(right, 0.02), 0.98) for right in (expected, usual))
-    odds = np.empty((2, *here.shape))
-    np.divide(here, ever, out=odds[0])
-    np.divide(1.0 - here, 1.0 - ever, out=odds[1])
+    odds = np.empty((*here.shape[:-1], 2, here.shape[-1]))
+    np.divide(here, ever, out=odds[..., 0, :])
+    np.divide(1.0 - here, 1.0 - ever, out=odds[..., 1, :])
     return np.log(odds, out=odds)
 
 

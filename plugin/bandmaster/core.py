@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -167,7 +167,8 @@ class State:
     the request is judged by. ``fits`` says which plans of the policy's catalogue may be chosen, at least one of them,
     as they keep within the limits and need nobody who is out of service; it is empty where all may. ``out`` (M,) says
     who is that, and is empty where nobody is. ``expected`` (M,) is how often each member is right on requests with such
-    features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that.
+    features, ``usual`` (M,) how often on those of late; both are empty where nothing is known of that, and (n, M) where
+    several requests are answered together, as rows of one.
 
     So many ``requests`` had been answered before, as far as the learner knew. ``newest`` is the class of the last row
     of the latest of them whose label had come, ``NO_ANSWER`` where none had; that one came ``since`` requests ago, and
@@ -196,6 +197,12 @@ class State:
     def prior(self) -> FloatArray:
         """How likely the request is of each class before any member was asked, (C,)."""
         return class_prior(self.label_mix, self.repeats, self.newest)
+
+    def of(self, rows: IntArray) -> State:
+        """The state for some ``rows`` of a request: itself, but where ``expected`` differs from row to row."""
+        if self.expected.ndim == 1:
+            return self
+        return replace(self, expected=self.expected[rows], usual=self.usual[rows])
 
     def within(self, values: FloatArray) -> FloatArray:
         """What the policy's plans are worth, (P,), and −∞ for those that break a limit."""

@@ -52,7 +52,7 @@ BUSY_AT = THREADS // 2
 stay free for replies, and probes that take longer than the requests come cannot pile up."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Serving:
     """What answers under one configuration. Requests that are ``under_way`` keep it when another comes into force."""
 
@@ -93,7 +93,8 @@ class Worker:
         self._serving = self._made(made.config, made.hosted, None)
         self._leaving: list[_Serving] = []
         self._seldom = Seldom(_log)
-        self._answering = 0
+        self._answering = 0  # in threads
+        self._turn: list[tuple[_Serving, Decision, Request, asyncio.Future[tuple[Decision, Answer]]]] = []
         self._after: set[asyncio.Future[Any]] = set()  # what was begun after a reply: probes, trials
         self._event_loop = asyncio.get_running_loop()
 
@@ -139,15 +140,13 @@ class Worker:
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(request), self._event_loop))
         busy, by = self._answering + len(self._after) >= BUSY_AT, self._serving
         decision = by.orchestrator.decide(request, busy=busy)
-        self._answering += 1
         by.under_way += 1
         try:
             decision, answer = await self._run(by, decision, request)
-        except BaseException:  # it failed, or was cancelled, perhaps before a thread took it up
+        except BaseException:  # it failed, or was cancelled, perhaps before it was taken up
             by.orchestrator.abandon(decision)
             raise
         finally:
-            self._answering -= 1
             by.under_way -= 1
         telemetry.answered(decision, answer)
         traced(decision, answer, by.orchestrator.ensemble)
@@ -161,8 +160,34 @@ class Worker:
     async def _run(self, by: _Serving, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         plan = parse_plan(decision.plan, by.orchestrator.ensemble)
         if (by.slow | by.faults.breaker.wary).isdisjoint(plan.members):
-            return by.orchestrator.run(decision, request)
-        return await self._in_thread(by.orchestrator.run, decision, request, by.orchestrator.due(request))
+            return await self._together(by, decision, request)
+        self._answering += 1
+        try:
+            return await self._in_thread(by.orchestrator.run, decision, request, by.orchestrator.due(request))
+        finally:
+            self._answering -= 1
+
+    def _together(self, by: _Serving, decision: Decision, request: Request) -> asyncio.Future[tuple[Decision, Answer]]:
+        """Have it answered on this loop, at once, along with the others that have come in its present turn."""
+        told = self._event_loop.create_future()
+        if not self._turn:
+            self._event_loop.call_soon(self._take_turn)
+        self._turn.append((by, decision, request, told))
+        return told
+
+    def _take_turn(self) -> None:
+        waiting, self._turn = self._turn, []
+        left = [each for each in waiting if not each[3].done()]  # nobody has gone away meanwhile
+        for by in dict.fromkeys(each[0] for each in left):
+            those = [each for each in left if each[0] is by]
+            try:
+                answers = by.orchestrator.run_each([(decision, request) for _, decision, request, _ in those])
+            except Exception as problem:
+                for each in those:
+                    each[3].set_exception(problem)
+            else:
+                for each, answer in zip(those, answers, strict=True):
+                    each[3].set_result(answer)
 
     def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
