@@ -33,13 +33,13 @@ class Competence:
         self._slope = Slope(window=self.MEMORY)
 
     def expected(self, features: FloatArray) -> FloatArray:
-        """How often each member is right on such a request, (M,) in [0, 1]."""
+        """How often each member is right on requests with such ``features`` (…, d), (…, M) in [0, 1]."""
         bent = self._fourier(self._standard(features))
         usual = self.usual
         return np.asarray(usual + self._slope.value * (self._foretold(bent) - usual))
 
     def _foretold(self, bent: FloatArray) -> FloatArray:
-        """What the regression makes of it, (M,) in [0, 1]; bolder than what comes true."""
+        """What the regression makes of it, (…, M) in [0, 1]; bolder than what comes true."""
         return np.asarray(np.minimum(np.maximum(self._regression.predict(bent), 0.0), 1.0))
 
     @property

@@ -286,7 +286,7 @@ class Standardiser:
         self._scale()
 
     def __call__(self, features: FloatArray) -> FloatArray:
-        """Standardised features (d,); 0 for a feature that has never varied."""
+        """Standardised features (…, d); 0 for a feature that has never varied."""
         if not len(self._mean):
             return features
         z = (features - self._mean) / self._deviation
@@ -312,8 +312,13 @@ class Standardiser:
         return standard
 
 
+def of_each(matrix: FloatArray, x: FloatArray) -> FloatArray:
+    """``matrix`` (K, d) times each of the vectors ``x`` (…, d), (…, K): to the bit the same as for each alone."""
+    return np.asarray(np.matmul(matrix, x[..., None])[..., 0])
+
+
 class RandomFourierFeatures:
-    """Inputs (d,) and ``count`` random cosines of them, (d + count,): a linear model of these bends.
+    """Inputs (…, d) and ``count`` random cosines of them, (…, d + count): a linear model of these bends.
 
     Rahimi & Recht 2007, "Random features for large-scale kernel machines": they approximate a Gaussian kernel of width
     1/``SCALE``, here for standardised inputs. The directions are drawn once from a fixed seed, so they need no keeping.
@@ -328,7 +333,7 @@ class RandomFourierFeatures:
         self.size = count
 
     def __call__(self, x: FloatArray) -> FloatArray:
-        return np.concatenate([x, np.sqrt(2.0) * np.cos(self._directions @ x + self._phases)])
+        return np.concatenate([x, np.sqrt(2.0) * np.cos(of_each(self._directions, x) + self._phases)], axis=-1)
 
 
 class ForgettingRegression:
@@ -356,8 +361,8 @@ class ForgettingRegression:
         self._covariance = np.repeat(self._unseen[None], len(prior), axis=0)
 
     def predict(self, x: FloatArray) -> FloatArray:
-        """Every target's expected value (K,) at inputs ``x`` (size,)."""
-        return np.asarray(self._prior + self._weights[:, 0] + self._weights[:, 1:] @ x)
+        """Every target's expected value (…, K) at inputs ``x`` (…, size)."""
+        return np.asarray(self._prior + self._weights[:, 0] + of_each(self._weights[:, 1:], x))
 
     def learn(self, x: FloatArray, values: FloatArray, weights: FloatArray | None = None) -> None:
         """Learn the targets' ``values`` (K,) at ``x``, each as ``weights`` (K,) observations (1); NaN where unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -28,12 +29,26 @@ def features_of(rows: Array, *, summarise: bool = False, allowed: tuple[int, ...
     Rows of at most ``MAX_COLUMNS`` are not summarised unless told to, as where their width may change. Of columns that
     are not ``allowed`` (``None``: all are) nothing is told: they are 0, so that the others keep their places.
     """
-    if allowed is not None:
-        flat = np.asarray(rows).reshape(len(rows), -1)
-        seen = [column for column in allowed if column < flat.shape[1]]
-        rows = np.zeros(flat.shape, dtype=np.float64)
-        rows[:, seen] = flat[:, seen]
-    return np.asarray(features_of_each(rows, summarise=summarise).mean(axis=0))
+    return np.asarray(features_of_each(_told(rows, allowed), summarise=summarise).mean(axis=0))
+
+
+def features_of_requests(
+    requests: Sequence[Array], *, summarise: bool = False, allowed: tuple[int, ...] | None = None
+) -> list[FloatArray]:
+    """``features_of`` each request's rows; at once, where all of them have one of the same shape."""
+    if len(requests) > 1 and {rows.shape for rows in requests} == {(1, *requests[0].shape[1:])}:
+        return list(features_of_each(_told(np.concatenate(requests), allowed), summarise=summarise))
+    return [features_of(rows, summarise=summarise, allowed=allowed) for rows in requests]
+
+
+def _told(rows: Array, allowed: tuple[int, ...] | None) -> Array:
+    if allowed is None:
+        return rows
+    flat = np.asarray(rows).reshape(len(rows), -1)
+    seen = [column for column in allowed if column < flat.shape[1]]
+    told = np.zeros(flat.shape, dtype=np.float64)
+    told[:, seen] = flat[:, seen]
+    return told
 
 
 def features_of_each(rows: Array, *, summarise: bool = False) -> FloatArray:

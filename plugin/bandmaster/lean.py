@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -51,11 +52,11 @@ class LeanState(StateManager):
     def __init__(self, ensemble: Ensemble, tracking: Tracking) -> None:
         super().__init__(ensemble, tracking)
         self._recent = RecentAccuracy(ensemble, tracking)
-        self._state = super().get_state(Request(np.zeros((0, 1)), np.zeros(0), 0.0))
+        (self._state,) = super().get_states([Request(np.zeros((0, 1)), np.zeros(0), 0.0)])
         self._evidence = Evidence(np.zeros((0, len(ensemble.names), 0)), np.zeros(0), 0.0)
 
-    def get_state(self, request: Request) -> State:
-        return replace(self._state, features=request.features, tags=request.tags, profile=request.profile)
+    def get_states(self, requests: Sequence[Request]) -> list[State]:
+        return [replace(self._state, features=r.features, tags=r.tags, profile=r.profile) for r in requests]
 
     def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
         """Nothing: no plan asks for any."""

@@ -144,6 +144,11 @@ class Limiter:
             if own is not None and others is not None and own.budget == others.budget:
                 setattr(self, name, others)
 
+    @property
+    def spends(self) -> bool:
+        """Whether there is a budget, so that each decision changes what the next may spend."""
+        return self._energy is not None or self._cost is not None
+
     def deadline_s(self, request: Request) -> float:
         """In how many seconds it is to be answered."""
         return min(self._deadline_s, math.inf if request.deadline_s is None else request.deadline_s)

@@ -99,14 +99,41 @@ class Orchestrator:
         """Choose a plan; takes microseconds and runs no member. A ``busy`` caller is spared probes; else whether there
         is one shows once the request is answered.
         """
-        state = self.state.get_state(request)
+        return self.decide_each([request], busy=busy)[0]
+
+    def decide_each(self, requests: Sequence[Request], *, busy: bool = False) -> list[Decision]:
+        """``decide`` for each of several requests that come at the same time."""
+        if self.limiter.spends and len(requests) > 1:
+            return [self.decide(request, busy=busy) for request in requests]
+        fitting = [self._fitted(*each) for each in zip(requests, self.state.get_states(requests), strict=True)]
+        offer, every, chosen = self.manager.choose([state for state, _ in fitting])
+        return [
+            self._decided(request, state, offer.names, p, index, over=over, busy=busy)
+            for request, (state, over), p, index in zip(requests, fitting, every, chosen, strict=True)
+        ]
+
+    def _fitted(self, request: Request, state: State) -> tuple[State, bool]:
+        """The state with who is out, and which plans keep within the limits; and whether none does."""
         if out := either(self._caller.out, self.manager.out):
             state = replace(state, out=out)
         fitting = self.limiter.fitting(self.manager.policy.catalogue, request, state)
-        if fitting is not None:
-            state = replace(state, fits=tuple(fitting.plans.tolist()))
-        offer, probabilities, chosen = self.manager.choose(state)
-        plans, exposure = offer.names, None
+        if fitting is None:
+            return state, False
+        return replace(state, fits=tuple(fitting.plans.tolist())), fitting.over
+
+    def _decided(
+        self,
+        request: Request,
+        state: State,
+        plans: tuple[str, ...],
+        probabilities: FloatArray,
+        chosen: int,
+        *,
+        over: bool,
+        busy: bool,
+    ) -> Decision:
+        """The decision for the plan that the policy has chosen, or for the guard's baseline in its place."""
+        exposure = None
         if self._admission is not None:
             rows, lot = len(request.rows), self.manager.lot()
             found = self._admission.admit(plans, probabilities, chosen, state.profile, rows, lot)
@@ -123,7 +150,7 @@ class Orchestrator:
             state=state,
             probe_p=probe_p,
             lot=self.manager.lot() if probe_p else 1.0,
-            over_limits=fitting is not None and fitting.over,
+            over_limits=over,
             exposure=exposure,
         )
         self.limiter.expect(decision, request)

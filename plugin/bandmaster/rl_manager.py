@@ -4,6 +4,8 @@ ensemble, with its shadows. Nothing else chooses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bandmaster.conductor import Conductor
@@ -81,21 +83,28 @@ class RLManager:
         """Whether anybody learns from probes."""
         return self.policy.probes or self.compares
 
-    def choose(self, state: State) -> tuple[Offer, FloatArray, int]:
-        """The plans on offer, the distribution over them and the index sampled from it."""
-        p = self.distribution(state)
-        return self.policy.catalogue, p, sample(p, self._rng)
+    def choose(self, states: Sequence[State]) -> tuple[Offer, list[FloatArray], list[int]]:
+        """The plans on offer, and for each of the states the distribution over them and the index sampled from it."""
+        every = self.distributions(states)
+        return self.policy.catalogue, every, [sample(p, self._rng) for p in every]
 
     def distribution(self, state: State) -> FloatArray:
         """The probabilities of the plans on offer, (P,); 0 for those that may not be chosen, whatever the policy says.
 
         A pure function of what was learned and the state, so that any decision's can be computed again from its record.
         """
+        return self._checked(self.policy.probabilities(state), state)
+
+    def distributions(self, states: Sequence[State]) -> list[FloatArray]:
+        """``distribution`` in each of several states: at once, where the policy can, which takes it little longer."""
+        at_once = getattr(self.policy, "probabilities_each", None) if len(states) > 1 else None
+        every = map(self.policy.probabilities, states) if at_once is None else at_once(states)
+        return [self._checked(p, state) for p, state in zip(every, states, strict=True)]
+
+    def _checked(self, p: FloatArray, state: State) -> FloatArray:
         size = len(self.policy.catalogue)
-        p = checked_distribution(self.policy.probabilities(state), size, self.policy.name)
-        if state.fits:
-            p = checked_distribution(masked(p, np.array(state.fits)), size, self.policy.name)
-        return p
+        p = checked_distribution(p, size, self.policy.name)
+        return checked_distribution(masked(p, np.array(state.fits)), size, self.policy.name) if state.fits else p
 
     def lot(self) -> float:
         """A number in [0, 1), for what happens with a probability that is known later: a probe."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,24 +129,33 @@ class StateManager:
 
     def get_state(self, request: Request) -> State:
         """What is known as ``request`` arrives. Reads only."""
-        expected, usual = self._competences(request.features)
-        return State(
-            version=self.version,
-            expected=expected,
-            usual=usual,
-            features=request.features,
-            tags=request.tags,
-            members=self._members,
-            label_mix=self.label_mix,
-            reward=self.recent_reward,
-            probe_share=self._probes.value,
-            doubt=self._probes.usual_doubt,
-            profile=request.profile,
-            requests=self._repetition.requests,
-            newest=self._repetition.newest,
-            since=self._repetition.since,
-            repeats=self._repetition.share,
-        )
+        return self.get_states([request])[0]
+
+    def get_states(self, requests: Sequence[Request]) -> list[State]:
+        """What is known as each of them arrives, all at the same time."""
+        label_mix, reward = self.label_mix, self.recent_reward
+        share, doubt, repetition = self._probes.value, self._probes.usual_doubt, self._repetition
+        since, repeats = repetition.since, repetition.share
+        return [
+            State(
+                version=self.version,
+                expected=expected,
+                usual=usual,
+                features=request.features,
+                tags=request.tags,
+                members=self._members,
+                label_mix=label_mix,
+                reward=reward,
+                probe_share=share,
+                doubt=doubt,
+                profile=request.profile,
+                requests=repetition.requests,
+                newest=repetition.newest,
+                since=since,
+                repeats=repeats,
+            )
+            for request, (expected, usual) in zip(requests, self._competences(requests), strict=True)
+        ]
 
     def statistics(self) -> MemberStatistics:
         return self._members
@@ -169,11 +180,17 @@ class StateManager:
         """The windowed mean reward, in [0, 1]."""
         return float(self._reward.value[0])
 
-    def _competences(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """How often each member is right on such requests, and on those of late, (M,) each; empty where unknown."""
-        if self._competence is None or self._competence.features != len(features):
-            return np.zeros(0), np.zeros(0)
-        return self._competence.expected(features), self._competence.usual
+    def _competences(self, requests: Sequence[Request]) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """How often each member is right on each such request, and on those of late, (M,) each; empty where unknown."""
+        known, nothing = self._competence, np.zeros(0)
+        if known is None:
+            return itertools.repeat((nothing, nothing), len(requests))
+        fitting = [request.features for request in requests if len(request.features) == known.features]
+        found, usual = iter(known.expected(np.array(fitting)) if fitting else ()), known.usual
+        return (
+            (next(found), usual) if len(request.features) == known.features else (nothing, nothing)
+            for request in requests
+        )
 
     def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
         """What was said of a request that found ``state`` speaks for, under the mix of classes then, or ``now``."""

@@ -49,7 +49,7 @@ def test_the_manager_draws_from_what_it_gives():
     log = sample_log(5)
     manager = RLManager(RandomPolicy(sample_catalogue(log)), np.random.default_rng(0))
     state = StateManager(log.ensemble).get_state(log.request(0))
-    chosen = [manager.choose(state)[2] for _ in range(5000)]
+    chosen = [manager.choose([state])[2][0] for _ in range(5000)]
     drawn = np.bincount(chosen, minlength=len(sample_catalogue(log)))
     assert chisquare(drawn).pvalue > 1e-6  # false alarm: one in a million
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
@@ -107,18 +109,31 @@ class BanditPolicy:
     def probabilities(self, state: State) -> FloatArray:
         return spread(state.within(self.values(state)), self._explore, self._learned)
 
+    def probabilities_each(self, states: Sequence[State]) -> FloatArray:
+        """``probabilities`` in each of several states, (n, P)."""
+        if len({(len(state.features), len(state.expected)) for state in states}) > 1:
+            return np.stack([self.probabilities(state) for state in states])
+        values = self._values_each(states)
+        within = [state.within(own) for state, own in zip(states, values, strict=True)]
+        return spread(np.stack(within), self._explore, self._learned)
+
     def values(self, state: State) -> FloatArray:
         """Every plan's expected reward (P,): its score, as VW corrects it where that may matter."""
-        if self._scores is None or self._scores.standard.size != len(state.features):
-            return self._prior
-        foreseen = self._scores.foresee(state)
+        return np.asarray(self._values_each([state])[0])
+
+    def _values_each(self, states: Sequence[State]) -> FloatArray:
+        """The same of several requests that tell of as much, (n, P)."""
+        if self._scores is None or self._scores.standard.size != len(states[0].features):
+            return np.repeat(self._prior[None], len(states), axis=0)
+        foreseen = self._scores.foresee_each(states)
         scores = self._scores.rewards(foreseen)
-        if not self._corrects(state):
-            return scores
-        # Of tags only VW knows anything: what the scores think little of may be the best for one.
-        best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
-        shared = shared_line(foreseen.z, state.tags)
-        scores[best] -= self._vw.predict([shared, *(self._plan_lines[k] for k in best.tolist())])
+        order = np.argsort(-scores, axis=1, kind="stable")
+        for state, own, ordered, z in zip(states, scores, order, foreseen.z, strict=True):
+            if self._corrects(state):
+                # Of tags only VW knows anything: what the scores think little of may be the best for one.
+                best = ordered[: None if state.tags else self.CORRECTED]
+                shared = shared_line(z, state.tags)
+                own[best] -= self._vw.predict([shared, *(self._plan_lines[k] for k in best.tolist())])
         return scores
 
     def _corrects(self, state: State) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -10,14 +11,14 @@ import numpy as np
 from bandmaster.competence import CHANCE
 from bandmaster.contract import Contract
 from bandmaster.core import BoolArray, FloatArray, IntArray, State
-from bandmaster.estimators import ForgettingRegression, Slope, Standardiser
+from bandmaster.estimators import ForgettingRegression, Slope, Standardiser, of_each
 from bandmaster.plans import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """Of one request: its standardised features ``z`` (d,), what each plan is ``expected`` to earn by what is known of
-    its members, and what it is regressed to earn ``beyond`` that, both (P,).
+    """Of a request, or of each of several: its standardised features ``z`` (…, d), what each plan is ``expected`` to
+    earn by what is known of its members, and what it is regressed to earn ``beyond`` that, both (…, P).
     """
 
     z: FloatArray
@@ -64,12 +65,22 @@ class PlanScores:
 
     def foresee(self, state: State) -> Foreseen:
         """What is known of a request before it is answered; good until the next ``learn`` or ``offer``."""
-        z = self.standard(state.features)
-        return Foreseen(z, self._expected(state), self._plans.predict(z))
+        return self._foresee(state.features, state.prior, state.expected, state.usual)
+
+    def foresee_each(self, states: Sequence[State]) -> Foreseen:
+        """The same of several requests at once, all of which tell of as much."""
+        features, prior = np.array([s.features for s in states]), np.array([s.prior for s in states])
+        return self._foresee(
+            features, prior, np.array([s.expected for s in states]), np.array([s.usual for s in states])
+        )
+
+    def _foresee(self, features: FloatArray, prior: FloatArray, expected: FloatArray, usual: FloatArray) -> Foreseen:
+        z = self.standard(features)
+        return Foreseen(z, self._expected(prior, expected, usual), self._plans.predict(z))
 
     def rewards(self, foreseen: Foreseen) -> FloatArray:
-        """Expected rewards (P,) of the request that was foreseen."""
-        mean = foreseen.beyond.mean()
+        """Expected rewards (…, P) of what was foreseen."""
+        mean = foreseen.beyond.mean(axis=-1, keepdims=True)
         # That plans differ is believed as far as it comes true.
         expected = foreseen.expected + (mean + self._slope.value * (foreseen.beyond - mean))
         if self._regression:
@@ -87,12 +98,12 @@ class PlanScores:
             middle = foretold[seen].mean() if several else level
             self._slope.update(foretold[seen] - middle, came[seen] - level)
 
-    def _expected(self, state: State) -> FloatArray:
-        worth = np.asarray(self.worth @ state.prior)
-        if not len(state.expected):
+    def _expected(self, prior: FloatArray, expected: FloatArray, usual: FloatArray) -> FloatArray:
+        worth = of_each(self.worth, prior)
+        if not expected.shape[-1]:
             return worth
-        taken = np.where(self.valued, self._share @ state.usual, CHANCE * self._alpha)
-        return np.asarray(worth + self._share @ state.expected - taken)
+        taken = np.where(self.valued, of_each(self._share, usual), CHANCE * self._alpha)
+        return np.asarray(worth + of_each(self._share, expected) - taken)
 
     def learn(self, state: State, foreseen: Foreseen, rewards: FloatArray, observed_p: FloatArray) -> None:
         """Learn plans' rewards (P,), NaN where unknown, of a request that was ``foreseen`` since the last one."""

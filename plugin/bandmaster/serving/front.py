@@ -7,7 +7,7 @@ import gc
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, cast
@@ -31,7 +31,7 @@ from bandmaster.core import (
     FloatArray,
     Request,
 )
-from bandmaster.features import features_of
+from bandmaster.features import features_of_requests
 from bandmaster.serving.desk import Desk
 from bandmaster.serving.door import HEADERS, Door, Refusal, Scope
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S
@@ -49,6 +49,8 @@ PROFILE_HEADER = "x-orchestration-profile"
 DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
 """The most outcomes that one post may report: the learner takes them in one go, and others wait."""
+
+_NOTHING = np.zeros(0)
 
 CONTEXT = "bandmaster_context"
 """The parameter in which BentoML passes its context to a method that has none of its own for it."""
@@ -160,7 +162,8 @@ class Front:
                 self._in_process_learner = learner
                 await learner.start()
             self._learner = learner.to_async
-            self._worker = Worker(self._made, worker_number(), worker_count(), Others(service, self._made.config))
+            others = Others(service, self._made.config)
+            self._worker = Worker(self._made, worker_number(), worker_count(), others, self._features)
             self._following = asyncio.create_task(self._worker.follow())
             # What lives now lives for ever: keep the collector from walking it in the middle of a request.
             gc.collect()
@@ -197,7 +200,8 @@ class Front:
     ) -> Any:
         rows = self._to_rows(service, args, kwargs)
         asked = Asked() if context is None else asked_by(context.request.headers, self._config.contract)
-        request = Request(rows, self._features(rows), time.time(), profile=asked.profile, deadline_s=asked.deadline_s)
+        # What a policy may look at is found when the worker takes its turn.
+        request = Request(rows, _NOTHING, time.time(), profile=asked.profile, deadline_s=asked.deadline_s)
         decision, answer = await self.worker.answer(request)
         if decision.probed and self._config.contract.by_consensus:
             judged = asyncio.create_task(self._leave_to_consensus(decision.id, request.at))
@@ -224,9 +228,10 @@ class Front:
         except Refusal as refusal:
             _log.warning("a probe is not learned from: %s", refusal)
 
-    def _features(self, rows: Array) -> FloatArray:
+    def _features(self, requests: Sequence[Array]) -> list[FloatArray]:
         # A model that takes rows of any width gets a summary of them: the policy's features must keep theirs.
-        return features_of(rows, summarise=None in self._hosted.input_shape, allowed=self._config.features)
+        summarise = None in self._hosted.input_shape
+        return features_of_requests(requests, summarise=summarise, allowed=self._config.features)
 
     def _to_rows(self, service: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Array:
         try:

@@ -7,9 +7,9 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from bandmaster import build
 from bandmaster.breaker import Absence
 from bandmaster.calling import Caller, Faults
 from bandmaster.config import Config
-from bandmaster.core import Answer, BandmasterError, Decision, Member, MemberFailure, Request
+from bandmaster.core import Answer, Array, BandmasterError, Decision, FloatArray, Member, MemberFailure, Request
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.opening import open_spool
@@ -65,12 +65,30 @@ class _Serving:
     under_way: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A request with its decision, and its answer unless its members are slow."""
+
+    by: _Serving
+    request: Request
+    decision: Decision
+    answer: Answer | None
+
+
 class Worker:
     """Everything that one server process needs to answer. Made on, and belonging to, the server's event loop."""
 
-    def __init__(self, made: Made, worker: int, workers: int = 1, others: Others | None = None) -> None:
+    def __init__(
+        self,
+        made: Made,
+        worker: int,
+        workers: int = 1,
+        others: Others | None = None,
+        features: Callable[[Sequence[Array]], Sequence[FloatArray]] | None = None,
+    ) -> None:
         """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly. Members that are
-        services are among the ``others``.
+        services are among the ``others``. ``features`` says what a policy may know of requests' rows; without it they
+        come with their features.
         """
         config = made.config
         telemetry.begin(telemetry.WORKER)
@@ -93,8 +111,9 @@ class Worker:
         self._serving = self._made(made.config, made.hosted, None)
         self._leaving: list[_Serving] = []
         self._seldom = Seldom(_log)
+        self._features = features
+        self._turn: list[tuple[Request, asyncio.Future[_Begun]]] = []
         self._answering = 0  # in threads
-        self._turn: list[tuple[_Serving, Decision, Request, asyncio.Future[tuple[Decision, Answer]]]] = []
         self._after: set[asyncio.Future[Any]] = set()  # what was begun after a reply: probes, trials
         self._event_loop = asyncio.get_running_loop()
 
@@ -138,12 +157,13 @@ class Worker:
         if asyncio.get_running_loop() is not self._event_loop:
             # A service's own blocking method that calls this one has BentoML run another loop for it.
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.answer(request), self._event_loop))
-        busy, by = self._answering + len(self._after) >= BUSY_AT, self._serving
-        decision = by.orchestrator.decide(request, busy=busy)
-        by.under_way += 1
+        begun = await self._begun(request)
+        by, request, decision = begun.by, begun.request, begun.decision
         try:
-            decision, answer = await self._run(by, decision, request)
-        except BaseException:  # it failed, or was cancelled, perhaps before it was taken up
+            answer = begun.answer
+            if answer is None:
+                decision, answer = await self._run_in_thread(by, decision, request)
+        except BaseException:  # it failed, or was cancelled, perhaps before a thread took it up
             by.orchestrator.abandon(decision)
             raise
         finally:
@@ -157,37 +177,63 @@ class Worker:
             self._begin_after(by, by.orchestrator.trial, name, request)
         return decision, answer
 
-    async def _run(self, by: _Serving, decision: Decision, request: Request) -> tuple[Decision, Answer]:
-        plan = parse_plan(decision.plan, by.orchestrator.ensemble)
-        if (by.slow | by.faults.breaker.wary).isdisjoint(plan.members):
-            return await self._together(by, decision, request)
+    async def _begun(self, request: Request) -> _Begun:
+        """The decision about it, and where its members are fast the answer: along with those of all other requests that
+        have come in this turn of the loop, as NumPy and members take little longer for several than for one.
+        """
+        told: asyncio.Future[_Begun] = self._event_loop.create_future()
+        if not self._turn:
+            self._event_loop.call_soon(self._take_turn)
+        self._turn.append((request, told))
+        try:
+            return await told
+        except asyncio.CancelledError:
+            if told.done() and not told.cancelled() and told.exception() is None:  # it went away as it was told
+                told.result().by.orchestrator.abandon(told.result().decision)
+                told.result().by.under_way -= 1
+            raise
+
+    def _take_turn(self) -> None:
+        waiting, self._turn = self._turn, []
+        waiting = [(request, told) for request, told in waiting if not told.done()]  # who has not gone away
+        try:
+            turn = self._begin([request for request, _ in waiting])
+        except Exception as problem:
+            for _, told in waiting:
+                told.set_exception(problem)
+        else:
+            for (_, told), begun in zip(waiting, turn, strict=True):
+                told.set_result(begun)
+
+    def _begin(self, requests: list[Request]) -> list[_Begun]:
+        by, busy = self._serving, self._answering + len(self._after) >= BUSY_AT
+        if self._features is not None:
+            found = self._features([request.rows for request in requests])
+            requests = [replace(r, features=features) for r, features in zip(requests, found, strict=True)]
+        decisions = by.orchestrator.decide_each(requests, busy=busy)
+        by.under_way += len(requests)
+        asked = list(zip(decisions, requests, strict=True))
+        slow = by.slow | by.faults.breaker.wary
+        plans = [parse_plan(decision.plan, by.orchestrator.ensemble) for decision in decisions]
+        fast = [slow.isdisjoint(plan.members) for plan in plans]
+        try:
+            ran = iter(by.orchestrator.run_each([each for each, soon in zip(asked, fast, strict=True) if soon]))
+        except Exception:
+            by.under_way -= len(requests)
+            for decision in decisions:
+                by.orchestrator.abandon(decision)
+            raise
+        return [
+            _Begun(by, request, *next(ran)) if soon else _Begun(by, request, decision, None)
+            for (decision, request), soon in zip(asked, fast, strict=True)
+        ]
+
+    async def _run_in_thread(self, by: _Serving, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         self._answering += 1
         try:
             return await self._in_thread(by.orchestrator.run, decision, request, by.orchestrator.due(request))
         finally:
             self._answering -= 1
-
-    def _together(self, by: _Serving, decision: Decision, request: Request) -> asyncio.Future[tuple[Decision, Answer]]:
-        """Have it answered on this loop, at once, along with the others that have come in its present turn."""
-        told = self._event_loop.create_future()
-        if not self._turn:
-            self._event_loop.call_soon(self._take_turn)
-        self._turn.append((by, decision, request, told))
-        return told
-
-    def _take_turn(self) -> None:
-        waiting, self._turn = self._turn, []
-        left = [each for each in waiting if not each[3].done()]  # nobody has gone away meanwhile
-        for by in dict.fromkeys(each[0] for each in left):
-            those = [each for each in left if each[0] is by]
-            try:
-                answers = by.orchestrator.run_each([(decision, request) for _, decision, request, _ in those])
-            except Exception as problem:
-                for each in those:
-                    each[3].set_exception(problem)
-            else:
-                for each, answer in zip(those, answers, strict=True):
-                    each[3].set_result(answer)
 
     def _in_thread(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
