@@ -223,7 +223,7 @@ def _served(log: RecordedLog) -> Iterator[_Served]:
         yield _Served(
             {
                 "journal": spool.record,
-                "telemetry": telemetry.answered,
+                "telemetry": lambda d, a: telemetry.answered([(d, a)]),
                 "tracing": lambda d, a: tracing.traced(d, a, log.ensemble),
             }
         )
@@ -234,7 +234,7 @@ def _served(log: RecordedLog) -> Iterator[_Served]:
 def _split(parts: Parts) -> Iterator[_Clocks]:
     """Clocks on what answering a request calls."""
     places: dict[str, tuple[Any, str]] = {
-        "state": (StateManager, "get_state"),
+        "state": (StateManager, "get_states"),
         "policy": (type(parts.orchestrator.manager.policy), "probabilities"),
         "vw": (VowpalWabbit, "predict"),
         "check": (rl_manager, "checked_distribution"),

@@ -38,11 +38,12 @@ from bandmaster.guard import Admission
 from bandmaster.learner import Learner
 from bandmaster.limits import Limiter, Limits
 from bandmaster.metrics import NoFigureError
-from bandmaster.plans import parse_plan, pool_weights
+from bandmaster.plans import compiled, parse_plan, pool_weights
 from bandmaster.probes import aimed
 from bandmaster.rl_manager import RLManager, either
 from bandmaster.seldom import Seldom
 from bandmaster.state import StateManager
+from bandmaster.together import walk_together
 
 _log = logging.getLogger("bandmaster.orchestrator")
 
@@ -170,16 +171,27 @@ class Orchestrator:
         return self._ended(decision, request, self._walk(decision, request, self.due(request) if due is None else due))
 
     def run_each(self, decided: Sequence[tuple[Decision, Request]]) -> list[tuple[Decision, Answer]]:
-        """``run`` each of them. Those of one row for which the same plan was chosen are walked together, as rows of one
-        request: what members and NumPy take for ten rows is little more than for one.
-        """
-        alike = dict[tuple[Hashable, ...], list[int]]()
-        for i, (decision, request) in enumerate(decided):
-            alike.setdefault(self._walks_with(decision, request) or (i,), []).append(i)
-        answers = dict[int, Answer]()
+        """``run`` each of them; those that can be are walked together (``together.walk_together``)."""
+        answers, alike = dict[int, Answer](), dict[tuple[Hashable, ...], list[int]]()
+        for i, each in enumerate(decided):
+            alike.setdefault(self._walks_with(*each) or (i,), []).append(i)
         for those in alike.values():
-            answers |= zip(those, self._walk_each([decided[i] for i in those]), strict=True)
+            together = self._walk_together([decided[i] for i in those]) if len(those) > 1 else None
+            for k, i in enumerate(those):
+                decision, request = decided[i]
+                answers[i] = together[k] if together else self._walk(decision, request, self.due(request))
         return [self._ended(*each, answers[i]) for i, each in enumerate(decided)]
+
+    def _walks_with(self, decision: Decision, request: Request) -> tuple[Hashable, ...] | None:
+        """Requests for which this is the same can be walked together; ``None`` where it is to be walked alone."""
+        state, rows = decision.state, request.rows
+        if len(rows) != 1 or state.out or self.ensemble.regression or self.limiter.deadline_s(request) < math.inf:
+            return None
+        return decision.plans, state.version, state.requests, len(state.expected), rows.shape, rows.dtype
+
+    def _walk_together(self, decided: Sequence[tuple[Decision, Request]]) -> list[Answer] | None:
+        catalogue = compiled(decided[0][0].plans, self.ensemble)
+        return walk_together(decided, catalogue, self._caller, self.state.evidence)
 
     def _ended(self, decision: Decision, request: Request, answer: Answer) -> tuple[Decision, Answer]:
         if not answer.down:
@@ -255,31 +267,6 @@ class Orchestrator:
         """Those that are not ``out`` (M,; empty: nobody is)."""
         return [n for n in names if not out[self.ensemble.index(n)]] if out else list(names)
 
-    def _walks_with(self, decision: Decision, request: Request) -> tuple[Hashable, ...] | None:
-        """Requests for which this is the same are walked together; ``None`` where it is to be walked alone."""
-        state, rows = decision.state, request.rows
-        if len(rows) != 1 or state.out or self.limiter.deadline_s(request) < math.inf:
-            return None
-        return decision.plan, state.version, state.requests, len(state.expected), rows.shape, rows.dtype
-
-    def _walk_each(self, alike: Sequence[tuple[Decision, Request]]) -> list[Answer]:
-        """The answers to requests that are walked together; each for itself where a member fails, as that may be of one
-        request's row.
-        """
-        decision, request = alike[0]
-        if len(alike) > 1:
-            states = [each.state for each, _ in alike]
-            state = replace(
-                decision.state,
-                expected=np.stack([each.expected for each in states]),
-                usual=np.stack([each.usual for each in states]),
-            )
-            together = replace(request, rows=np.concatenate([each.rows for _, each in alike]))
-            answer = self._walk(replace(decision, state=state), together, math.inf)
-            if all(said.error is None for said in answer.ran):
-                return _parts(answer, parse_plan(decision.plan, self.ensemble))
-        return [self._walk(decision, request, self.due(request)) for decision, request in alike]
-
     def _walk(self, decision: Decision, request: Request, due: float) -> Answer:
         ensemble, state = self.ensemble, decision.state
         plan = parse_plan(decision.plan, ensemble)  # by its name: the policy may offer other plans by now
@@ -303,7 +290,7 @@ class Orchestrator:
                     heard[pending, i] = reply.scores
             if replies:
                 said += replies
-                combined[pending] = self._combined(plan, heard[pending], ran, pooled_by, state.of(pending))
+                combined[pending] = self._combined(plan, heard[pending], ran, pooled_by, state)
             if stages_run < len(plan.stages):
                 pending = pending[combined[pending].max(axis=1) < plan.stop_at[stages_run - 1]]
             if not len(pending) or self._caller.is_over(due):
@@ -378,35 +365,6 @@ class Orchestrator:
         (reply,) = self._caller.call([name], request.rows, np.arange(len(request.rows)))
         if self._caller.faults is not None:
             self._caller.faults.breaker.saw(name, reply.error)
-
-
-def _parts(answer: Answer, plan: Plan) -> list[Answer]:
-    """The answer to each row, as if it had been asked alone: what a call took, it took for all of them, and its energy
-    is shared.
-    """
-    stage = {name: s for s, names in enumerate(plan.stages, start=1) for name in names}
-    ran: list[list[MemberAnswer]] = [[] for _ in answer.labels]
-    for said in answer.ran:
-        assert said.scores is not None  # nobody failed
-        share = said.energy_j / len(said.rows)
-        for k, row in enumerate(said.rows.tolist()):
-            scores = said.scores[k : k + 1]
-            ran[row].append(MemberAnswer(said.name, _ONLY, scores, said.latency_s, share, said.energy_from))
-    return [
-        replace(
-            answer,
-            scores=answer.scores[i : i + 1],
-            labels=answer.labels[i : i + 1],
-            confidence=answer.confidence[i : i + 1],
-            ran=tuple(own),
-            stages_run=max(stage[said.name] for said in own),
-        )
-        for i, own in enumerate(ran)
-    ]
-
-
-_ONLY = np.zeros(1, dtype=np.int64)
-"""The index of the only row."""
 
 
 def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcome) -> Settled:

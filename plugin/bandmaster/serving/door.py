@@ -10,7 +10,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -50,6 +50,18 @@ class BodyTooLarge(BentoMLException):
     error_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class _Read:
+    """An input model for BentoML, which asks an instance for its class's fields: pydantic warns of that every time."""
+
+    __slots__ = ("_made", "model_fields")
+
+    def __init__(self, model_fields: Mapping[str, Any], made: Any) -> None:
+        self.model_fields, self._made = model_fields, made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+
 def capped(spec: type[Any], scope: Scope | None = None, instead: bytes = b"{}") -> type[Any]:
     """BentoML's input model ``spec``, refusing bodies over ``MAX_BODY`` before they are read whole (413), and those
     that cannot be parsed (400; BentoML would give 500 for some).
@@ -64,12 +76,13 @@ def capped(spec: type[Any], scope: Scope | None = None, instead: bytes = b"{}") 
         barred = scope is not None and identify(request, scope)[0] is None
         whole = _as_json(request, instead) if barred else await read_body(request)
         try:
-            return await super(capped_spec, cls).from_http_request(whole, serde)
+            made = await super(capped_spec, cls).from_http_request(whole, serde)
         except ValidationError:
             raise  # BentoML's own 400, which says where and what
         except (ValueError, RecursionError, HTTPException) as problem:
             why = problem.detail if isinstance(problem, HTTPException) else problem
             raise InvalidArgument(f"the body cannot be read ({why}); send what /docs.json describes") from None
+        return made if getattr(cls, "__root_input__", False) else _Read(cls.model_fields, made)
 
     capped_spec: Any = type(
         spec.__name__, (spec,), {"__module__": spec.__module__, "from_http_request": classmethod(from_http_request)}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import bentoml
+import numpy as np
+from _bentoml_impl.serde import JSONSerde
 from _bentoml_sdk import Service
 from _bentoml_sdk.io_models import IORootModel, IterableResponse
 from _bentoml_sdk.method import APIMethod
@@ -177,7 +179,11 @@ def _sent_at_once(spec: type[Any]) -> type[Any]:
     media type: a third of what a request costs without Bandmaster.
     """
 
+    plain = issubclass(spec, IORootModel) and spec.mime_type() == JSONSerde.media_type
+
     async def to_http_response(cls: type[Any], value: Any, serde: Any) -> Response:
+        if plain and type(serde) is JSONSerde and isinstance(value, np.ndarray | list | dict | int | float):
+            return Response(cls(value).model_dump_json(), media_type=JSONSerde.media_type)
         made = await super(sent_spec, cls).to_http_response(value, serde)
         if not isinstance(made, IterableResponse):
             return cast(Response, made)

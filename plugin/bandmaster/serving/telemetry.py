@@ -5,7 +5,8 @@ BentoML adds up what the processes of a service count. Of gauges, which only the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -83,33 +84,36 @@ def _count(name: str, *labels: str, by: float = 1.0) -> None:
     _of(name, *labels).inc(by)
 
 
-def answered(decision: Decision, answer: Answer) -> None:
-    """Count a request that a worker has answered."""
-    _count("decisions", decision.plan.partition("@")[0], decision.policy)
-    if decision.explored:
-        _count("explored")
-    if decision.is_policys:
-        _count("followed")
-    if (answer.labels < 0).any():
-        _count("unanswered")
-    if decision.over_limits:
-        _count("over_limits")
-    for said in answer.ran:
-        _called(said, "reply")
+def answered(each: Sequence[tuple[Decision, Answer]]) -> None:
+    """Count requests that a worker has answered: together, as one look at a counter takes longer than a sum."""
+    counts = Counter[tuple[str, ...]]()
+    for decision, answer in each:
+        counts["decisions", decision.plan.partition("@")[0], decision.policy] += 1
+        counts["explored",] += decision.explored
+        counts["followed",] += decision.is_policys
+        counts["unanswered",] += bool((answer.labels < 0).any())
+        counts["over_limits",] += decision.over_limits
+    for labels, count in counts.items():
+        if count:
+            _count(*labels, by=count)
+    _called([said for _, answer in each for said in answer.ran], "reply")
 
 
 def probed(probes: tuple[MemberAnswer, ...]) -> None:
     """Count a probe that has come to its end."""
     _count("probes")
-    for said in probes:
-        _called(said, "probe")
+    _called(probes, "probe")
 
 
-def _called(said: MemberAnswer, what: str) -> None:
-    _of("member_seconds", said.name).observe(said.latency_s)
-    if said.error is not None:
-        _count("member_errors", said.name)
-    _count("energy_joules", said.energy_from, what, by=said.energy_j)
+def _called(calls: Sequence[MemberAnswer], what: str) -> None:
+    joules = dict[str, float]()
+    for said in calls:
+        _of("member_seconds", said.name).observe(said.latency_s)
+        if said.error is not None:
+            _count("member_errors", said.name)
+        joules[said.energy_from] = joules.get(said.energy_from, 0.0) + said.energy_j
+    for source, spent in joules.items():
+        _count("energy_joules", source, what, by=spent)
 
 
 def settled(status: str) -> None:

@@ -163,12 +163,12 @@ class Worker:
             answer = begun.answer
             if answer is None:
                 decision, answer = await self._run_in_thread(by, decision, request)
+                telemetry.answered([(decision, answer)])
         except BaseException:  # it failed, or was cancelled, perhaps before a thread took it up
             by.orchestrator.abandon(decision)
             raise
         finally:
             by.under_way -= 1
-        telemetry.answered(decision, answer)
         traced(decision, answer, by.orchestrator.ensemble)
         if decision.probed:
             self._begin_after(by, by.orchestrator.probe, decision, answer, request)
@@ -217,12 +217,14 @@ class Worker:
         plans = [parse_plan(decision.plan, by.orchestrator.ensemble) for decision in decisions]
         fast = [slow.isdisjoint(plan.members) for plan in plans]
         try:
-            ran = iter(by.orchestrator.run_each([each for each, soon in zip(asked, fast, strict=True) if soon]))
+            answered = by.orchestrator.run_each([each for each, soon in zip(asked, fast, strict=True) if soon])
         except Exception:
             by.under_way -= len(requests)
             for decision in decisions:
                 by.orchestrator.abandon(decision)
             raise
+        telemetry.answered(answered)
+        ran = iter(answered)
         return [
             _Begun(by, request, *next(ran)) if soon else _Begun(by, request, decision, None)
             for (decision, request), soon in zip(asked, fast, strict=True)
