@@ -96,20 +96,20 @@ class Orchestrator:
         """Choose a plan, run it, record both. A probe, if ``decision.probed``, is the caller's to start."""
         return self.run(self.decide(request), request)
 
-    def decide(self, request: Request, *, busy: bool = False) -> Decision:
-        """Choose a plan; takes microseconds and runs no member. A ``busy`` caller is spared probes; else whether there
-        is one shows once the request is answered.
+    def decide(self, request: Request) -> Decision:
+        """Choose a plan; takes microseconds and runs no member. Whether there is a probe shows once the request is
+        answered; a caller that has no time for one takes ``probe_p`` away.
         """
-        return self.decide_each([request], busy=busy)[0]
+        return self.decide_each([request])[0]
 
-    def decide_each(self, requests: Sequence[Request], *, busy: bool = False) -> list[Decision]:
+    def decide_each(self, requests: Sequence[Request]) -> list[Decision]:
         """``decide`` for each of several requests that come at the same time."""
         if self.limiter.spends and len(requests) > 1:
-            return [self.decide(request, busy=busy) for request in requests]
+            return [self.decide(request) for request in requests]
         fitting = [self._fitted(*each) for each in zip(requests, self.state.get_states(requests), strict=True)]
         offer, every, chosen = self.manager.choose([state for state, _ in fitting])
         return [
-            self._decided(request, state, offer.names, p, index, over=over, busy=busy)
+            self._decided(request, state, offer.names, p, index, over=over)
             for request, (state, over), p, index in zip(requests, fitting, every, chosen, strict=True)
         ]
 
@@ -131,7 +131,6 @@ class Orchestrator:
         chosen: int,
         *,
         over: bool,
-        busy: bool,
     ) -> Decision:
         """The decision for the plan that the policy has chosen, or for the guard's baseline in its place."""
         exposure = None
@@ -139,7 +138,7 @@ class Orchestrator:
             rows, lot = len(request.rows), self.manager.lot()
             found = self._admission.admit(plans, probabilities, chosen, state.profile, rows, lot)
             plans, probabilities, chosen, exposure = found.plans, found.probabilities, found.chosen, found.exposure
-        probe_p = 0.0 if busy or not self.manager.probes else state.probe_share
+        probe_p = state.probe_share if self.manager.probes else 0.0
         decision = Decision(
             id=self._new_id(request.at),
             at=request.at,

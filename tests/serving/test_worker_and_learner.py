@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -408,3 +409,54 @@ def test_a_metric_that_cannot_be_imported_is_refused_before_anything_is_served(t
     config = load(project(tmp_path, contract=own) / "bentofile.yaml")
     with pytest.raises(BandmasterError, match=r"contract\.own\.use: nowhere_to_be_found:own cannot be imported"):
         build.host(config)
+
+
+def test_requests_that_come_together_are_answered_in_one_turn_but_for_those_that_went_away(tmp_path: Path) -> None:
+    config = load(project(tmp_path, seed=3) / "bentofile.yaml")
+
+    async def work() -> tuple[list[int], int]:
+        worker = Worker(made_of(config, build.host(config)), worker=1)
+        turns, real = list[int](), worker._serving.orchestrator.decide_each
+
+        def counting(requests: Sequence[Request]) -> list[Decision]:
+            turns.append(len(requests))
+            return real(requests)
+
+        worker._serving.orchestrator.decide_each = counting  # type: ignore[method-assign]
+        asked = [
+            asyncio.create_task(worker.answer(Request(r[None].astype(np.float32), r, time.time()))) for r in ROWS[:9]
+        ]
+        await asyncio.sleep(0)  # all have come
+        asked[4].cancel()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(answers[4], asyncio.CancelledError)
+        assert all(isinstance(answer, tuple) for i, answer in enumerate(answers) if i != 4)
+        under_way = worker._serving.under_way - len(worker._after)
+        await worker.close()
+        return turns, under_way
+
+    assert asyncio.run(work()) == ([8], 0)
+
+
+def test_a_turn_that_fails_fails_whoever_waits_for_it_and_the_next_one_is_answered(tmp_path: Path) -> None:
+    config = load(project(tmp_path, seed=3) / "bentofile.yaml")
+
+    async def work() -> None:
+        worker = Worker(made_of(config, build.host(config)), worker=1)
+        real = worker._serving.orchestrator.run_each
+
+        def broken(decided: object) -> list[tuple[Decision, Answer]]:
+            raise BandmasterError("broken")
+
+        def ask() -> Coroutine[Any, Any, tuple[Decision, Answer]]:
+            return worker.answer(Request(ROWS[:1].astype(np.float32), ROWS[0], time.time()))
+
+        worker._serving.orchestrator.run_each = broken  # type: ignore[method-assign]
+        failed = await asyncio.gather(ask(), ask(), return_exceptions=True)
+        assert [str(problem) for problem in failed] == ["broken", "broken"]
+        worker._serving.orchestrator.run_each = real  # type: ignore[method-assign]
+        assert len(await ask()) == 2
+        assert worker._serving.under_way == len(worker._after)
+        await worker.close()
+
+    asyncio.run(work())

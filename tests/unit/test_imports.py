@@ -33,6 +33,7 @@ ROOMS = [
             "lean",
             "calling",
             "reporters",
+            "together",
         ),
     ],
     ["orchestrator"],

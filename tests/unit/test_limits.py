@@ -114,7 +114,8 @@ def test_a_policy_takes_the_best_of_the_plans_that_fit():
     scoring = ScoringPolicy(PLANS, CONTRACT, profile_figures(LOG.ensemble))
     scores = scoring.scores(state.members)
     fits = scores < scores.max()
-    _, p, chosen = RLManager(scoring, np.random.default_rng(0)).choose(replace(state, fits=tuple(fits.tolist())))
+    manager = RLManager(scoring, np.random.default_rng(0))
+    _, (p,), (chosen,) = manager.choose([replace(state, fits=tuple(fits.tolist()))])
     assert scores[chosen] == scores[fits].max()
     assert not p[~fits].any()
 
@@ -127,7 +128,7 @@ def test_experts_are_told_which_of_their_own_plans_fit():
     best = int(scores.argmax())
     second = int(np.where(scores < scores.max(), scores, 0.0).argmax())
     fits = tuple(k not in (best, PLANS.index("m3")) for k in range(len(PLANS)))
-    p = RLManager(policy, np.random.default_rng(0)).choose(replace(state, fits=fits))[1]
+    p = RLManager(policy, np.random.default_rng(0)).choose([replace(state, fits=fits)])[1][0]
     assert p.argmax() == second
     assert p[best] == p[PLANS.index("m3")] == 0.0
 
@@ -223,7 +224,7 @@ def test_the_bandit_explores_around_the_best_plan_that_fits():
     state = StateManager(LOG.ensemble).get_state(LOG.request(0))
     values = bandit.values(state)
     fits = values < values.max()
-    _, p, _ = RLManager(bandit, np.random.default_rng(0)).choose(replace(state, fits=tuple(fits.tolist())))
+    _, (p,), _ = RLManager(bandit, np.random.default_rng(0)).choose([replace(state, fits=tuple(fits.tolist()))])
     best = int(np.where(fits, values, 0.0).argmax())
     assert p[best] > 0.98
     assert p[fits].sum() == pytest.approx(1.0)

@@ -189,8 +189,9 @@ class Worker:
             return await told
         except asyncio.CancelledError:
             if told.done() and not told.cancelled() and told.exception() is None:  # it went away as it was told
-                told.result().by.orchestrator.abandon(told.result().decision)
-                told.result().by.under_way -= 1
+                begun = told.result()
+                begun.by.under_way -= 1
+                begun.by.orchestrator.abandon(begun.decision)
             raise
 
     def _take_turn(self) -> None:
@@ -206,29 +207,40 @@ class Worker:
                 told.set_result(begun)
 
     def _begin(self, requests: list[Request]) -> list[_Begun]:
-        by, busy = self._serving, self._answering + len(self._after) >= BUSY_AT
+        """Decide about them; answer those whose members are fast."""
+        by = self._serving
         if self._features is not None:
             found = self._features([request.rows for request in requests])
             requests = [replace(r, features=features) for r, features in zip(requests, found, strict=True)]
-        decisions = by.orchestrator.decide_each(requests, busy=busy)
-        by.under_way += len(requests)
-        asked = list(zip(decisions, requests, strict=True))
+        decisions = by.orchestrator.decide_each(requests)
         slow = by.slow | by.faults.breaker.wary
-        plans = [parse_plan(decision.plan, by.orchestrator.ensemble) for decision in decisions]
-        fast = [slow.isdisjoint(plan.members) for plan in plans]
+        waits = [not slow.isdisjoint(parse_plan(d.plan, by.orchestrator.ensemble).members) for d in decisions]
+        decisions = self._sparing(decisions, waits)
+        begun = list(zip(decisions, requests, waits, strict=True))
         try:
-            answered = by.orchestrator.run_each([each for each, soon in zip(asked, fast, strict=True) if soon])
+            answered = by.orchestrator.run_each([(decision, request) for decision, request, wait in begun if not wait])
         except Exception:
-            by.under_way -= len(requests)
             for decision in decisions:
                 by.orchestrator.abandon(decision)
             raise
+        by.under_way += len(requests)
         telemetry.answered(answered)
         ran = iter(answered)
         return [
-            _Begun(by, request, *next(ran)) if soon else _Begun(by, request, decision, None)
-            for (decision, request), soon in zip(asked, fast, strict=True)
+            _Begun(by, request, decision, None) if wait else _Begun(by, request, *next(ran))
+            for decision, request, wait in begun
         ]
+
+    def _sparing(self, decisions: Sequence[Decision], waits: Sequence[bool]) -> list[Decision]:
+        """The decisions, without probes where so much is under way: with requests that wait for a thread (``waits``),
+        and as many probes as are to be expected of those before.
+        """
+        under_way, spared = float(self._answering + len(self._after)), list[Decision]()
+        for decision, wait in zip(decisions, waits, strict=True):
+            busy = under_way >= BUSY_AT and decision.probe_p > 0.0
+            spared.append(replace(decision, probe_p=0.0) if busy else decision)
+            under_way += 1.0 if wait else spared[-1].probe_p
+        return spared
 
     async def _run_in_thread(self, by: _Serving, decision: Decision, request: Request) -> tuple[Decision, Answer]:
         self._answering += 1
