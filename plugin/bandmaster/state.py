@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,14 +132,14 @@ class StateManager:
 
     def get_states(self, requests: Sequence[Request]) -> list[State]:
         """What is known as each of them arrives, all at the same time."""
-        label_mix, reward = self.label_mix, self.recent_reward
-        share, doubt, repetition = self._probes.value, self._probes.usual_doubt, self._repetition
-        since, repeats = repetition.since, repetition.share
+        label_mix, reward, repetition = self.label_mix, self.recent_reward, self._repetition
+        share, doubt, since, repeats = self._probes.value, self._probes.usual_doubt, repetition.since, repetition.share
+        expected, usual = self._competences(requests)
         return [
             State(
                 version=self.version,
-                expected=expected,
-                usual=usual,
+                expected=here,
+                usual=usual if len(here) else here,
                 features=request.features,
                 tags=request.tags,
                 members=self._members,
@@ -154,7 +153,7 @@ class StateManager:
                 since=since,
                 repeats=repeats,
             )
-            for request, (expected, usual) in zip(requests, self._competences(requests), strict=True)
+            for request, here in zip(requests, expected, strict=True)
         ]
 
     def statistics(self) -> MemberStatistics:
@@ -180,17 +179,19 @@ class StateManager:
         """The windowed mean reward, in [0, 1]."""
         return float(self._reward.value[0])
 
-    def _competences(self, requests: Sequence[Request]) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """How often each member is right on each such request, and on those of late, (M,) each; empty where unknown."""
+    def _competences(self, requests: Sequence[Request]) -> tuple[Sequence[FloatArray], FloatArray]:
+        """How often each member is right on each such request, (M,) each, empty where that is unknown; and how often on
+        those of late.
+        """
         known, nothing = self._competence, np.zeros(0)
         if known is None:
-            return itertools.repeat((nothing, nothing), len(requests))
-        fitting = [request.features for request in requests if len(request.features) == known.features]
-        found, usual = iter(known.expected(np.array(fitting)) if fitting else ()), known.usual
-        return (
-            (next(found), usual) if len(request.features) == known.features else (nothing, nothing)
-            for request in requests
-        )
+            return [nothing] * len(requests), nothing
+        if len(requests) == 1 and len(requests[0].features) == known.features:
+            return [known.expected(requests[0].features)], known.usual
+        fits = [len(request.features) == known.features for request in requests]
+        fitting = [request.features for request, fit in zip(requests, fits, strict=True) if fit]
+        found = iter(known.expected(np.array(fitting)) if fitting else ())
+        return [next(found) if fit else nothing for fit in fits], known.usual
 
     def evidence(self, said: Said, state: State, *, now: bool = False) -> Evidence:
         """What was said of a request that found ``state`` speaks for, under the mix of classes then, or ``now``."""

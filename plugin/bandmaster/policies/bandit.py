@@ -111,29 +111,28 @@ class BanditPolicy:
 
     def probabilities_each(self, states: Sequence[State]) -> FloatArray:
         """``probabilities`` in each of several states, (n, P)."""
-        if len({(len(state.features), len(state.expected)) for state in states}) > 1:
+        known = {(len(state.features), len(state.expected)) for state in states}
+        if self._scores is None or len(known) > 1 or self._scores.standard.size != len(states[0].features):
             return np.stack([self.probabilities(state) for state in states])
-        values = self._values_each(states)
-        within = [state.within(own) for state, own in zip(states, values, strict=True)]
+        foreseen = self._scores.foresee_each(states)
+        scores = self._scores.rewards(foreseen)
+        each = zip(states, scores, foreseen.z, strict=True)
+        within = [state.within(self._corrected(own, z, state)) for state, own, z in each]
         return spread(np.stack(within), self._explore, self._learned)
 
     def values(self, state: State) -> FloatArray:
         """Every plan's expected reward (P,): its score, as VW corrects it where that may matter."""
-        return np.asarray(self._values_each([state])[0])
+        if self._scores is None or self._scores.standard.size != len(state.features):
+            return self._prior
+        foreseen = self._scores.foresee(state)
+        return self._corrected(self._scores.rewards(foreseen), foreseen.z, state)
 
-    def _values_each(self, states: Sequence[State]) -> FloatArray:
-        """The same of several requests that tell of as much, (n, P)."""
-        if self._scores is None or self._scores.standard.size != len(states[0].features):
-            return np.repeat(self._prior[None], len(states), axis=0)
-        foreseen = self._scores.foresee_each(states)
-        scores = self._scores.rewards(foreseen)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        for state, own, ordered, z in zip(states, scores, order, foreseen.z, strict=True):
-            if self._corrects(state):
-                # Of tags only VW knows anything: what the scores think little of may be the best for one.
-                best = ordered[: None if state.tags else self.CORRECTED]
-                shared = shared_line(z, state.tags)
-                own[best] -= self._vw.predict([shared, *(self._plan_lines[k] for k in best.tolist())])
+    def _corrected(self, scores: FloatArray, z: FloatArray, state: State) -> FloatArray:
+        if self._corrects(state):
+            # Of tags only VW knows anything: what the scores think little of may be the best for one.
+            best = np.argsort(-scores, kind="stable")[: None if state.tags else self.CORRECTED]
+            lines = [shared_line(z, state.tags), *(self._plan_lines[k] for k in best.tolist())]
+            scores[best] -= self._vw.predict(lines)
         return scores
 
     def _corrects(self, state: State) -> bool:

@@ -43,28 +43,29 @@ class Exploration:
 
 
 def spread(values: FloatArray, exploration: Exploration, learned: int) -> FloatArray:
-    """The distribution (…, P) over plans that are worth ``values`` (…, P), after ``learned`` outcomes.
+    """The distribution (P,) over plans that are worth ``values`` (P,), after ``learned`` outcomes; n of n, (n, P).
 
     A plan worth −∞ is not to be chosen. The same as Vowpal Wabbit's: a test holds the two together. Raises
     ``BandmasterError`` for ``bag`` and ``rnd``, which need models of their own rather than values.
     """
-    allowed, best = values > -np.inf, values.max(axis=-1, keepdims=True)
+    allowed, best = values > -np.inf, values.argmax(axis=-1)
+    at = best if values.ndim == 1 else (np.arange(len(values)), best)
     size = allowed.sum(axis=-1, keepdims=True)
     if exploration.by == "epsilon":
         p = np.where(allowed, exploration.strength / size, 0.0)
     elif exploration.by == "softmax":
-        p = np.exp(exploration.strength * (values - best))
+        p = np.exp(exploration.strength * (values - values.max(axis=-1, keepdims=True)))
         return np.asarray(p / p.sum(axis=-1, keepdims=True))
     elif exploration.by == "squarecb":
         # Foster & Rakhlin 2020, "Beyond UCB", algorithm 1, with a gamma that grows as the regression gets better.
         gamma = exploration.strength * np.sqrt(learned)
-        p = np.where(allowed, 1.0 / (size + gamma * (best - np.where(allowed, values, 0.0))), 0.0)
+        short = values.max(axis=-1, keepdims=True) - np.where(allowed, values, 0.0)
+        p = np.where(allowed, 1.0 / (size + gamma * short), 0.0)
     else:
         raise BandmasterError(
             f"{exploration.by} explores by models of its own, which only policy.use: vw has; take epsilon, squarecb or "
             "softmax here"
         )
-    first = np.arange(values.shape[-1]) == values.argmax(axis=-1)[..., None]
-    p[first] = 0.0
-    p[first] = 1.0 - p.sum(axis=-1)
+    p[at] = 0.0
+    p[at] = 1.0 - p.sum(axis=-1)
     return p
