@@ -75,6 +75,8 @@ class RecentAccuracy:
 
     def update(self, correct: FloatArray, weights: FloatArray | None = None) -> None:
         """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown; of each as of ``weights`` (M,) (1)."""
+        if not (correct == correct).any():
+            return
         self._mean.update(correct, weights)
         if self._changes is not None and (changed := self._changes.update(correct)).any():
             # What was seen before speaks of another world: from here on the next few outcomes decide.
@@ -202,7 +204,7 @@ class StateManager:
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
         stands = self._stand_for(experience)
-        self._habits.update(self._habits_of(experience).ravel(), np.tile(stands, 4))
+        self._habits.update(self._habits_of(experience).ravel(), None if stands is None else np.tile(stands, 4))
         self._accuracy.update(experience.correct, stands)
         features = experience.joined.decision.state.features
         if not len(features):
@@ -240,7 +242,7 @@ class StateManager:
                 habits[:2, i] = np.nan
         return habits
 
-    def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray) -> None:
+    def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray | None) -> None:
         known = experience.known
         guessed = self._guess(experience.evidence.log_likelihood, known)
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
@@ -250,9 +252,13 @@ class StateManager:
         self._repetition.learn(truth, then.label_mix, then.newest, then.since, then.requests, decision.at)
         self.belief.learn(experience.said, known, truth, stands)
 
-    def _stand_for(self, experience: Experience) -> FloatArray:
-        """For how many requests each member's answers stand (M,): those of the plan for this one, probes for others."""
+    def _stand_for(self, experience: Experience) -> FloatArray | None:
+        """For how many requests each member's answers stand (M,): those of the plan for this one, probes for others;
+        ``None`` where all stand for this one alone.
+        """
         joined, names = experience.joined, self._ensemble.names
+        if not joined.decision.probed:
+            return None
         stands = np.full(len(names), joined.decision.stands_for)
         stands[[names.index(said.name) for said in joined.answer.ran]] = 1.0
         return stands
