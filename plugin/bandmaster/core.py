@@ -8,7 +8,7 @@ classes are addressed by their index in the ensemble's order wherever an array h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -500,7 +500,8 @@ class Experience:
     (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
     ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
     the others where consensus judges, NaN where it is unknown. ``said`` is what the scores come down to, and
-    ``evidence`` what that speaks for, as was believed before this outcome; ``mix`` (C,) are the classes'
+    ``evidence`` what that speaks for, as was believed before this outcome (worked out when it is first asked for, where
+    a reward was reported, which changes no belief); ``mix`` (C,) are the classes'
     shares then, and ``repeats`` (lags,) how far they repeat (``estimators.Repetition``). ``alarms`` were raised by this
     very outcome. ``own_raw`` are the figures that make ``own`` under any profile's weights, ``None`` where a reward was
     reported and not computed.
@@ -519,13 +520,17 @@ class Experience:
     truth: IntArray | None
     correct: FloatArray
     said: Said
-    evidence: Evidence
+    speaks: Callable[[], Evidence]
     mix: FloatArray
     repeats: FloatArray
     own_raw: Mapping[str, float] | None = None
     alarms: tuple[DriftEvent, ...] = ()
     values: FloatArray | None = None
     corrected: FloatArray | None = None
+
+    @property
+    def evidence(self) -> Evidence:
+        return self.speaks()
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,13 @@ class StateManager:
         )
         self._ensemble = ensemble
         self.version = 0
-        self._members = self._statistics()
+        self._counted: MemberStatistics | None = None  # worked out when they are asked for
+
+    @property
+    def _members(self) -> MemberStatistics:
+        if self._counted is None:
+            self._counted = self._statistics()
+        return self._counted
 
     def get_state(self, request: Request) -> State:
         """What is known as ``request`` arrives. Reads only."""
@@ -224,7 +230,7 @@ class StateManager:
         if alarms:
             self._probes.doubt()
             self.errors.forget()
-        self._members = self._statistics()
+        self._counted = None
         self.version += 1
         return alarms
 
@@ -289,7 +295,7 @@ class StateManager:
         dumped = state["competence"]
         self._competence = None if dumped is None else Competence.of(dumped, len(self._ensemble.names))
         self.version = int(state["version"])
-        self._members = self._statistics()
+        self._counted = None
 
 
 _PARTS = ("accuracy", "habits", "label_mix", "repetition", "reward", "probes")

@@ -166,14 +166,16 @@ class BanditPolicy:
         decision = experience.joined.decision
         state = decision.state
         foreseen = scores.foresee(state)
-        if decision.plan in self.catalogue.names and self._corrects(state):
-            chosen = self.catalogue.index(decision.plan)
+        chosen = self.catalogue.index(decision.plan) if decision.plan in self.catalogue.names else None
+        if chosen is not None and self._corrects(state):
             # VW minimises a cost: by how much the score promised too much.
-            cost = scores.rewards(foreseen)[chosen] - experience.own
+            cost = scores.reward(foreseen, chosen) - experience.own
             # Its regression looks at the chosen plan alone.
             lines = [shared_line(foreseen.z, state.tags), self._plan_lines[chosen]]
             self._vw.learn(labelled(lines, 0, cost, decision.propensity))
-        if len(state.features) or experience.truth is None:
+        if experience.joined.outcome.reward is not None:  # which tells of no other plan
+            scores.learn_one(state, foreseen, chosen, experience.own, decision.propensity)
+        elif len(state.features) or experience.truth is None:
             seen = revealed(self.catalogue, self._contract, experience)
             scores.learn(state, foreseen, seen.rewards, seen.observed_p)
 
