@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -88,6 +88,8 @@ class Learner:
         self.ensemble, self.contract, self.state, self.manager = ensemble, contract, state, manager
         self.without_reward = 0
         self._profile = profile_figures(ensemble)
+        self._plan = lru_cache(1 << 12)(partial(parse_plan, ensemble=ensemble))
+        self._plans = lru_cache(64)(partial(compiled, ensemble=ensemble))
         self._live = {name: _is_live(contract, name) for name in ("latency", "energy")}
         self.guard = Guard(guarding, ensemble, contract, self._profile) if guarding else None
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
@@ -129,7 +131,7 @@ class Learner:
     def _outdated(self, decision: Decision, answer: Answer) -> str | None:
         """Why this ensemble cannot have made the decision."""
         try:
-            compiled(decision.plans, self.ensemble)
+            self._plans(decision.plans)
         except BandmasterError as problem:
             return f"decision {decision.id} was offered plans over other members than today's: {problem}"
         if len(answer.weights) != len(self.ensemble.names):
@@ -222,7 +224,7 @@ class Learner:
     def _speaks(self, joined: Joined, said: Said) -> Callable[[], Evidence]:
         """What was said speaks for, by what is believed now. Few ask where a reward was reported."""
         if joined.outcome.reward is not None and not self.ensemble.regression:
-            return cache(partial(self.state.evidence, said, joined.decision.state, now=True))
+            return partial(self.state.evidence, said, joined.decision.state, now=True)
         evidence = self.state.evidence(said, joined.decision.state, now=True)
         return lambda: evidence
 
@@ -292,7 +294,7 @@ class Learner:
         answer, outcome = joined.answer, joined.outcome
         contract = self.contract.under(joined.decision.profile)
         raw = self._spent(joined, ran, charge_probe)
-        raw["confidence"] = float(answer.confidence.mean())
+        raw["confidence"] = answer.sureness
         if outcome.reward is not None:
             terms = {m.name: m.term(raw[m.name]) for m in contract.metrics if m.name in raw}
             return Reward(outcome.reward, raw, terms)
@@ -317,7 +319,7 @@ class Learner:
         return float(agreement)
 
     def _spent(self, joined: Joined, figures: Figures, charge_probe: bool) -> dict[str, float]:
-        plan = parse_plan(joined.decision.plan, self.ensemble)
+        plan = self._plan(joined.decision.plan)
         answer = joined.answer
         index = self.ensemble.index
         stages = [[index(name) for name in stage] for stage in stages_run(plan, answer)]

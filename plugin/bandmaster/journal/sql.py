@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ class SqlJournal(ABC):
     def save_reward(self, joined: Joined, reward: Reward) -> None:
         """Keep the verdict. Not synced: it can be computed again. A raw figure of NaN is unknown and left out."""
         known = {name: figure for name, figure in reward.raw.items() if not math.isnan(figure)}
-        row = (joined.decision.id, joined.seq, encode(replace(reward, raw=known)))
+        row = (joined.decision.id, joined.seq, encode(Reward(reward.value, known, reward.terms)))
         if self._put_off is None:
             self._save_rewards([row])
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,8 +50,7 @@ SETTLED: Mapping[str, str] = {
 such a request counts for as many as that was improbable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """One value of a series, under a ``name`` where it has several, which counts ``weight`` times."""
 
     series: str
@@ -67,7 +67,7 @@ def decided(decision: Decision, answer: Answer, ensemble: Ensemble) -> Iterator[
     yield Tally("probed", "", float(decision.probed))
     yield Tally("rows", "", float(len(answer.labels)))
     yield from _spent(decision, answer, ensemble)
-    yield Tally("confidence", "", float(answer.confidence.mean()))
+    yield Tally("confidence", "", answer.sureness)
     yield Tally("unanswered", "", float((answer.labels == NO_ANSWER).any()))
     yield Tally("over limits", "", float(decision.over_limits))
     for said in answer.ran:
@@ -106,7 +106,7 @@ def settled(experience: Experience, contract: Contract, ensemble: Ensemble, base
         yield Tally("figure", name, figure)
     yield Tally("delay", "", joined.outcome.at - decision.at)
     for name, share in zip(ensemble.names, experience.correct.tolist(), strict=True):
-        if not np.isnan(share):
+        if not math.isnan(share):
             yield Tally("right", name, share)
     yield from _alone(experience, contract, ensemble, baseline)
 
