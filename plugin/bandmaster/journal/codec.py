@@ -49,14 +49,34 @@ def decode(raw: bytes, kind: type[R]) -> R:
     Bytes without a CRC, as versions before 0.1.0 wrote them, are taken as they are.
     """
     try:
-        if raw[-_MARK : 1 - _MARK] == b"#":
-            raw, mark = raw[:-_MARK], raw[-_MARK:]
-            if mark != _mark(raw):
-                raise ValueError("their CRC is another, so that they were altered")
-        record: R = _DECODERS[kind].decode(raw)
+        record: R = _DECODERS[kind].decode(_unmarked(raw))
     except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BandmasterError(f"these bytes are no {kind.__name__}: {error}") from error
     return record
+
+
+def rows_answered(answer: bytes) -> int | None:
+    """How many rows an answer is to, by its bytes, in a fraction of the time that decoding them takes; ``None`` where
+    they are no answer's.
+    """
+    try:
+        return len(_ROWS.decode(_unmarked(answer)).labels)
+    except ValueError:
+        return None
+
+
+class _Rows(msgspec.Struct):
+    labels: list[int]
+
+
+def _unmarked(raw: bytes) -> bytes:
+    """The JSON alone. Raises ``ValueError`` where the CRC after it is another's."""
+    if raw[-_MARK : 1 - _MARK] != b"#":
+        return raw
+    raw, mark = raw[:-_MARK], raw[-_MARK:]
+    if mark != _mark(raw):
+        raise ValueError("their CRC is another, so that they were altered")
+    return raw
 
 
 def _mark(raw: bytes) -> bytes:
@@ -104,6 +124,7 @@ def _to_array(kind: Any, value: Any) -> Array:
     return array.astype(dtype, copy=False)
 
 
+_ROWS = msgspec.json.Decoder(_Rows)
 _ENCODER = msgspec.json.Encoder(enc_hook=_to_json)
 _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind, dec_hook=_to_array) for kind in (Decision, Answer, Outcome, DriftEvent, Reward)

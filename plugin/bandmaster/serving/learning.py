@@ -264,7 +264,8 @@ class LearningLoop:
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
-        misfits = [self._misfit(report) for report in reports]
+        rows = self._journal.rows([report.decision_id for report in reports if report.labels is not None])
+        misfits = [_misfit(report, rows.get(report.decision_id)) for report in reports]
         if any(misfits):
             return [
                 Receipt(decision_id=r.decision_id, status="refused", why=w)
@@ -275,21 +276,9 @@ class LearningLoop:
         joined = [settlement.joined for settlement in settled if settlement.joined is not None]
         with self._journal.rewards_together():
             learned = self._learn_all(joined) if self._leads else {}
-        return [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
-
-    def _misfit(self, report: Report) -> str | None:
-        if report.labels is None:
-            return None
-        try:
-            found = self._journal.find(report.decision_id)
-        except BandmasterError:  # it is damaged: settling it says so
-            return None
-        if found is None or len(found[1].labels) == len(report.labels):
-            return None
-        return (
-            f"decision {report.decision_id} answered {len(found[1].labels)} rows, but {len(report.labels)} labels "
-            "came; send a list with one label a row"
-        )
+        receipts = [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
+        telemetry.tell()
+        return receipts
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -340,6 +329,7 @@ class LearningLoop:
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._publish(now)
+        telemetry.tell()
 
     def _follow(self, now: float) -> None:
         """Hand on what this replica's workers recorded, and know what the one that leads has learned."""
@@ -450,6 +440,16 @@ class LearningLoop:
                 self._shares.close()
             self._journal.close()
             self._lease.close()
+
+
+def _misfit(report: Report, rows: int | None) -> str | None:
+    """What is wrong with the labels of a decision that answered so many ``rows``, as far as that is known."""
+    if report.labels is None or rows is None or len(report.labels) == rows:
+        return None
+    return (
+        f"decision {report.decision_id} answered {rows} rows, but {len(report.labels)} labels came; send a list with "
+        "one label a row"
+    )
 
 
 def _receipt(decision_id: str, settlement: Settlement, learned: Mapping[str, Experience | None]) -> Receipt:
