@@ -51,6 +51,12 @@ class WindowedMean:
         self._weight = self._weight * decay + count
         self.seen += known
 
+    def update_one(self, value: float) -> None:
+        """``update`` of a single stream by a value that is known."""
+        self._sum = self._sum * self._decay + value
+        self._weight = self._weight * self._decay + 1.0
+        self.seen += 1.0
+
     def shrink(self, which: BoolArray, keep: float) -> None:
         """Trust what was seen only as much as ``keep`` observations: the mean stays, new ones move it fast."""
         factor = np.where(which & (self._weight > keep), keep / self._weight, 1.0)
@@ -342,7 +348,11 @@ class RandomFourierFeatures:
         self.size = count
 
     def __call__(self, x: FloatArray) -> FloatArray:
-        return np.concatenate([x, np.sqrt(2.0) * np.cos(self._directions @ x + self._phases)])
+        bent = self._directions @ x
+        bent += self._phases
+        np.cos(bent, out=bent)
+        bent *= _ROOT_2
+        return np.concatenate([x, bent])
 
 
 class ForgettingRegression:
@@ -427,6 +437,7 @@ class ForgettingRegression:
 
 
 _ONE = np.ones(1)
+_ROOT_2 = math.sqrt(2.0)
 
 
 def _finite(dumped: bytes) -> FloatArray:

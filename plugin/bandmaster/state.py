@@ -219,7 +219,7 @@ class StateManager:
             self._competence = Competence(len(self._ensemble.names), len(features))
         if self._competence is not None:
             self._competence.learn(features, experience.correct)
-        self._reward.update(np.array([experience.reward.value]))
+        self._reward.update_one(experience.reward.value)
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth, stands)
         if experience.values is not None:

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -89,7 +89,7 @@ REMEMBERED = 2_000
 """So many outcomes before its last snapshot a learner that starts looks at again, to know who reports how."""
 
 GOLDEN = 8
-"""The states of so many requests, the newest, a snapshot is tried on before it goes live."""
+"""The states of so many requests, of the newest, a snapshot is tried on before it goes live."""
 
 EXPIRE_EVERY_S = 60.0
 """How often is looked for decisions that have been kept long enough."""
@@ -117,7 +117,7 @@ class LearningLoop:
         self._learner, self._spare = self._learners()
         self._version, self._cursor = 0, 0  # of the last snapshot, and of the last outcome that was learned from
         self._leads, self._unfit = False, False
-        self._golden: deque[State] = deque(maxlen=GOLDEN)
+        self._golden: deque[tuple[Decision, Answer]] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = None if ensemble.regression else Reporters()
         self._pin = Pin(path)
@@ -256,9 +256,7 @@ class LearningLoop:
                 self._alarm(alarm)
         except Exception:
             _log.exception("decision %s cannot be noticed", decision.id)
-        if self._learner.knows(decision, answer):
-            # Which plans fitted, and who was out, was said of a catalogue that may be another by now.
-            self._golden.append(replace(decision.state, fits=(), out=()))
+        self._golden.append((decision, answer))
         self._keeper.decided(self._learner, decision, answer)
         self._lag_s, self._noticed = time.time() - decision.at, True
 
@@ -365,10 +363,17 @@ class LearningLoop:
         the newest requests' states, no distribution, or another one than was learned.
         """
         self._spare.load(payload)
-        for state in self._golden:
+        for state in self._golden_states():
             p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
             if not np.array_equal(p, loaded):
                 raise BandmasterError("loaded, it decides otherwise than it was learned")
+
+    def _golden_states(self) -> Iterator[State]:
+        """Those that may have been decided under the present configuration."""
+        for decision, answer in self._golden:
+            if self._learner.knows(decision, answer):
+                # Which plans fitted, and who was out, was said of a catalogue that may be another by now.
+                yield replace(decision.state, fits=(), out=())
 
     def _expire(self, now: float) -> None:
         """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
