@@ -239,7 +239,7 @@ class StateManager:
         answer, known, names = experience.joined.answer, experience.known, self._ensemble.names
         habits = np.full((4, len(names)), np.nan)
         if not self._ensemble.regression:
-            habits[0] = mean_known(experience.scores.max(axis=-1), known)
+            habits[0] = mean_known(np.maximum.reduce(experience.scores, axis=-1), known)
             habits[1] = mean_known(experience.said.label == answer.labels[:, None], known)
         for said in (*answer.ran, *answer.probes):
             i = names.index(said.name)

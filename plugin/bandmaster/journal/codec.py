@@ -26,7 +26,10 @@ from bandmaster.core import (
 Record = Decision | Answer | Outcome | DriftEvent | Reward
 R = TypeVar("R", bound=Record)
 
-_DTYPES: dict[Any, tuple[type[np.generic], str]] = {FloatArray: (np.float64, "fiu"), IntArray: (np.int64, "i")}
+_DTYPES: dict[Any, tuple[np.dtype[Any], str]] = {
+    FloatArray: (np.dtype(np.float64), "fiu"),
+    IntArray: (np.dtype(np.int64), "i"),
+}
 
 
 def encode(record: Record) -> bytes:
@@ -119,9 +122,9 @@ def _to_array(kind: Any, value: Any) -> Array:
             raise ValueError(f"{shape} is no shape of an empty array with 1 or 2 axes")
         return np.empty(shape, dtype=dtype)
     array = np.asarray(value)
-    if array.ndim not in (1, 2) or array.dtype.kind not in accepted:
+    if not 1 <= array.ndim <= 2 or array.dtype.kind not in accepted:
         raise ValueError("Expected an array of finite numbers with 1 or 2 axes")
-    return array.astype(dtype, copy=False)
+    return array if array.dtype is dtype else array.astype(dtype, copy=False)
 
 
 _ROWS = msgspec.json.Decoder(_Rows)

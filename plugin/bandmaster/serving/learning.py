@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -270,11 +271,12 @@ class LearningLoop:
                 for r, w in zip(reports, misfits, strict=True)
             ]
         outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
-        settled = self._journal.settle_all(outcomes)
-        joined = [settlement.joined for settlement in settled if settlement.joined is not None]
-        with self._journal.rewards_together():
-            learned = self._learn_all(joined) if self._leads else {}
-        receipts = [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
+        with _uncollected():
+            settled = self._journal.settle_all(outcomes)
+            joined = [settlement.joined for settlement in settled if settlement.joined is not None]
+            with self._journal.rewards_together():
+                learned = self._learn_all(joined) if self._leads else {}
+            receipts = [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
         telemetry.tell()
         return receipts
 
@@ -445,6 +447,16 @@ class LearningLoop:
                 self._shares.close()
             self._journal.close()
             self._lease.close()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would walk the records of a batch again and again, all of them in use."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _misfit(report: Report, rows: int | None) -> str | None:

@@ -113,8 +113,10 @@ def settled(experience: Experience, contract: Contract, ensemble: Ensemble, base
 
 def _alone(experience: Experience, contract: Contract, ensemble: Ensemble, baseline: str | None) -> Iterator[Tally]:
     """What single members, all of them, the baseline and the policy's choice would have earned, each on its own."""
+    if experience.joined.outcome.labels is None or not experience.known.all():
+        return
     decision, p = experience.joined.decision, known_p(experience)
-    if not experience.known.all() or not p or experience.joined.outcome.labels is None:
+    if not p:
         return
     fixed = (parse_plan(plan, ensemble).name for plan in (ALL, baseline or ALL))
     names = {name: name for name in (*ensemble.names, *fixed)}
