@@ -50,9 +50,11 @@ class Competence:
     def learn(self, features: FloatArray, correct: FloatArray) -> None:
         """Learn one request's features (d,) and each member's accuracy on it (M,), NaN where unknown."""
         bent = self._fourier(self._standard(features))
-        usual, known = self.usual, ~np.isnan(correct)
-        self._slope.update((self._foretold(bent) - usual)[known], (correct - usual)[known])
-        self._regression.learn(bent, correct)
+        known = correct == correct
+        if known.any():
+            usual = self.usual
+            self._slope.update((self._foretold(bent) - usual)[known], (correct - usual)[known])
+            self._regression.learn(bent, correct)
         self._usual.update(self._foretold(bent))
         self._standard.learn(features)
 

@@ -42,11 +42,20 @@ class WindowedMean:
         (size,).
         """
         known = values == values
-        count = known if weights is None else known * weights
-        decay = np.where(known, self._decay, 1.0)
-        self._sum = self._sum * decay + np.where(known, values, 0.0) * count
+        if known.all():
+            came, decay, count = values, self._decay, 1.0 if weights is None else weights
+        else:
+            came, decay = np.where(known, values, 0.0), np.where(known, self._decay, 1.0)
+            count = known if weights is None else known * weights
+        self._sum = self._sum * decay + came * count
         self._weight = self._weight * decay + count
         self.seen += known
+
+    def update_one(self, value: float) -> None:
+        """``update`` of a single stream by a value that is known."""
+        self._sum = self._sum * self._decay + value
+        self._weight = self._weight * self._decay + 1.0
+        self.seen += 1.0
 
     def shrink(self, which: BoolArray, keep: float) -> None:
         """Trust what was seen only as much as ``keep`` observations: the mean stays, new ones move it fast."""
@@ -94,6 +103,10 @@ class Slope:
         """What was foretold (k,) and what came (k,) of one outcome; k may be 0, which changes nothing."""
         if len(foretold):
             self._sums = self._sums * self._decay + np.array([foretold @ came, foretold @ foretold]) / len(foretold)
+
+    def update_one(self, foretold: float, came: float) -> None:
+        """The same of a single figure."""
+        self._sums = self._sums * self._decay + np.array([foretold * came, foretold * foretold])
 
     def dump(self) -> list[float]:
         return list(self._sums.tolist())
@@ -278,23 +291,30 @@ class Standardiser:
         self._count += 1
         step = features - self._mean
         if self._count > self.TRUST:
-            reach = self.OUTLIER * np.where(self._variance > 0.0, self._deviation, np.abs(step))
+            reach = self.OUTLIER * self._deviation  # infinite where nothing has varied yet
             step = np.minimum(np.maximum(step, -reach), reach)
         rate = max(1.0 / self._count, 1.0 / self.MEMORY)
         self._mean = self._mean + rate * step
-        self._variance = (1.0 - rate) * (self._variance + rate * step**2)
+        step *= step
+        step *= rate
+        step += self._variance
+        step *= 1.0 - rate
+        self._variance = step
         self._scale()
 
     def __call__(self, features: FloatArray) -> FloatArray:
         """Standardised features (…, d); 0 for a feature that has never varied."""
         if not len(self._mean):
             return features
-        z = (features - self._mean) / self._deviation
-        return np.asarray(np.minimum(np.maximum(z, -self.LIMIT), self.LIMIT))
+        z = features - self._mean
+        z /= self._deviation
+        np.maximum(z, -self.LIMIT, out=z)
+        return np.minimum(z, self.LIMIT, out=z)
 
     def _scale(self) -> None:
         deviation = np.sqrt(self._variance)
-        self._deviation = np.where(deviation > 0.0, deviation, np.inf)
+        deviation[deviation == 0.0] = np.inf
+        self._deviation = deviation
 
     def dump(self) -> bytes:
         return np.concatenate([[float(self._count)], self._mean, self._variance]).tobytes()
@@ -333,7 +353,11 @@ class RandomFourierFeatures:
         self.size = count
 
     def __call__(self, x: FloatArray) -> FloatArray:
-        return np.concatenate([x, np.sqrt(2.0) * np.cos(of_each(self._directions, x) + self._phases)], axis=-1)
+        bent = of_each(self._directions, x)
+        bent += self._phases
+        np.cos(bent, out=bent)
+        bent *= _ROOT_2
+        return np.concatenate([x, bent], axis=-1)
 
 
 class ForgettingRegression:
@@ -359,6 +383,7 @@ class ForgettingRegression:
         held = np.r_[self.BIAS_RIDGE, np.full(size, ridge)]
         self._unseen = np.diag(1.0 / held)
         self._covariance = np.repeat(self._unseen[None], len(prior), axis=0)
+        self._change = np.empty_like(self._unseen)  # scratch: making room takes longer than computing
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Every target's expected value (…, K) at inputs ``x`` (…, size)."""
@@ -366,8 +391,12 @@ class ForgettingRegression:
 
     def learn(self, x: FloatArray, values: FloatArray, weights: FloatArray | None = None) -> None:
         """Learn the targets' ``values`` (K,) at ``x``, each as ``weights`` (K,) observations (1); NaN where unknown."""
-        known = ~np.isnan(values)
-        which = slice(None) if known.all() else np.flatnonzero(known)
+        known = np.flatnonzero(values == values)
+        if len(known) <= 1:
+            for k in known.tolist():
+                self.learn_one(k, x, float(values[k]), 1.0 if weights is None else float(weights[k]))
+            return
+        which = slice(None) if len(known) == len(values) else known
         inputs = np.concatenate([[1.0], x])
         root = np.ones(len(values))[which] if weights is None else np.sqrt(weights[which])
         spread = (self._covariance[which] @ inputs) * root[:, None]
@@ -380,6 +409,18 @@ class ForgettingRegression:
         change = spread[:, :, None] * spread[:, None, :]
         change *= step[:, None, None]
         self._covariance[which] -= change
+
+    def learn_one(self, k: int, x: FloatArray, value: float, weight: float = 1.0) -> None:
+        """Learn the ``k``-th target's value alone, as ``learn`` does."""
+        inputs, covariance, root = np.concatenate([_ONE, x]), self._covariance[k], math.sqrt(weight)
+        spread = (covariance @ inputs) * root
+        r = max(float(spread @ inputs) * root, 1e-12)
+        error = root * (value - float(self._prior[k]) - float(self._weights[k] @ inputs))
+        self._weights[k] += spread * (error / (1.0 + r))
+        forgotten = self._forgetting - (1.0 - self._forgetting) / r
+        change = np.multiply(spread[:, None], spread, out=self._change)
+        change *= forgotten / (1.0 + forgotten * r)
+        covariance -= change
 
     def rearrange(self, source: IntArray, prior: FloatArray) -> None:
         """Have other targets: the k-th goes on as the ``source[k]``-th of today, or starts at ``prior[k]`` where -1."""
@@ -398,6 +439,10 @@ class ForgettingRegression:
             raise ValueError(f"{len(figures)} figures, not {self._weights.size + self._covariance.size}")
         self._weights = figures[: self._weights.size].reshape(self._weights.shape)
         self._covariance = figures[self._weights.size :].reshape(self._covariance.shape)
+
+
+_ONE = np.ones(1)
+_ROOT_2 = math.sqrt(2.0)
 
 
 def _finite(dumped: bytes) -> FloatArray:

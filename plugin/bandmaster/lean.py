@@ -66,7 +66,7 @@ class LeanState(StateManager):
         self._recent.update(experience.correct)
         self.version += 1
         accuracy, labelled = self._recent.value, self._recent.labelled
-        self._members = replace(self._members, accuracy=accuracy, labelled=labelled)
+        self._counted = replace(self._members, accuracy=accuracy, labelled=labelled)
         self._state = replace(self._state, version=self.version, members=self._members)
         return ()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from bandmaster.core import (
     Decision,
     DriftEvent,
     Ensemble,
+    Evidence,
     Experience,
     Figures,
     FloatArray,
@@ -86,6 +88,9 @@ class Learner:
         self.ensemble, self.contract, self.state, self.manager = ensemble, contract, state, manager
         self.without_reward = 0
         self._profile = profile_figures(ensemble)
+        self._plan = lru_cache(1 << 12)(partial(parse_plan, ensemble=ensemble))
+        self._plans = lru_cache(64)(partial(compiled, ensemble=ensemble))
+        self._live = {name: _is_live(contract, name) for name in ("latency", "energy")}
         self.guard = Guard(guarding, ensemble, contract, self._profile) if guarding else None
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
         self._fits = Fits(ensemble.names, tuple(map(str, ensemble.classes)), manager.policy.name, plans, FORMAT)
@@ -126,7 +131,7 @@ class Learner:
     def _outdated(self, decision: Decision, answer: Answer) -> str | None:
         """Why this ensemble cannot have made the decision."""
         try:
-            compiled(decision.plans, self.ensemble)
+            self._plans(decision.plans)
         except BandmasterError as problem:
             return f"decision {decision.id} was offered plans over other members than today's: {problem}"
         if len(answer.weights) != len(self.ensemble.names):
@@ -146,7 +151,8 @@ class Learner:
             self.without_reward += 1
             raise
         self._guard(experience)
-        experience = replace(experience, alarms=self.state.observe(experience))
+        if alarms := self.state.observe(experience):
+            experience = replace(experience, alarms=alarms)
         self.manager.learn(experience)
         return experience
 
@@ -173,8 +179,10 @@ class Learner:
     def experience(self, joined: Joined) -> Experience:
         """What a settled decision teaches: its reward, and all that its members' answers tell."""
         answer, labels = joined.answer, joined.outcome.labels
-        reward = self.reward(joined)
-        own = self._reward(joined, charge_probe=False) if answer.probes else reward
+        ran = self._figures(answer.ran)
+        figures = self._figures((*answer.ran, *answer.probes)) if answer.probes else ran
+        reward = self._reward(joined, ran, charge_probe=True)
+        own = self._reward(joined, ran, charge_probe=False) if answer.probes else reward
         scores, known = self.outputs(answer)
         said = Said.of(scores)
         truth = values = None
@@ -182,15 +190,14 @@ class Learner:
             values = np.asarray(labels, dtype=np.float64)
         elif labels is not None:
             truth = np.asarray(labels)
-        figures = self._figures((*answer.ran, *answer.probes))
-        evidence, corrected = self.state.evidence(said, joined.decision.state, now=True), None
+        speaks, corrected = self._speaks(joined, said), None
         if joined.outcome.consensus:
             correct = member_agreement(scores)
         elif values is not None:
             error = scores[..., 0] - values[:, None]
             correct = mean_known(self.contract.closeness(error), known)
-            if evidence.errors is not None:
-                corrected = mean_known(self.contract.closeness(error - evidence.errors.bias), known)
+            if (errors := speaks().errors) is not None:
+                corrected = mean_known(self.contract.closeness(error - errors.bias), known)
         elif truth is not None:
             correct = mean_known(said.label == truth[:, None], known)  # an abstention is wrong
         else:
@@ -206,13 +213,20 @@ class Learner:
             truth=truth,
             correct=correct,
             said=said,
-            evidence=evidence,
+            speaks=speaks,
             mix=self.state.label_mix,
             repeats=self.state.repeats,
             own_raw=own_raw,
             values=values,
             corrected=corrected,
         )
+
+    def _speaks(self, joined: Joined, said: Said) -> Callable[[], Evidence]:
+        """What was said speaks for, by what is believed now. Few ask where a reward was reported."""
+        if joined.outcome.reward is not None and not self.ensemble.regression:
+            return partial(self.state.evidence, said, joined.decision.state, now=True)
+        evidence = self.state.evidence(said, joined.decision.state, now=True)
+        return lambda: evidence
 
     def notice(self, decision: Decision, answer: Answer) -> DriftEvent | None:
         """Learn what a request tells before its outcome is known; to be called once for each, with its probe. Returns
@@ -273,13 +287,14 @@ class Learner:
 
     def reward(self, joined: Joined) -> Reward:
         """The contract's verdict on what really ran, a probe's energy and cost included."""
-        return self._reward(joined, charge_probe=True)
+        return self._reward(joined, self._figures(joined.answer.ran), charge_probe=True)
 
-    def _reward(self, joined: Joined, *, charge_probe: bool) -> Reward:
+    def _reward(self, joined: Joined, ran: Figures, *, charge_probe: bool) -> Reward:
+        """``ran`` are the figures of what ran for the reply."""
         answer, outcome = joined.answer, joined.outcome
         contract = self.contract.under(joined.decision.profile)
-        raw = self._spent(joined, charge_probe)
-        raw["confidence"] = float(answer.confidence.mean())
+        raw = self._spent(joined, ran, charge_probe)
+        raw["confidence"] = answer.sureness
         if outcome.reward is not None:
             terms = {m.name: m.term(raw[m.name]) for m in contract.metrics if m.name in raw}
             return Reward(outcome.reward, raw, terms)
@@ -303,13 +318,12 @@ class Learner:
             raise NoFigureError("contract.accuracy: no other member answered, so that there is no consensus")
         return float(agreement)
 
-    def _spent(self, joined: Joined, charge_probe: bool) -> dict[str, float]:
-        plan = parse_plan(joined.decision.plan, self.ensemble)
+    def _spent(self, joined: Joined, figures: Figures, charge_probe: bool) -> dict[str, float]:
+        plan = self._plan(joined.decision.plan)
         answer = joined.answer
         index = self.ensemble.index
         stages = [[index(name) for name in stage] for stage in stages_run(plan, answer)]
         ran = [i for stage in stages for i in stage]
-        figures = self._figures(answer.ran)
         latency, energies, costs = figures.latency_s.tolist(), figures.energy_j.tolist(), figures.cost.tolist()
         energy, cost = sum(energies[i] for i in ran), sum(costs[i] for i in ran)
         if charge_probe and answer.probes:
@@ -317,12 +331,17 @@ class Learner:
             probed, probes = [index(p.name) for p in answer.probes], self._figures(answer.probes)
             energy += float(probes.energy_j[probed].sum())
             cost += float(probes.cost[probed].sum())
-        weights, clear = pool_weights(plan, self.ensemble, answer.weights)[ran], figures.explainability[ran]
+        clear = figures.explainability[ran]
+        if not np.isnan(clear).any():
+            weights = pool_weights(plan, self.ensemble, answer.weights)[ran]
+            explainability = float(weights @ clear / weights.sum())
+        else:
+            explainability = math.nan
         spent = {
             "latency": sum(max(latency[i] for i in stage) for stage in stages),
             "energy": energy,
             "cost": cost,
-            "explainability": float(weights @ clear / weights.sum()),
+            "explainability": explainability,
         }
         return {name: figure for name, figure in spent.items() if not math.isnan(figure)}
 
@@ -338,10 +357,12 @@ class Learner:
         for said in (*answer.ran, *answer.probes):
             if not said.teaches:
                 continue
-            i = ensemble.index(said.name)
-            known[said.rows, i] = True
+            i, rows = ensemble.index(said.name), said.rows
+            if len(rows) == 1:  # an index costs a fraction of an array of one
+                rows = int(rows[0])
+            known[rows, i] = True
             if said.scores is not None:
-                scores[said.rows, i] = said.scores
+                scores[rows, i] = said.scores
         return scores, known
 
     def _figures(self, answers: Sequence[MemberAnswer]) -> Figures:
@@ -349,10 +370,9 @@ class Learner:
 
         What is declared is what one row takes: energy and cost are paid for each row that went in.
         """
-        declared = self._profile
-        latency, energy = (np.full(len(declared.cost), np.nan) for _ in range(2))
-        cost, explainability = declared.cost.copy(), declared.explainability.copy()
-        paid = np.ones(len(cost))
+        declared, size = self._profile, len(self.ensemble.names)
+        latency, energy, paid = [math.nan] * size, [math.nan] * size, [1.0] * size
+        cost, explainability = declared.cost.tolist(), declared.explainability.tolist()
         for said in answers:
             i = self.ensemble.index(said.name)
             latency[i], energy[i] = said.latency_s, said.energy_j
@@ -360,15 +380,16 @@ class Learner:
             cost[i] = cost[i] * paid[i] if said.cost is None else said.cost
             explainability[i] = explainability[i] if said.explainability is None else said.explainability
         return Figures(
-            latency_s=latency if self._live("latency") else declared.latency_s,
-            energy_j=energy if self._live("energy") else declared.energy_j * paid,
-            cost=cost,
-            explainability=explainability,
+            latency_s=np.array(latency) if self._live["latency"] else declared.latency_s,
+            energy_j=np.array(energy) if self._live["energy"] else declared.energy_j * np.array(paid),
+            cost=np.array(cost),
+            explainability=np.array(explainability),
         )
 
-    def _live(self, metric: str) -> bool:
-        found = self.contract.metric(metric)
-        return found is None or found.source == "live"
+
+def _is_live(contract: Contract, metric: str) -> bool:
+    found = contract.metric(metric)
+    return found is None or found.source == "live"
 
 
 def profile_figures(ensemble: Ensemble) -> Figures:

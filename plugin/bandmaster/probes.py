@@ -92,11 +92,11 @@ class ProbeShare:
 
     def answered(self, doubt: float) -> None:
         """A request was answered, with so much ``doubt`` in [0, 1]."""
-        self._doubt.update(np.array([doubt]))
+        self._doubt.update_one(doubt)
 
     def pay(self, price: float) -> None:
         """A probe turned out to cost so much reward, in [0, 1]."""
-        self._price.update(np.array([price]))
+        self._price.update_one(price)
 
     def doubt(self) -> None:
         """The world has changed: half of what probes have taught is void."""

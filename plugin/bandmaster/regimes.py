@@ -48,8 +48,8 @@ class Regimes:
             self._recent.append((experience.said, experience.known, truth))
         alarms = self._monitor.update(_surprises(experience), experience.joined.outcome.at)
         once = {a.name: a for a in (*alarms, *self._returned(experience))}
-        for m, name in enumerate(self._ensemble.names):
-            if f"accuracy:{name}" in once and self._relearn and truth is not None:
+        for m, name in enumerate(self._ensemble.names if once and self._relearn and truth is not None else ()):
+            if f"accuracy:{name}" in once:
                 self._belief.relearn(m, *self._since(m, once[f"accuracy:{name}"].seen))
                 self._speaks[m], self._probes[m] = 0.0, 0
         return tuple(once.values())
@@ -95,7 +95,7 @@ def _surprises(experience: Experience) -> FloatArray:
     """
     unknown = np.full(len(experience.correct), np.nan)
     if experience.truth is None:
-        return np.concatenate([experience.correct - 1.0, unknown, [experience.reward.value - 1.0]])
+        return np.array([*(experience.correct - 1.0).tolist(), *unknown.tolist(), experience.reward.value - 1.0])
     known, labels = experience.known, experience.joined.answer.labels
     rows = np.arange(len(known))
     likely = posterior(experience.evidence, known[:, None])[:, 0]

@@ -76,6 +76,8 @@ class RecentAccuracy:
 
     def update(self, correct: FloatArray, weights: FloatArray | None = None) -> None:
         """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown; of each as of ``weights`` (M,) (1)."""
+        if not (correct == correct).any():
+            return
         self._mean.update(correct, weights)
         if self._changes is not None and (changed := self._changes.update(correct)).any():
             # What was seen before speaks of another world: from here on the next few outcomes decide.
@@ -124,7 +126,13 @@ class StateManager:
         )
         self._ensemble = ensemble
         self.version = 0
-        self._members = self._statistics()
+        self._counted: MemberStatistics | None = None  # worked out when they are asked for
+
+    @property
+    def _members(self) -> MemberStatistics:
+        if self._counted is None:
+            self._counted = self._statistics()
+        return self._counted
 
     def get_state(self, request: Request) -> State:
         """What is known as ``request`` arrives. Reads only."""
@@ -220,7 +228,7 @@ class StateManager:
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
         stands = self._stand_for(experience)
-        self._habits.update(self._habits_of(experience).ravel(), np.tile(stands, 4))
+        self._habits.update(self._habits_of(experience).ravel(), None if stands is None else np.tile(stands, 4))
         self._accuracy.update(experience.correct, stands)
         features = experience.joined.decision.state.features
         if not len(features):
@@ -229,7 +237,7 @@ class StateManager:
             self._competence = Competence(len(self._ensemble.names), len(features))
         if self._competence is not None:
             self._competence.learn(features, experience.correct)
-        self._reward.update(np.array([experience.reward.value]))
+        self._reward.update_one(experience.reward.value)
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth, stands)
         if experience.values is not None:
@@ -240,7 +248,7 @@ class StateManager:
         if alarms:
             self._probes.doubt()
             self.errors.forget()
-        self._members = self._statistics()
+        self._counted = None
         self.version += 1
         return alarms
 
@@ -249,7 +257,7 @@ class StateManager:
         answer, known, names = experience.joined.answer, experience.known, self._ensemble.names
         habits = np.full((4, len(names)), np.nan)
         if not self._ensemble.regression:
-            habits[0] = mean_known(experience.scores.max(axis=-1), known)
+            habits[0] = mean_known(np.maximum.reduce(experience.scores, axis=-1), known)
             habits[1] = mean_known(experience.said.label == answer.labels[:, None], known)
         for said in (*answer.ran, *answer.probes):
             i = names.index(said.name)
@@ -258,7 +266,7 @@ class StateManager:
                 habits[:2, i] = np.nan
         return habits
 
-    def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray) -> None:
+    def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray | None) -> None:
         known = experience.known
         guessed = self._guess(experience.evidence.log_likelihood, known)
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
@@ -268,9 +276,13 @@ class StateManager:
         self._repetition.learn(truth, then.label_mix, then.newest, then.since, then.requests, decision.at)
         self.belief.learn(experience.said, known, truth, stands)
 
-    def _stand_for(self, experience: Experience) -> FloatArray:
-        """For how many requests each member's answers stand (M,): those of the plan for this one, probes for others."""
+    def _stand_for(self, experience: Experience) -> FloatArray | None:
+        """For how many requests each member's answers stand (M,): those of the plan for this one, probes for others;
+        ``None`` where all stand for this one alone.
+        """
         joined, names = experience.joined, self._ensemble.names
+        if not joined.decision.probed:
+            return None
         stands = np.full(len(names), joined.decision.stands_for)
         stands[[names.index(said.name) for said in joined.answer.ran]] = 1.0
         return stands
@@ -301,7 +313,7 @@ class StateManager:
         dumped = state["competence"]
         self._competence = None if dumped is None else Competence.of(dumped, len(self._ensemble.names))
         self.version = int(state["version"])
-        self._members = self._statistics()
+        self._counted = None
 
 
 _PARTS = ("accuracy", "habits", "label_mix", "repetition", "reward", "probes")

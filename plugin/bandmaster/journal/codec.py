@@ -26,7 +26,10 @@ from bandmaster.core import (
 Record = Decision | Answer | Outcome | DriftEvent | Reward
 R = TypeVar("R", bound=Record)
 
-_DTYPES: dict[Any, tuple[type[np.generic], str]] = {FloatArray: (np.float64, "fiu"), IntArray: (np.int64, "i")}
+_DTYPES: dict[Any, tuple[np.dtype[Any], str]] = {
+    FloatArray: (np.dtype(np.float64), "fiu"),
+    IntArray: (np.dtype(np.int64), "i"),
+}
 
 
 def encode(record: Record) -> bytes:
@@ -49,14 +52,34 @@ def decode(raw: bytes, kind: type[R]) -> R:
     Bytes without a CRC, as versions before 0.1.0 wrote them, are taken as they are.
     """
     try:
-        if raw[-_MARK : 1 - _MARK] == b"#":
-            raw, mark = raw[:-_MARK], raw[-_MARK:]
-            if mark != _mark(raw):
-                raise ValueError("their CRC is another, so that they were altered")
-        record: R = _DECODERS[kind].decode(raw)
+        record: R = _DECODERS[kind].decode(_unmarked(raw))
     except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BandmasterError(f"these bytes are no {kind.__name__}: {error}") from error
     return record
+
+
+def rows_answered(answer: bytes) -> int | None:
+    """How many rows an answer is to, by its bytes, in a fraction of the time that decoding them takes; ``None`` where
+    they are no answer's.
+    """
+    try:
+        return len(_ROWS.decode(_unmarked(answer)).labels)
+    except ValueError:
+        return None
+
+
+class _Rows(msgspec.Struct):
+    labels: list[int]
+
+
+def _unmarked(raw: bytes) -> bytes:
+    """The JSON alone. Raises ``ValueError`` where the CRC after it is another's."""
+    if raw[-_MARK : 1 - _MARK] != b"#":
+        return raw
+    raw, mark = raw[:-_MARK], raw[-_MARK:]
+    if mark != _mark(raw):
+        raise ValueError("their CRC is another, so that they were altered")
+    return raw
 
 
 def _mark(raw: bytes) -> bytes:
@@ -99,11 +122,12 @@ def _to_array(kind: Any, value: Any) -> Array:
             raise ValueError(f"{shape} is no shape of an empty array with 1 or 2 axes")
         return np.empty(shape, dtype=dtype)
     array = np.asarray(value)
-    if array.ndim not in (1, 2) or array.dtype.kind not in accepted:
+    if not 1 <= array.ndim <= 2 or array.dtype.kind not in accepted:
         raise ValueError("Expected an array of finite numbers with 1 or 2 axes")
-    return array.astype(dtype, copy=False)
+    return array if array.dtype is dtype else array.astype(dtype, copy=False)
 
 
+_ROWS = msgspec.json.Decoder(_Rows)
 _ENCODER = msgspec.json.Encoder(enc_hook=_to_json)
 _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind, dec_hook=_to_array) for kind in (Decision, Answer, Outcome, DriftEvent, Reward)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from bandmaster.core import (
     Snapshot,
     Status,
 )
-from bandmaster.journal.codec import decode, encode
+from bandmaster.journal.codec import decode, encode, rows_answered
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.reading import answered_after, joined_since, newest_events
 from bandmaster.journal.relay import BATCH, Relay
@@ -126,13 +126,16 @@ class SqlJournal(ABC):
         removed.
         """
         with self._lock:
-            ids = [id_ for id_, _, _ in reported]
-            complete = {id_ for (id_,) in self._of("SELECT id FROM decisions WHERE NOT waits AND id IN ({})", ids)}
-            if complete != set(ids):  # a spool may hold what is lacking
-                self.drain()
+            self._drain_for([id_ for id_, _, _ in reported])
             self._clock = max([self._clock, *(outcome.at for _, outcome, _ in reported)])
             with self._transaction():
                 return self._settle(reported)
+
+    def _drain_for(self, ids: Sequence[str]) -> None:
+        """Drain, where a spool may hold what is lacking of these decisions."""
+        complete = {id_ for (id_,) in self._of("SELECT id FROM decisions WHERE NOT waits AND id IN ({})", ids)}
+        if complete != set(ids):
+            self.drain()
 
     def due(self, now: float | None = None) -> Sequence[Joined]:
         """Join what has become ready. ``now`` (Unix s) defaults to the newest outcome's time."""
@@ -157,7 +160,7 @@ class SqlJournal(ABC):
     def save_reward(self, joined: Joined, reward: Reward) -> None:
         """Keep the verdict. Not synced: it can be computed again. A raw figure of NaN is unknown and left out."""
         known = {name: figure for name, figure in reward.raw.items() if not math.isnan(figure)}
-        row = (joined.decision.id, joined.seq, encode(replace(reward, raw=known)))
+        row = (joined.decision.id, joined.seq, encode(Reward(reward.value, known, reward.terms)))
         if self._put_off is None:
             self._save_rewards([row])
         else:
@@ -259,6 +262,14 @@ class SqlJournal(ABC):
             return None
         outcome = None if row[2] is None else decode(row[2], Outcome)
         return decode(row[0], Decision), decode(row[1], Answer), outcome
+
+    def rows(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many rows each of these decisions answered; without those that are not there, or are damaged."""
+        with self._lock:
+            self._drain_for(ids)
+            found = self._of("SELECT id, answer FROM decisions WHERE id IN ({})", ids)
+        counted = ((id_, rows_answered(answer)) for id_, answer in found)
+        return {id_: rows for id_, rows in counted if rows is not None}
 
     def unsettled(self, since: float) -> Iterator[Decision]:
         """Decisions of ``since`` (Unix s) or later of which no outcome has been reported, in order of their ids."""

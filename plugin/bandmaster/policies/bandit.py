@@ -180,14 +180,16 @@ class BanditPolicy:
         decision = experience.joined.decision
         state = decision.state
         foreseen = scores.foresee(state)
-        if decision.plan in self.catalogue.names and self._corrects(state):
-            chosen = self.catalogue.index(decision.plan)
+        chosen = self.catalogue.index(decision.plan) if decision.plan in self.catalogue.names else None
+        if chosen is not None and self._corrects(state):
             # VW minimises a cost: by how much the score promised too much.
-            cost = scores.rewards(foreseen)[chosen] - experience.own
+            cost = scores.reward(foreseen, chosen) - experience.own
             # Its regression looks at the chosen plan alone.
             lines = [shared_line(foreseen.z, state.tags), self._plan_lines[chosen]]
             self._vw.learn(labelled(lines, 0, cost, decision.propensity))
-        if len(state.features) or experience.truth is None:
+        if experience.joined.outcome.reward is not None:  # which tells of no other plan
+            scores.learn_one(state, foreseen, chosen, experience.own, decision.propensity)
+        elif len(state.features) or experience.truth is None:
             seen = revealed(self.catalogue, self._contract, experience)
             scores.learn(state, foreseen, seen.rewards, seen.observed_p)
 
@@ -195,7 +197,7 @@ class BanditPolicy:
         """Search for better plans where it is time to."""
         self._keep(experience)
         if self._forget(experience) or self._due(experience.mix, self._learned):
-            errors = experience.evidence.errors
+            errors = experience.evidence.errors if self._first.ensemble.regression else None
             self._renew(experience.mix, experience.repeats, errors, scores, self._learned)
 
     def _renew(
@@ -210,15 +212,17 @@ class BanditPolicy:
 
     def _keep(self, experience: Experience) -> None:
         """Let the planners see a probed request, and that of values every one."""
-        probed, errors = bool(experience.known.all()), experience.evidence.errors
         if experience.corrected is not None:
             self._values.hear(experience.corrected)
+        if experience.joined.outcome.reward is not None:
+            return
+        probed = bool(experience.known.all())
         if experience.truth is not None and probed:
             decision = experience.joined.decision
             state, said, took = decision.state, experience.said, experience.figures
             odds, stands = _odds(state, self._belief.members), decision.stands_for
             self._planner.learn(said, experience.truth, took, odds, stands, state.newest, state.since)
-        if errors is not None and experience.values is not None and probed:
+        if experience.values is not None and probed and (errors := experience.evidence.errors) is not None:
             self._values.learn(experience.scores[..., 0] - experience.values[:, None], errors, experience.figures)
 
     def _forget(self, experience: Experience) -> bool:

@@ -88,6 +88,17 @@ class PlanScores:
             expected = np.where(self.valued, self.worth[:, 0], expected)
         return np.asarray(expected - self.doubt)
 
+    def reward(self, foreseen: Foreseen, plan: int) -> float:
+        """The ``plan``-th of ``rewards``."""
+        if self._regression and self.valued[plan]:
+            expected = float(self.worth[plan, 0])
+        else:
+            mean = _mean(foreseen.beyond)
+            expected = float(foreseen.expected[plan]) + (
+                mean + self._slope.value * (float(foreseen.beyond[plan]) - mean)
+            )
+        return expected - float(self.doubt[plan])
+
     def _believe(self, foretold: FloatArray, came: FloatArray) -> None:
         """Learn how far what plans (P,) were foretold to differ by comes true; NaN where it is unknown what came."""
         seen = ~np.isnan(came)
@@ -110,6 +121,15 @@ class PlanScores:
         surplus = rewards - foreseen.expected
         self._believe(foreseen.beyond, surplus)
         self._plans.learn(foreseen.z, surplus, 1.0 / np.maximum(observed_p, self.RAREST))
+        self.standard.learn(state.features)
+
+    def learn_one(self, state: State, foreseen: Foreseen, plan: int | None, reward: float, observed_p: float) -> None:
+        """As ``learn``, where only the reward of the ``plan``-th is known, or of none of today's."""
+        if plan is not None:
+            surplus = reward - float(foreseen.expected[plan])
+            level = _mean(foreseen.beyond)
+            self._slope.update_one(float(foreseen.beyond[plan]) - level, surplus - level)
+            self._plans.learn_one(plan, foreseen.z, surplus, 1.0 / max(observed_p, self.RAREST))
         self.standard.learn(state.features)
 
     def dump(self) -> bytes:
@@ -136,6 +156,11 @@ class PlanScores:
         scores._slope.load(found.slope)
         scores._take(catalogue, worth, doubt, valued)
         return scores
+
+
+def _mean(values: FloatArray) -> float:
+    """``values.mean()`` of (n,), in a third of the time."""
+    return float(np.add.reduce(values)) / len(values)
 
 
 class _Dump(msgspec.Struct, frozen=True):

@@ -11,7 +11,8 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -89,7 +90,7 @@ REMEMBERED = 2_000
 """So many outcomes before its last snapshot a learner that starts looks at again, to know who reports how."""
 
 GOLDEN = 8
-"""The states of so many requests, the newest, a snapshot is tried on before it goes live."""
+"""The states of so many requests, of the newest, a snapshot is tried on before it goes live."""
 
 EXPIRE_EVERY_S = 60.0
 """How often is looked for decisions that have been kept long enough."""
@@ -117,7 +118,7 @@ class LearningLoop:
         self._learner, self._spare = self._learners()
         self._version, self._cursor = 0, 0  # of the last snapshot, and of the last outcome that was learned from
         self._leads, self._unfit = False, False
-        self._golden: deque[State] = deque(maxlen=GOLDEN)
+        self._golden: deque[tuple[Decision, Answer]] = deque(maxlen=GOLDEN)
         self._dirty, self._noticed, self._published, self._expires = False, False, 0.0, 0.0
         self._reporters = None if ensemble.regression else Reporters()
         self._pin = Pin(path)
@@ -256,40 +257,28 @@ class LearningLoop:
                 self._alarm(alarm)
         except Exception:
             _log.exception("decision %s cannot be noticed", decision.id)
-        if self._learner.knows(decision, answer):
-            # Which plans fitted, and who was out, was said of a catalogue that may be another by now.
-            self._golden.append(replace(decision.state, fits=(), out=()))
+        self._golden.append((decision, answer))
         self._keeper.decided(self._learner, decision, answer)
         self._lag_s, self._noticed = time.time() - decision.at, True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
-        misfits = [self._misfit(report) for report in reports]
+        rows = self._journal.rows([report.decision_id for report in reports if report.labels is not None])
+        misfits = [_misfit(report, rows.get(report.decision_id)) for report in reports]
         if any(misfits):
             return [
                 Receipt(decision_id=r.decision_id, status="refused", why=w)
                 for r, w in zip(reports, misfits, strict=True)
             ]
         outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
-        settled = self._journal.settle_all(outcomes)
-        joined = [settlement.joined for settlement in settled if settlement.joined is not None]
-        with self._journal.rewards_together():
-            learned = self._learn_all(joined) if self._leads else {}
-        return [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
-
-    def _misfit(self, report: Report) -> str | None:
-        if report.labels is None:
-            return None
-        try:
-            found = self._journal.find(report.decision_id)
-        except BandmasterError:  # it is damaged: settling it says so
-            return None
-        if found is None or len(found[1].labels) == len(report.labels):
-            return None
-        return (
-            f"decision {report.decision_id} answered {len(found[1].labels)} rows, but {len(report.labels)} labels "
-            "came; send a list with one label a row"
-        )
+        with _uncollected():
+            settled = self._journal.settle_all(outcomes)
+            joined = [settlement.joined for settlement in settled if settlement.joined is not None]
+            with self._journal.rewards_together():
+                learned = self._learn_all(joined) if self._leads else {}
+            receipts = [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
+        telemetry.tell()
+        return receipts
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -340,6 +329,7 @@ class LearningLoop:
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
         if now - self._published >= every:
             self._publish(now)
+        telemetry.tell()
 
     def _follow(self, now: float) -> None:
         """Hand on what this replica's workers recorded, and know what the one that leads has learned."""
@@ -375,10 +365,17 @@ class LearningLoop:
         the newest requests' states, no distribution, or another one than was learned.
         """
         self._spare.load(payload)
-        for state in self._golden:
+        for state in self._golden_states():
             p, loaded = (learner.manager.distribution(state) for learner in (self._learner, self._spare))
             if not np.array_equal(p, loaded):
                 raise BandmasterError("loaded, it decides otherwise than it was learned")
+
+    def _golden_states(self) -> Iterator[State]:
+        """Those that may have been decided under the present configuration."""
+        for decision, answer in self._golden:
+            if self._learner.knows(decision, answer):
+                # Which plans fitted, and who was out, was said of a catalogue that may be another by now.
+                yield replace(decision.state, fits=(), out=())
 
     def _expire(self, now: float) -> None:
         """Remove what has been kept long enough: some at every tick until nothing is left, so that others need not
@@ -450,6 +447,26 @@ class LearningLoop:
                 self._shares.close()
             self._journal.close()
             self._lease.close()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would walk the records of a batch again and again, all of them in use."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _misfit(report: Report, rows: int | None) -> str | None:
+    """What is wrong with the labels of a decision that answered so many ``rows``, as far as that is known."""
+    if report.labels is None or rows is None or len(report.labels) == rows:
+        return None
+    return (
+        f"decision {report.decision_id} answered {rows} rows, but {len(report.labels)} labels came; send a list with "
+        "one label a row"
+    )
 
 
 def _receipt(decision_id: str, settlement: Settlement, learned: Mapping[str, Experience | None]) -> Receipt:

@@ -116,18 +116,42 @@ def _called(calls: Sequence[MemberAnswer], what: str) -> None:
         _count("energy_joules", source, what, by=spent)
 
 
+_untold: dict[tuple[str, ...], list[float]] = {}
+"""By a metric's name and labels, how many values there were and their sum: what ``tell`` counts. The learner sees
+thousands a second, and counting one takes longer than adding it up.
+"""
+
+
+def _add(value: float, *name_and_labels: str) -> None:
+    added = _untold.setdefault(name_and_labels, [0.0, 0.0])
+    added[0] += 1.0
+    added[1] += value
+
+
 def settled(status: str) -> None:
-    """Count an outcome that was reported."""
-    _count("outcomes", status)
+    """Count an outcome that was reported, once it is told."""
+    _add(1.0, "outcomes", status)
 
 
 def learned(experience: Experience) -> None:
-    """Count what the learner has learned from, and the alarms that it raised."""
+    """Count what the learner has learned from, once it is told, and the alarms that it raised."""
     for alarm in experience.alarms:
         alarmed(alarm)
-    _of("reward", experience.joined.decision.policy).observe(experience.reward.value)
+    _add(experience.reward.value, "reward", experience.joined.decision.policy)
     for name, term in experience.reward.terms.items():
-        _of("term", name).observe(term)
+        _add(term, "term", name)
+
+
+def tell() -> None:
+    """Have what was settled and learned since it was told last be seen."""
+    for (name, *labels), (count, total) in _untold.items():
+        metric = _of(name, *labels)
+        if LEARNER[name].kind == "Summary":  # ``observe`` takes one value at a time
+            metric._count.inc(count)
+            metric._sum.inc(total)
+        else:
+            metric.inc(total)
+    _untold.clear()
 
 
 def alarmed(event: DriftEvent) -> None:

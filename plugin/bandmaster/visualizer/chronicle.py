@@ -90,7 +90,8 @@ class Chronicle:
         ((self.seq, self.at, self.id),) = self._connection.execute("SELECT seq, at, id FROM reached").fetchall()
         self._counted: dict[str, float] = dict(self._connection.execute("SELECT id, at FROM counted").fetchall())
         self._new: list[tuple[str, float]] = []
-        self._sums: dict[Key, list[float]] = {}
+        self._alike: dict[Key, list[float]] = {}  # of values that count once: how many, their sum, that of squares
+        self._sums: dict[Key, list[float]] = {}  # of the others
         self._about: About | None = None
 
     def describe(self, about: About) -> None:
@@ -121,12 +122,19 @@ class Chronicle:
 
     def _add(self, decision: Decision, tallies: Iterable[Tally]) -> None:
         finest = LEVELS[0]
-        at = int(decision.at // finest) * finest
+        at, policy, profile = int(decision.at // finest) * finest, decision.policy, decision.profile
         for tally in tallies:
-            key = at, tally.series, tally.name, decision.policy, decision.profile
+            series, name, value, weight = tally
+            key = at, series, name, policy, profile
+            if weight == 1.0:  # as almost all are
+                if (alike := self._alike.get(key)) is None:
+                    alike = self._alike[key] = [0.0] * 3
+                alike[0] += 1.0
+                alike[1] += value
+                alike[2] += value * value
+                continue
             if (sums := self._sums.get(key)) is None:
                 sums = self._sums[key] = [0.0] * 6
-            value, weight = tally.value, tally.weight
             sums[0] += 1.0
             sums[1] += weight
             sums[2] += weight * weight
@@ -141,8 +149,11 @@ class Chronicle:
         if caught_up is not None and caught_up - LAG_S > self.at:
             self.at, self.id = caught_up - LAG_S, ""
             self._counted = {id_: at for id_, at in self._counted.items() if at > self.at}
+        alike = ((key, (n, n, n, total, total, squares)) for key, (n, total, squares) in self._alike.items())
         rows = [
-            (level, at // level * level, *names, *sums) for (at, *names), sums in self._sums.items() for level in LEVELS
+            (level, at // level * level, *names, *sums)
+            for (at, *names), sums in (*alike, *self._sums.items())
+            for level in LEVELS
         ]
         with _errors(self.path), self._connection as transaction:
             transaction.execute("BEGIN IMMEDIATE")
@@ -150,7 +161,7 @@ class Chronicle:
             transaction.executemany("INSERT OR IGNORE INTO counted VALUES (?, ?)", self._new)
             transaction.execute("DELETE FROM counted WHERE at <= ?", (self.at,))
             transaction.execute("UPDATE reached SET seq = ?, at = ?, id = ?", (self.seq, self.at, self.id))
-        self._sums, self._new = {}, []
+        self._alike, self._sums, self._new = {}, {}, []
 
     def close(self) -> None:
         self._connection.close()

@@ -44,16 +44,20 @@ class Keeper:
 
     def decided(self, learner: Learner, decision: Decision, answer: Answer) -> None:
         """Add a decision that the journal holds since just now."""
-        with self._seldom_failing():
+        try:
             self.chronicle.decided(decision, decided(decision, answer, learner.ensemble))
+        except Exception:
+            self._failed()
 
     def learned(self, learner: Learner, joined: Joined, experience: Experience | None) -> None:
         """Add an outcome that was settled just now, and taught that; one that is not the next in order is caught up
         with later.
         """
-        with self._seldom_failing():
+        try:
             if joined.seq == self.chronicle.seq + 1:
                 self.chronicle.settled(joined, _told(learner, experience))
+        except Exception:
+            self._failed()
 
     def tick(self, learner: Learner, journal: Holds, now: float) -> None:
         """Catch up, as long as there is something, and let readers see what was added."""
@@ -90,8 +94,12 @@ class Keeper:
     def _seldom_failing(self) -> Iterator[None]:
         try:
             yield
-        except Exception:  # of whatever kind: it must not keep anybody from learning
-            self._seldom.error("the dashboard lacks something", exc_info=True)
+        except Exception:
+            self._failed()
+
+    def _failed(self) -> None:
+        """Of whatever kind the failure is: it must not keep anybody from learning."""
+        self._seldom.error("the dashboard lacks something", exc_info=True)
 
 
 def about(learner: Learner) -> About:

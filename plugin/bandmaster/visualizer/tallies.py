@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,8 +50,7 @@ SETTLED: Mapping[str, str] = {
 such a request counts for as many as that was improbable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """One value of a series, under a ``name`` where it has several, which counts ``weight`` times."""
 
     series: str
@@ -67,7 +67,7 @@ def decided(decision: Decision, answer: Answer, ensemble: Ensemble) -> Iterator[
     yield Tally("probed", "", float(decision.probed))
     yield Tally("rows", "", float(len(answer.labels)))
     yield from _spent(decision, answer, ensemble)
-    yield Tally("confidence", "", float(answer.confidence.mean()))
+    yield Tally("confidence", "", answer.sureness)
     yield Tally("unanswered", "", float((answer.labels == NO_ANSWER).any()))
     yield Tally("over limits", "", float(decision.over_limits))
     for said in answer.ran:
@@ -106,15 +106,17 @@ def settled(experience: Experience, contract: Contract, ensemble: Ensemble, base
         yield Tally("figure", name, figure)
     yield Tally("delay", "", joined.outcome.at - decision.at)
     for name, share in zip(ensemble.names, experience.correct.tolist(), strict=True):
-        if not np.isnan(share):
+        if not math.isnan(share):
             yield Tally("right", name, share)
     yield from _alone(experience, contract, ensemble, baseline)
 
 
 def _alone(experience: Experience, contract: Contract, ensemble: Ensemble, baseline: str | None) -> Iterator[Tally]:
     """What single members, all of them, the baseline and the policy's choice would have earned, each on its own."""
+    if experience.joined.outcome.labels is None or not experience.known.all():
+        return
     decision, p = experience.joined.decision, known_p(experience)
-    if not experience.known.all() or not p or experience.joined.outcome.labels is None:
+    if not p:
         return
     fixed = (parse_plan(plan, ensemble).name for plan in (ALL, baseline or ALL))
     names = {name: name for name in (*ensemble.names, *fixed)}
