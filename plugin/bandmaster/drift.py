@@ -5,21 +5,37 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from river.drift import ADWIN
 
 from bandmaster.core import BoolArray, DriftEvent, FloatArray
+
+if TYPE_CHECKING:
+    from river.drift import ADWIN
+
+
+def _adwin(delta: float, clock: int = 32) -> ADWIN:
+    """A detector that looks for a change at every ``clock``-th value.
+
+    River brings scikit-learn along, which takes as long to import as all else that a server does: only who watches
+    something waits for that.
+    """
+    from river.drift import ADWIN
+
+    return ADWIN(delta=delta, clock=clock)
 
 
 class Changes:
     """Tells which of several streams of values in [0, 1] have another mean than before, with one ADWIN each."""
 
     def __init__(self, size: int, *, delta: float) -> None:
-        self._detectors = [ADWIN(delta=delta) for _ in range(size)]
+        self._size, self._delta = size, delta
+        self._detectors: list[ADWIN] = []  # made with the first values
 
     def update(self, values: FloatArray) -> BoolArray:
         """Feed one value to each stream, none where it is NaN; return which of them changed just now."""
+        self._detectors = self._detectors or [_adwin(self._delta) for _ in range(self._size)]
         changed = np.zeros(len(values), dtype=np.bool_)
         for k in np.flatnonzero(~np.isnan(values)):
             self._detectors[k].update(values[k])
@@ -44,17 +60,18 @@ class DriftMonitor:
 
     def __init__(self, names: Sequence[str], *, delta: float) -> None:
         self._names, self._delta = tuple(names), delta
-        self._detectors = [self._detector() for _ in self._names]
+        self._detectors: list[ADWIN] = []  # made with the first values
         self._recent: list[deque[float]] = [deque(maxlen=self.RECENT) for _ in self._names]
 
     def _detector(self) -> ADWIN:
         # By default it looks for a change at every 32nd value only; a member that few requests run has not that many.
-        return ADWIN(delta=self._delta, clock=1)
+        return _adwin(self._delta, clock=1)
 
     def update(self, values: FloatArray, at: float) -> tuple[DriftEvent, ...]:
         """Feed one surprise to each stream, none where it is NaN; return the alarms that this raised. Surprises lie in
         [-1, 1], times what their request stands for.
         """
+        self._detectors = self._detectors or [self._detector() for _ in self._names]
         events = []
         for k, value in enumerate(values.tolist()):
             if math.isnan(value):

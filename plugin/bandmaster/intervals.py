@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from bandmaster.core import FloatArray
 
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 def t_interval(values: FloatArray) -> Interval:
     """Student's interval of the mean of at least 2 independent ``values``."""
     mean = float(np.mean(values))
-    half = float(stats.t.ppf((1.0 + LEVEL) / 2.0, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    half = float(stdtrit(len(values) - 1, (1.0 + LEVEL) / 2.0) * np.std(values, ddof=1) / math.sqrt(len(values)))
     return mean - half, mean + half
 
 
@@ -69,5 +69,7 @@ def block_length(series: FloatArray) -> int:
 
 def wilson_interval(right: int, n: int) -> Interval:
     """Wilson's score interval of a share, ``right`` of ``n`` ≥ 1 (Wilson 1927, "Probable inference")."""
+    from scipy import stats  # the time it takes to import is not every server's to spend
+
     found = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return float(found.low), float(found.high)

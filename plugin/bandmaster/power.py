@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from scipy.optimize import nnls
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -75,6 +74,9 @@ class Power:
         busy: Callable[[], float] = busy_seconds,
     ) -> None:
         """``clock`` gives seconds, ``busy`` those that CPUs have been busy."""
+        from scipy.optimize import nnls  # not where there is no counter, nor with a request under way
+
+        self._nnls = nnls
         self._counter, self._clock, self._busy = counter, clock, busy
         self._samples: deque[tuple[float, float, float]] = deque(maxlen=self.SAMPLES)
         self._last = (clock(), busy(), counter.joules())
@@ -111,5 +113,5 @@ class Power:
         seconds, busy, joules = np.array(self._samples).T
         if (busy / seconds).std() < self.VARIED:
             return  # what was known before still is
-        (idle, watts), _ = nnls(np.stack([seconds, busy], axis=1), joules)
+        (idle, watts), _ = self._nnls(np.stack([seconds, busy], axis=1), joules)
         self.idle_watts, self.watts = float(idle), float(watts) or None

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from sklearn.tree import DecisionTreeClassifier
 
 from bandmaster.core import Array, BandmasterError, FloatArray, IntArray, Member, Meter, Provenance
 from bandmaster.inputs import one_by_one, rows_of, shaped
@@ -179,6 +178,8 @@ def fidelity(rows: FloatArray, labels: IntArray) -> tuple[float | None, int, int
     fit, judge = order[: len(rows) // 2], order[len(rows) // 2 :]
     if len(fit) < 2:
         return None, len(fit), len(judge)
+    from sklearn.tree import DecisionTreeClassifier
+
     tree = DecisionTreeClassifier(max_depth=TREE_DEPTH, random_state=0).fit(np.nan_to_num(rows[fit]), labels[fit])
     agree = tree.predict(np.nan_to_num(rows[judge])) == labels[judge]
     return float(agree.mean()), len(fit), len(judge)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import beta
+from scipy.special import betaincinv, ndtr, ndtri
 
 from bandmaster.core import BoolArray, Ensemble, FloatArray, IntArray, Profile
 from bandmaster.recorded import RecordedLog
@@ -237,7 +236,7 @@ def _confidence(means: FloatArray, spread: float, classes: int, rank: FloatArray
     mean = np.clip((means - chance) / (1.0 - chance), 1e-3, 1.0 - 1e-3)
     variance = np.minimum((max(spread, SHARPEST) / (1.0 - chance)) ** 2, 0.99 * mean * (1.0 - mean))
     size = mean * (1.0 - mean) / variance - 1.0
-    drawn = np.clip(beta.ppf(rank, mean * size, (1.0 - mean) * size), 1e-6, 1.0)
+    drawn = np.clip(betaincinv(mean * size, (1.0 - mean) * size, rank), 1e-6, 1.0)
     return np.asarray(chance + (1.0 - chance) * drawn)
 
 

@@ -41,6 +41,7 @@ def test_both_services_are_asked_by_turns_and_their_processors_read(
         assert found[f"equal_theirs_learner_us_{callers}"] == 0.0
 
 
+@pytest.mark.extras
 def test_rewards_are_reported_until_the_learner_has_all(ask: Load, tmp_path: Path) -> None:
     at = project(tmp_path / "rewards", members.small(), "Inline")
     with served(".", at, "ours", settings=UNTRACED) as server:

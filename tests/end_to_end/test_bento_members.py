@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.end_to_end.servers import Server, bentoml, environment, eventually, served
+from bandmaster.core import BandmasterError
+from bandmaster.serving.discovery import find_block, load_service
+from bandmaster.serving.service import wrap
+from tests.end_to_end.servers import Server, environment, eventually, served
 from tests.serving.tiny import IRIS, ROWS, project
 
 HANG = 1000.0
@@ -137,6 +141,20 @@ def test_in_one_process_it_works_as_well(tmp_path: Path) -> None:
         assert errors(up, ask(up)) == ALL_WELL
 
 
+def refusal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Why nobody serves what lies in ``folder``; tests/end_to_end/test_serving.py has how a server says such things."""
+    monkeypatch.delenv("BENTOML_CONFIG", raising=False)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    sys.modules.pop("service", None)
+    try:
+        with pytest.raises(BandmasterError) as refused:
+            wrap(load_service(*find_block()), find_block)
+    finally:
+        sys.modules.pop("service", None)
+    return str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("members", "why"),
     [
@@ -146,16 +164,15 @@ def test_in_one_process_it_works_as_well(tmp_path: Path) -> None:
     ],
 )
 def test_a_service_that_cannot_be_a_member_is_refused_at_start(
-    tmp_path: Path, members: dict[str, Any], why: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any], why: str
 ) -> None:
-    folder = bento(tmp_path / "bento", members={"linear": MEMBERS["linear"], **members}, policy={"use": "bandit"})
-    refused = bentoml("serve", ".", folder=folder, env=environment(tmp_path / "home"))
-    assert refused.returncode == 2
-    assert why in refused.stderr
+    folder = bento(tmp_path, members={"linear": MEMBERS["linear"], **members}, policy={"use": "bandit"})
+    assert why in refusal(folder, monkeypatch)
 
 
-def test_an_ensemble_of_services_alone_tells_nobody_what_rows_look_like(tmp_path: Path) -> None:
-    folder = bento(tmp_path / "bento", members={"third": MEMBERS["third"]}, policy={"use": "bandit"})
-    refused = bentoml("serve", ".", folder=folder, env=environment(tmp_path / "home"))
-    assert refused.returncode == 2
-    assert "members.third: is asked only once the service runs; no other member tells what rows and" in refused.stderr
+def test_an_ensemble_of_services_alone_tells_nobody_what_rows_look_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = bento(tmp_path, members={"third": MEMBERS["third"]}, policy={"use": "bandit"})
+    why = "members.third: is asked only once the service runs; no other member tells what rows and"
+    assert why in refusal(folder, monkeypatch)

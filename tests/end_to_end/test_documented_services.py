@@ -146,7 +146,11 @@ def store_neighbours(home: Path) -> None:
         joblib.dump(KNeighborsClassifier().fit(ROWS, LABELS), model.path_of("model.pkl"))
 
 
-@pytest.mark.parametrize("name", DOCUMENTED)
+@pytest.mark.parametrize(
+    "name",
+    # tests/serving/test_plain_services.py has the others' signatures in one process.
+    [pytest.param(name, marks=() if name == "stored" else pytest.mark.extras) for name in DOCUMENTED],
+)
 def test_a_documented_service_runs_under_the_block_unchanged(tmp_path: Path, name: str) -> None:
     case = DOCUMENTED[name]
     classes = [0, 1, 2] if name == "stored" else None  # scikit-learn's own labels, as the service gives them

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
 
 from tests.end_to_end.servers import Server, bentoml, environment, eventually, served
@@ -46,6 +47,7 @@ def test_a_built_bento_takes_up_edits_while_it_runs(tmp_path: Path) -> None:
         assert {page["digest"] for page in pages(server)} != {page["digest"] for page in before}
 
 
+@pytest.mark.extras
 def test_with_reload_an_edit_by_hand_starts_nothing_anew_and_what_does_finds_it(tmp_path: Path) -> None:
     folder = project(tmp_path / "project", seed=1)
     file, env = folder / "bentofile.yaml", environment(tmp_path / "home")

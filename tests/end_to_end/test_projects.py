@@ -1,4 +1,8 @@
-"""The projects that ship with the repository, each served for real: `bento/` and the examples."""
+"""The projects that ship with the repository, each served for real: `bento/` and the examples.
+
+The first three examples and `bento/` are served with what the core promises; the others take a minute, show what
+cheaper tests hold, and are served with the extras.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +88,7 @@ def is_up(url: str) -> bool:
         return False
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("example", ["05_tabular_bento"], indirect=True)
 def test_example_5_answers_as_the_service_did_before_and_watches(example: Path) -> None:
     bentofile, body = example / "bentofile.yaml", {"application": {"income": 41, "debt": 12, "years": 3}}
@@ -99,6 +104,7 @@ def test_example_5_answers_as_the_service_did_before_and_watches(example: Path) 
         assert (guard["mode"], guard["baseline"]) == ("shadow", "scorecard")  # type: ignore[index]
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("example", ["06_image_ensemble"], indirect=True)
 def test_example_6_reads_pictures(example: Path) -> None:
     with served(".", folder=example, env=environment(example / "home")) as server:
@@ -108,6 +114,7 @@ def test_example_6_reads_pictures(example: Path) -> None:
         assert HEADER in response.headers
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("example", ["07_label_free_consensus"], indirect=True)
 def test_example_7_finds_the_broken_member_without_a_label(example: Path) -> None:
     with served(".", folder=example, env=environment(example / "home")) as server:
@@ -123,6 +130,7 @@ def test_example_7_finds_the_broken_member_without_a_label(example: Path) -> Non
     assert accuracy["broken"] < 0.5 < min(accuracy[name] for name in ("linear", "bayes", "tree"))
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("example", ["08_custom_metric"], indirect=True)
 def test_example_8_is_rewarded_by_a_metric_of_its_own(example: Path) -> None:
     with served(".", folder=example, env=environment(example / "home")) as server:
@@ -145,6 +153,7 @@ def _joined(receipt: httpx.Response) -> float | None:
     return reward if found["status"] == "joined" else None
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("example", ["09_custom_policy"], indirect=True)
 def test_example_9_is_decided_by_a_policy_of_its_own(example: Path) -> None:
     checked = subprocess.run(

@@ -145,6 +145,7 @@ class Iris:
 """
 
 
+@pytest.mark.extras
 def test_the_decorator_works_below_bentomls_too(tmp_path: Path) -> None:  # above it: examples/01
     folder = project(tmp_path, DECORATED, service=None)
     with served("service:Iris", folder=folder, env=environment(folder / "home")) as server:

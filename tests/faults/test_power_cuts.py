@@ -34,6 +34,6 @@ def test_a_cut_loses_what_was_not_synced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("durability", ["group", "full"])
 def test_after_a_power_cut_the_disk_holds_what_was_promised(durability: str) -> None:
-    held = cuts(3, durability, seed=4)
+    held = cuts(2, durability, seed=4)
     assert held.due > 0
     assert (held.feedback_lost, held.due_lost) == (0, 0)

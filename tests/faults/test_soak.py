@@ -1,6 +1,7 @@
 """The soak's reckoning, and a short one."""
 
 import numpy as np
+import pytest
 
 from tests.faults.soak import TOOK, Course, grows, ratios, slopes, slower, soaked
 
@@ -36,6 +37,7 @@ def test_a_service_that_has_become_slower_is_told_from_one_on_a_machine_that_wav
     assert np.mean(found[1.3]) >= 0.9
 
 
+@pytest.mark.extras
 def test_a_short_one_runs_to_its_end(tmp_path, monkeypatch):
     """At a fifth of what it can take: beside other tests, it can soon take less than when it was tried."""
     monkeypatch.setattr("tests.faults.soak.SHARE", 0.2)

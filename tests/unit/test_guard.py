@@ -382,16 +382,14 @@ def test_where_figures_are_measured_what_they_may_cost_is_all_that_they_may():
     rng, log = np.random.default_rng(5), sample_log(2500, seed=5)
     took = rng.lognormal(np.log(0.03), 1.2, size=log.latency_s.shape)
     log = replace(log, latency_s=took, scores=np.repeat(np.eye(3)[log.truth][:, None], 4, axis=1).astype(np.float32))
-    earned = {}
-    for plan in (ALL, "m3"):
-        constant = sample_learner(lambda plans, *_, plan=plan: ConstantPolicy(plans, plan), log)
-        earned[plan] = np.array([e.own for e in sample_experiences(constant, log)])
+    baseline = sample_learner(lambda plans, *_: ConstantPolicy(plans, ALL), log)
+    earned = np.array([e.own for e in sample_experiences(baseline, log)])
     learner = sample_learner(
         lambda plans, *_: Probed(plans, "m0>m3@0.99"), log, plans=compiled(("m0>m3@0.99", ALL), log.ensemble),
         probe_share=0.05, guarding=Guarding("live", ALL, Allowance(0.02, 20.0)),
     )  # fmt: skip
     own = np.array([e.own for e in sample_experiences(learner, log)])
-    lost = (earned[ALL] - own).cumsum()
+    lost = (earned - own).cumsum()
     assert (lost <= 0.02 * np.arange(1, len(log) + 1) + 20.0).all()
 
 

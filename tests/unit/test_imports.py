@@ -160,3 +160,10 @@ def test_the_request_path_can_be_imported_without_bentoml_or_a_web_server():
     code = "import sys, bandmaster.orchestrator, bandmaster.replay; print(*(m for m in sys.modules if '.' not in m))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"bentoml", "starlette", "uvicorn", "onnxruntime"} & set(loaded)
+
+
+def test_neither_a_server_nor_a_command_waits_for_what_takes_longest_to_import():
+    """Scikit-learn and SciPy's statistics: half of the time that it took to start, for what few of them need."""
+    code = "import sys, bandmaster.serving, bandmaster.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"sklearn", "scipy.stats", "scipy.optimize", "river", "matplotlib"} & set(loaded)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import ndtr, ndtri, stdtrit
 
 from bandmaster.core import FloatArray
 from bandmaster.intervals import LEVEL, REDRAWS, Interval
@@ -211,7 +211,7 @@ def _estimate(
         return Estimate(name, value, NOTHING, NOTHING, bounds, math.nan)
     skewness = float((influence**3).sum()) / spread**1.5
     freedom = 2.0 / max(float((influence**4).sum()) / spread**2 - 1.0 / len(influence), 1e-12)
-    wide = float(stats.t.ppf((1.0 + LEVEL) / 2.0, max(freedom, 1.0)))
+    wide = float(stdtrit(max(freedom, 1.0), (1.0 + LEVEL) / 2.0))
     half = wide * math.sqrt(variance)
     interval = _within((value - half, value + half))
     return Estimate(name, value, interval, _bootstrap(value, wide, skewness, over, under), bounds, skewness)
@@ -235,9 +235,9 @@ def _bootstrap(value: float, wide: float, skewness: float, over: FloatArray, und
     weights = counts @ under
     redrawn = (counts @ over)[weights > 0.0] / weights[weights > 0.0]
     below = float(np.clip(((redrawn < value).mean() + (redrawn <= value).mean()) / 2.0, 1e-3, 1.0 - 1e-3))
-    bias = float(stats.norm.ppf(below))
+    bias = float(ndtri(below))
     ends = bias + np.array([-wide, wide])
-    levels = stats.norm.cdf(bias + ends / np.maximum(1.0 - skewness / 6.0 * ends, 1e-3))
+    levels = ndtr(bias + ends / np.maximum(1.0 - skewness / 6.0 * ends, 1e-3))
     low, high = np.quantile(redrawn, levels)
     return _within((float(low), float(high)))
 

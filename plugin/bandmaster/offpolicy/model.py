@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.model_selection import KFold
 
 from bandmaster.core import BandmasterError, FloatArray, IntArray
 from bandmaster.table import is_input
@@ -34,6 +32,9 @@ def foretold(rows: pl.DataFrame, features: Sequence[str], actions: Sequence[str]
     decision's own reward is in what is foretold of it (Chernozhukov et al. 2018, "Double/debiased machine learning",
     section 3). Deterministic.
     """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.model_selection import KFold
+
     if len(rows) < 4:
         raise BandmasterError(f"a model of rewards wants 4 decisions or more, not {len(rows)}; judge by ips and snips")
     inputs, categorical = _inputs(rows, features)

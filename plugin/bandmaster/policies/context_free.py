@@ -3,6 +3,7 @@
 River pulls an arm and then hears its reward. Here the reward may come many requests later and the exact probability of
 each choice is logged, so its policies keep what they have seen, and the distribution that ``pull`` would draw from is
 read out of them: the private names of River's that this takes are all in this file, and tests hold them to ``pull``.
+River is imported only by who plays one of them: it takes as long as all else that a server imports.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from river import bandit, proba
 
 from bandmaster.core import BandmasterError, Experience, FloatArray, State
 from bandmaster.plans import Catalogue
@@ -101,6 +101,8 @@ class ThompsonPolicy(_RiverPolicy):
     DRAWS = 100
 
     def __init__(self, catalogue: Catalogue, *, seed: int = 0) -> None:
+        from river import bandit, proba
+
         super().__init__(catalogue, bandit.ThompsonSampling(reward_obj=proba.Beta(), seed=seed))
         self._seed = seed
 
@@ -134,6 +136,8 @@ class UcbPolicy(_RiverPolicy):
     DELTA = 1.0
 
     def __init__(self, catalogue: Catalogue) -> None:
+        from river import bandit
+
         super().__init__(catalogue, bandit.UCB(delta=self.DELTA))
 
     def _distribution(self) -> FloatArray:
@@ -168,6 +172,8 @@ class Exp3Policy(_RiverPolicy):
     name = "exp3"
 
     def __init__(self, catalogue: Catalogue) -> None:
+        from river import bandit
+
         self._gamma = exp3_gamma(len(catalogue), len(catalogue))
         super().__init__(catalogue, bandit.Exp3(gamma=self._gamma))
         for plan in catalogue.names:  # River counts the arms that it has met

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gc
+import importlib
 import itertools
 import logging
 import math
@@ -520,6 +521,7 @@ def learner_service(name: str, made: Made) -> Service[Any]:
     class Learner:
         @bentoml.on_startup
         async def start(self) -> None:
+            importlib.import_module("river.drift")  # takes a second, which no outcome is to wait for
             # Matrices of a few dozen rows: handing them to several threads costs more than multiplying them.
             threadpool_limits(1)
             self._loop = LearningLoop(made)
