@@ -35,6 +35,11 @@ class Postgres:
         self._run("initdb", "-D", str(self._data), "-U", "ann", "--auth=trust", "-E", "UTF8", "--no-sync")
         self.start()
 
+    @property
+    def pid(self) -> int:
+        """The process whose children all others of it are."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://ann@127.0.0.1:{self.port}/{database}"
 
@@ -50,7 +55,7 @@ class Postgres:
 
     def kill(self) -> None:
         """``kill -9`` of all of it, as when its machine dies."""
-        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        postmaster = self.pid
         children = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True, check=False)
         for pid in (postmaster, *map(int, children.stdout.split())):
             try:

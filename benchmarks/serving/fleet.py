@@ -1,0 +1,211 @@
+"""What a fleet of replicas costs that share a journal in PostgreSQL: in the database, in the one that learns, in each."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import psycopg
+
+from benchmarks.scenario import FleetSaturation
+from benchmarks.serving import members
+from benchmarks.serving.replica import Order, Part, Replica, replica
+from benchmarks.serving.servers import project
+from benchmarks.sources import UnavailableError
+from tests.postgres.servers import Postgres, postgres
+
+US = 1e6
+MB = 1e6
+
+Figures = dict[str, float | None]
+
+
+@dataclass(slots=True)
+class _Spent:
+    """What was spent on so much: time (s), CPU (s) of the replicas and of the database, WAL (bytes)."""
+
+    count: int = 0
+    seconds: float = 0.0
+    replicas_s: float = 0.0
+    database_s: float = 0.0
+    wal: float = 0.0
+
+
+class _Fleet:
+    """Replicas of one project over a database of their own."""
+
+    def __init__(self, server: Postgres, project: Path, name: str, stack: ExitStack) -> None:
+        self.url = server.database(name)
+        self._server, self._project, self._name, self._stack = psutil.Process(server.pid), project, name, stack
+        self._key, self._made = secrets.token_hex(32), 0
+        self._connection = stack.enter_context(psycopg.connect(self.url, autocommit=True))
+
+    def add(self, part: Part) -> Replica:
+        self._made += 1
+        name = f"{self._name}-{self._made}"
+        return self._stack.enter_context(replica(part, self._project, name, self.url, self._key))
+
+    def one(self, query: str) -> float:
+        ((value,),) = self._connection.execute(query).fetchall()  # type: ignore[call-overload]
+        return float(value or 0)
+
+    @contextmanager
+    def spending(self, replicas: Sequence[Replica]) -> Iterator[_Spent]:
+        """What is spent while the block runs, which says on how much."""
+        spent, began = _Spent(), time.perf_counter()
+        wal, cpu, database = self._wal(), [each.cpu_s() for each in replicas], self._database_s()
+        yield spent
+        spent.seconds = time.perf_counter() - began
+        spent.replicas_s = sum(each.cpu_s() for each in replicas) - sum(cpu)
+        spent.database_s, spent.wal = self._database_s() - database, self._wal() - wal
+
+    def _wal(self) -> float:
+        return self.one("SELECT pg_current_wal_insert_lsn() - '0/0'")
+
+    def _database_s(self) -> float:
+        """CPU seconds of all of the server's processes so far, those that are gone included."""
+        own = self._server.cpu_times()
+        there = [child.cpu_times() for child in self._server.children()]
+        return own.children_user + own.children_system + sum(t.user + t.system for t in (own, *there))
+
+
+def measure(scenario: FleetSaturation, told: Callable[[str], None]) -> Figures:
+    """The figures of ``scenario``, CPU in µs a decision; and under ``fleet_…`` what follows from them for so many
+    replicas of so many requests a second each, all of them labelled. Raises ``UnavailableError`` without PostgreSQL.
+    """
+    if shutil.which("initdb") is None and not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        raise UnavailableError("needs PostgreSQL's programs; `make debian` installs them")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bandmaster-")))
+        server = stack.enter_context(postgres(folder / "database"))
+        at = project(folder / "project", members.small(), "Inline")
+        members.write_requests(at / "requests.npz")
+        figures: Figures = {}
+        for many in scenario.replicas:
+            told(f"{scenario.id}: {many} relays write {scenario.decisions} decisions each")
+            with ExitStack() as ending:
+                figures |= _written(_Fleet(server, at, f"written{many}", ending), many, scenario, told)
+        for many in scenario.replicas:
+            told(f"{scenario.id}: {many} replicas follow one learner")
+            with ExitStack() as ending:
+                figures |= _followed(_Fleet(server, at, f"followed{many}", ending), many, scenario)
+        return figures | _fleet(figures, scenario)
+
+
+def _written(fleet: _Fleet, many: int, scenario: FleetSaturation, told: Callable[[str], None]) -> Figures:
+    """So many relays write at once; where they are the fewest, what they wrote is settled and learned from, too."""
+    relays = [fleet.add("relay") for _ in range(many)]
+    _all(relays, Order("answer", scenario.decisions))
+    with fleet.spending(relays) as spent:
+        spent.count = sum(_all(relays, Order("drain")))
+    found = _prices(spent, "write", many) | {f"written_per_s_{many}": spent.count / spent.seconds}
+    if many > min(scenario.replicas):
+        return found
+    stored = fleet.one("SELECT count(*) FROM bandmaster.decisions")
+    found["table_bytes"] = fleet.one("SELECT pg_total_relation_size('bandmaster.decisions')") / stored
+    told(f"{scenario.id}: one learner is told of {spent.count} records and learns from {stored:.0f} outcomes")
+    learner = fleet.add("learner")
+    with fleet.spending([learner]) as spent:
+        longest_s, snapshots = _until(fleet, learner, "SELECT NOT EXISTS (SELECT FROM bandmaster.completed)")
+        spent.count = int(stored)
+    found |= _prices(spent, "notice", many) | {"noticed_per_s": stored / spent.seconds}
+    found |= {"notice_longest_s": longest_s, "notice_snapshots": snapshots}
+    with fleet.spending(relays) as spent:
+        spent.count = sum(_all(relays, Order("settle")))
+    assert spent.count == stored, "not all labels have joined"
+    found |= _prices(spent, "settle", many) | {"settled_per_s": spent.count / spent.seconds}
+    with fleet.spending([learner]) as spent:
+        learned = f"SELECT count(*) = {stored} FROM bandmaster.rewards"
+        longest_s, snapshots = _until(fleet, learner, learned)
+        spent.count = int(stored)
+    found |= _prices(spent, "learn", many) | {"learned_per_s": stored / spent.seconds}
+    return found | {"learn_longest_s": longest_s, "learn_snapshots": snapshots}
+
+
+def _followed(fleet: _Fleet, many: int, scenario: FleetSaturation) -> Figures:
+    """One learns, as many follow: idle, and under a load that is the same in all."""
+    learner = fleet.add("learner")
+    followers = [fleet.add("learner") for _ in range(many)]
+    everyone = [learner, *followers]
+    queries = fleet.one(_QUERIES)
+    with fleet.spending(everyone) as spent:
+        _all(everyone, Order("follow", seconds=scenario.turn_s))
+        held = fleet.one("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
+    time.sleep(1.0)  # until the database has counted them
+    found: Figures = {
+        f"connections_{many}": held / len(everyone),
+        f"idle_queries_per_s_{many}": (fleet.one(_QUERIES) - queries) / scenario.turn_s,
+        f"idle_database_share_{many}": spent.database_s / spent.seconds,
+    }
+    with fleet.spending(everyone) as spent:
+        each = Order("serve", round(scenario.load_per_s / len(everyone)), scenario.turn_s)
+        reports = [one.end() for one in [one.begin(each) for one in everyone]]
+        spent.count = sum(report.count for report in reports)
+    ages = np.concatenate([report.ages_s for report in reports[1:]])
+    cpu = np.array([report.cpu_s - report.answering_s for report in reports])
+    return found | {
+        f"age_p50_s_{many}": float(np.quantile(ages, 0.5)),
+        f"age_p99_s_{many}": float(np.quantile(ages, 0.99)),
+        "snapshot_bytes": fleet.one("SELECT max(length(sealed)) FROM bandmaster.snapshots"),
+        f"load_per_s_{many}": spent.count / spent.seconds,
+        f"load_answer_us_{many}": US * sum(report.answering_s for report in reports) / spent.count,
+        f"load_learner_us_{many}": US * float(cpu[0]) / spent.count,
+        f"load_follower_us_{many}": US * float(cpu[1:].sum()) / sum(report.count for report in reports[1:]),
+        f"load_database_us_{many}": US * spent.database_s / spent.count,
+        f"load_wal_bytes_{many}": spent.wal / spent.count,
+    }
+
+
+_QUERIES = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+
+
+def _all(replicas: Sequence[Replica], order: Order) -> list[int]:
+    """Have all of them carry out an order at once."""
+    return [each.end().count for each in [each.begin(order) for each in replicas]]
+
+
+def _until(fleet: _Fleet, learner: Replica, done: str) -> tuple[float, float]:
+    """Tick until a query says that it is done; how long the longest tick was (s), and how many snapshots came."""
+    longest_s, versions = 0.0, "SELECT max(version) FROM bandmaster.snapshots"
+    before = fleet.one(versions)
+    while not fleet.one(done):
+        longest_s = max(longest_s, learner(Order("tick")).seconds)
+    return longest_s, fleet.one(versions) - before
+
+
+def _prices(spent: _Spent, what: str, many: int) -> Figures:
+    return {
+        f"{what}_us_{many}": US * spent.replicas_s / spent.count,
+        f"{what}_database_us_{many}": US * spent.database_s / spent.count,
+        f"{what}_wal_bytes_{many}": spent.wal / spent.count,
+    }
+
+
+def _fleet(found: Figures, scenario: FleetSaturation) -> Figures:
+    """The arithmetic: each price times all requests a second, as cores of this machine, and bytes."""
+    few, per_s = min(scenario.replicas), scenario.fleet * scenario.per_s
+
+    def cores(*prices: str, of: float = per_s) -> float:
+        return sum(found[f"{price}_{few}"] or 0.0 for price in prices) * of / US
+
+    wal = sum(found[f"{what}_wal_bytes_{few}"] or 0.0 for what in ("write", "settle", "learn"))
+    learner = cores("notice_us", "learn_us")
+    return {
+        "fleet_per_s": per_s,
+        "fleet_replica_cores": cores("write_us", "settle_us", of=scenario.per_s),
+        "fleet_learner_cores": learner,
+        "fleet_learner_takes_per_s": per_s / learner,
+        "fleet_database_cores": cores(*(f"{what}_database_us" for what in ("write", "notice", "settle", "learn"))),
+        "fleet_writes_per_s": max(found[f"written_per_s_{many}"] or 0.0 for many in scenario.replicas),
+        "fleet_wal_mb_per_s": wal * per_s / MB,
+        "fleet_table_gb_per_day": (found["table_bytes"] or 0.0) * per_s * 86400.0 / 1e9,
+        "fleet_snapshots_mb_per_s": (found["snapshot_bytes"] or 0.0) * 5.0 * (scenario.fleet - 1) / MB,
+    }

@@ -1,0 +1,210 @@
+"""A replica without its HTTP server, in a process of its own: what its workers, its relay and its learner do, as orders
+on stdin have it; a report on stdout for each, a line of JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import psutil
+
+from bandmaster import build
+from bandmaster.calling import Caller
+from bandmaster.config import read_block
+from bandmaster.core import Outcome, Request, Status
+from bandmaster.features import features_of
+from bandmaster.journal.ids import DecisionIds
+from bandmaster.journal.keys import KEY_VARIABLE, Keys
+from bandmaster.journal.opening import open_journal, open_spool
+from bandmaster.journal.places import JOURNAL_VARIABLE, locate
+from bandmaster.journal.snapshots import SnapshotReader
+from bandmaster.meter import CpuTimeMeter
+from bandmaster.serving.discovery import in_force
+from bandmaster.serving.learning import TICK_S, LearningLoop
+from bandmaster.serving.live import Made
+from bandmaster.serving.pages import Report as Told
+
+POSTED = 500
+"""Outcomes in one post, the most that one may hold."""
+
+Part = Literal["relay", "learner"]
+"""What a process is: a ``relay`` moves what its workers record, and settles; a ``learner`` does all that one does."""
+
+Doing = Literal["answer", "drain", "settle", "tick", "serve", "follow"]
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What is to be done: ``answer`` so many requests; ``drain`` the spools; ``settle`` all that was answered; ``tick``
+    once; ``serve`` so many requests a second, each with its label a tick later, for so many seconds; ``follow`` as long.
+    """
+
+    do: Doing
+    count: int = 0
+    seconds: float = 0.0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What came of it: how many, in what time, for how much CPU of this process (s); of ``serve`` the CPU of answering
+    apart; and how old (s) each snapshot was when it came.
+    """
+
+    count: int
+    seconds: float
+    cpu_s: float
+    answering_s: float = 0.0
+    ages_s: list[float] = []
+
+
+class Replica:
+    """A process that carries out orders."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None and process.stdout is not None  # noqa: PT018 they are pipes
+        self._told, self._said, self._pid = process.stdin, process.stdout, process.pid
+
+    def begin(self, order: Order) -> Replica:
+        """Have it begin; ``end`` gives the report."""
+        print(msgspec.json.encode(order).decode(), file=self._told, flush=True)
+        return self
+
+    def end(self) -> Report:
+        said = self._said.readline()
+        assert said, "a replica has died: see above"
+        return msgspec.json.decode(said, type=Report)
+
+    def __call__(self, order: Order) -> Report:
+        return self.begin(order).end()
+
+    def cpu_s(self) -> float:
+        times = psutil.Process(self._pid).cpu_times()
+        return times.user + times.system
+
+
+@contextmanager
+def replica(part: Part, folder: Path, name: str, url: str, key: str) -> Iterator[Replica]:
+    """One of the project in ``folder``, from ready to stopped, with files of its own ``name``."""
+    env = os.environ | {JOURNAL_VARIABLE: f"{url}#{folder / name / 'replica.db'}", KEY_VARIABLE: key}
+    command = [sys.executable, "-m", "benchmarks.serving.replica", part, name]
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), env.get("PYTHONPATH")]))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=folder, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
+        made = Replica(process)
+        made.end()  # it is ready
+        yield made
+        process.stdin.close()
+
+
+class _Working:
+    """The replica itself, in its own process."""
+
+    def __init__(self, part: Part, seed: int) -> None:
+        config, manager = in_force(read := partial(read_block, Path("bentofile.yaml")))
+        path = locate(config.journal, config.root)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hosted, keys = build.host(config), Keys.of(path.parent)
+        plans = build.catalogue(config, hosted.ensemble)
+        learned = build.learner(config, plans, np.random.default_rng(seed), guarding=config.guarding, conducts=False)
+        spool = open_spool(config.journal, config.root, "w1")
+        meter = CpuTimeMeter(len(hosted.ensemble.classes))
+        ids = DecisionIds(keys)
+        self._answering = build.orchestrator(
+            config, learned, caller=Caller(dict(hosted.members), meter), recorder=spool, new_id=ids.new, clock=time.time
+        )
+        with np.load("requests.npz") as held:
+            self._requests = cycle(list(zip(held["images"], held["labels"].tolist(), strict=True)))
+        self._due: list[tuple[str, int, float]] = []
+        self._snapshots = SnapshotReader(path, keys)
+        self._loop = LearningLoop(Made(config, hosted, manager, read)) if part == "learner" else None
+        window_s = config.feedback.window_s
+        self._journal = open_journal(config.journal, config.root, keys, window_s) if self._loop is None else None
+
+    def obey(self, order: Order) -> Report:
+        doing: dict[Doing, Callable[[Order], int]] = {
+            "answer": lambda order: self._answer(order.count),
+            "drain": lambda _: self._drain(),
+            "settle": lambda _: self._settle(),
+            "tick": lambda _: self._tick(),
+        }
+        began, cpu = time.perf_counter(), time.process_time()
+        answering_s, ages_s = 0.0, list[float]()
+        if order.do in doing:
+            count = doing[order.do](order)
+        else:
+            count, answering_s, ages_s = self._going_on(order)
+        return Report(count, time.perf_counter() - began, time.process_time() - cpu, answering_s, ages_s)
+
+    def _answer(self, count: int) -> int:
+        for _ in range(count):
+            image, label = next(self._requests)
+            rows = image[None].astype(np.float32)
+            request = Request(rows, features_of(rows), time.time())
+            decision, answer = self._answering.answer(request)
+            if decision.probed:
+                self._answering.probe(decision, answer, request)
+            self._due.append((decision.id, label, decision.at))
+        return count
+
+    def _drain(self) -> int:
+        assert self._journal is not None  # it is a relay
+        return self._journal.drain()
+
+    def _settle(self) -> int:
+        due, self._due = self._due, []
+        settled = 0
+        for first in range(0, len(due), POSTED):
+            settled += self._settled(due[first : first + POSTED])
+        return settled
+
+    def _settled(self, due: list[tuple[str, int, float]]) -> int:
+        now = time.time()
+        if self._journal is not None:
+            outcomes = [(id_, Outcome(now, (label,)), at) for id_, label, at in due]
+            return sum(found.status is Status.JOINED for found in self._journal.settle_all(outcomes))
+        assert self._loop is not None  # the one or the other
+        told = [Told(decision_id=id_, at=now, labels=(label,), decided_at=at) for id_, label, at in due]
+        return sum(receipt.status == "joined" for receipt in self._loop.settle(told))
+
+    def _tick(self) -> int:
+        assert self._loop is not None  # it is a learner
+        self._loop.tick()
+        return 1
+
+    def _going_on(self, order: Order) -> tuple[int, float, list[float]]:
+        """Tick as a learner does, for some time, in which requests may come and labels a tick after them."""
+        began, seen, answered = time.monotonic(), 0, 0
+        answering_s, ages_s = 0.0, list[float]()
+        while (passed := time.monotonic() - began) < order.seconds:
+            if self._due:
+                self._settle()
+            if order.do == "serve":
+                cpu = time.process_time()
+                answered += self._answer(int(passed * order.count) - answered)
+                answering_s += time.process_time() - cpu
+            self._tick()
+            if (snapshot := self._snapshots.latest_after(seen)) is not None:
+                seen = snapshot.version
+                ages_s.append(time.time() - snapshot.at)
+            time.sleep(TICK_S)
+        return answered, answering_s, ages_s[1:]  # the first was there before
+
+
+def _obey(part: Part, name: str) -> None:
+    working = _Working(part, sum(name.encode()))
+    print(msgspec.json.encode(Report(0, 0.0, 0.0)).decode(), flush=True)
+    for line in sys.stdin:
+        print(msgspec.json.encode(working.obey(msgspec.json.decode(line, type=Order))).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    _obey(msgspec.convert(sys.argv[1], type=Part), sys.argv[2])
