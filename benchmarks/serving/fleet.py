@@ -15,9 +15,11 @@ import numpy as np
 import psutil
 import psycopg
 
+from bandmaster.serving.learning import SNAPSHOT_EVERY_S
+from bandmaster.visualizer.keeper import PAGE
 from benchmarks.scenario import FleetSaturation
 from benchmarks.serving import members
-from benchmarks.serving.replica import Order, Part, Replica, replica
+from benchmarks.serving.replica import Order, Replica, replica
 from benchmarks.serving.servers import project
 from benchmarks.sources import UnavailableError
 from tests.postgres.servers import Postgres, postgres
@@ -48,10 +50,10 @@ class _Fleet:
         self._key, self._made = secrets.token_hex(32), 0
         self._connection = stack.enter_context(psycopg.connect(self.url, autocommit=True))
 
-    def add(self, part: Part) -> Replica:
+    def add(self) -> Replica:
         self._made += 1
         name = f"{self._name}-{self._made}"
-        return self._stack.enter_context(replica(part, self._project, name, self.url, self._key))
+        return self._stack.enter_context(replica(self._project, name, self.url, self._key))
 
     def one(self, query: str) -> float:
         ((value,),) = self._connection.execute(query).fetchall()  # type: ignore[call-overload]
@@ -102,39 +104,51 @@ def measure(scenario: FleetSaturation, told: Callable[[str], None]) -> Figures:
 
 def _written(fleet: _Fleet, many: int, scenario: FleetSaturation, told: Callable[[str], None]) -> Figures:
     """So many relays write at once; where they are the fewest, what they wrote is settled and learned from, too."""
-    relays = [fleet.add("relay") for _ in range(many)]
+    relays = [fleet.add() for _ in range(many)]
     _all(relays, Order("answer", scenario.decisions))
     with fleet.spending(relays) as spent:
         spent.count = sum(_all(relays, Order("drain")))
     found = _prices(spent, "write", many) | {f"written_per_s_{many}": spent.count / spent.seconds}
     if many > min(scenario.replicas):
         return found
-    stored = fleet.one("SELECT count(*) FROM bandmaster.decisions")
+    stored = round(fleet.one("SELECT count(*) FROM bandmaster.decisions"))
     found["table_bytes"] = fleet.one("SELECT pg_total_relation_size('bandmaster.decisions')") / stored
-    told(f"{scenario.id}: one learner is told of {spent.count} records and learns from {stored:.0f} outcomes")
-    learner = fleet.add("learner")
-    with fleet.spending([learner]) as spent:
-        longest_s, snapshots = _until(fleet, learner, "SELECT NOT EXISTS (SELECT FROM bandmaster.completed)")
-        spent.count = int(stored)
-    found |= _prices(spent, "notice", many) | {"noticed_per_s": stored / spent.seconds}
-    found |= {"notice_longest_s": longest_s, "notice_snapshots": snapshots}
+    told(f"{scenario.id}: one learner notices {stored} decisions, and learns from their outcomes")
+    learner = fleet.add()
+    found |= _ticked(fleet, learner, stored, "notice", "SELECT NOT EXISTS (SELECT FROM bandmaster.completed)")
+    _all([learner, *relays], Order("follow", seconds=1.0))
     with fleet.spending(relays) as spent:
         spent.count = sum(_all(relays, Order("settle")))
     assert spent.count == stored, "not all labels have joined"
-    found |= _prices(spent, "settle", many) | {"settled_per_s": spent.count / spent.seconds}
+    found |= _prices(spent, "settle") | {"settled_per_s": spent.count / spent.seconds}
+    found |= _ticked(fleet, learner, stored, "learn", f"SELECT count(*) = {stored} FROM bandmaster.rewards")
+    with fleet.spending(relays) as spent:
+        spent.count = stored
+        for _ in range(-(-stored // (many * PAGE)) + 1):
+            learner(Order("tick", 1))
+            _all(relays, Order("tick", 1))
+    return found | _prices(spent, "chronicle")
+
+
+def _ticked(fleet: _Fleet, learner: Replica, stored: int, what: str, done: str) -> Figures:
+    """Let the learner tick until a query says that it is done with all decisions."""
+    longest_s, version = 0.0, "SELECT max(version) FROM bandmaster.snapshots"
+    before = fleet.one(version)
     with fleet.spending([learner]) as spent:
-        learned = f"SELECT count(*) = {stored} FROM bandmaster.rewards"
-        longest_s, snapshots = _until(fleet, learner, learned)
-        spent.count = int(stored)
-    found |= _prices(spent, "learn", many) | {"learned_per_s": stored / spent.seconds}
-    return found | {"learn_longest_s": longest_s, "learn_snapshots": snapshots}
+        spent.count = stored
+        while not fleet.one(done):
+            longest_s = max(longest_s, learner(Order("tick", 1)).seconds)
+    return _prices(spent, what) | {
+        f"{what}_per_s": spent.count / spent.seconds,
+        f"{what}_longest_tick_s": longest_s,
+        f"{what}_snapshots_per_s": (fleet.one(version) - before) / spent.seconds,
+    }
 
 
 def _followed(fleet: _Fleet, many: int, scenario: FleetSaturation) -> Figures:
     """One learns, as many follow: idle, and under a load that is the same in all."""
-    learner = fleet.add("learner")
-    followers = [fleet.add("learner") for _ in range(many)]
-    everyone = [learner, *followers]
+    everyone = [fleet.add() for _ in range(many + 1)]
+    everyone[0](Order("tick", 1))  # it leads
     queries = fleet.one(_QUERIES)
     with fleet.spending(everyone) as spent:
         _all(everyone, Order("follow", seconds=scenario.turn_s))
@@ -172,20 +186,12 @@ def _all(replicas: Sequence[Replica], order: Order) -> list[int]:
     return [each.end().count for each in [each.begin(order) for each in replicas]]
 
 
-def _until(fleet: _Fleet, learner: Replica, done: str) -> tuple[float, float]:
-    """Tick until a query says that it is done; how long the longest tick was (s), and how many snapshots came."""
-    longest_s, versions = 0.0, "SELECT max(version) FROM bandmaster.snapshots"
-    before = fleet.one(versions)
-    while not fleet.one(done):
-        longest_s = max(longest_s, learner(Order("tick")).seconds)
-    return longest_s, fleet.one(versions) - before
-
-
-def _prices(spent: _Spent, what: str, many: int) -> Figures:
+def _prices(spent: _Spent, what: str, many: int | None = None) -> Figures:
+    with_many = "" if many is None else f"_{many}"
     return {
-        f"{what}_us_{many}": US * spent.replicas_s / spent.count,
-        f"{what}_database_us_{many}": US * spent.database_s / spent.count,
-        f"{what}_wal_bytes_{many}": spent.wal / spent.count,
+        f"{what}_us{with_many}": US * spent.replicas_s / spent.count,
+        f"{what}_database_us{with_many}": US * spent.database_s / spent.count,
+        f"{what}_wal_bytes{with_many}": spent.wal / spent.count,
     }
 
 
@@ -193,19 +199,21 @@ def _fleet(found: Figures, scenario: FleetSaturation) -> Figures:
     """The arithmetic: each price times all requests a second, as cores of this machine, and bytes."""
     few, per_s = min(scenario.replicas), scenario.fleet * scenario.per_s
 
-    def cores(*prices: str, of: float = per_s) -> float:
-        return sum(found[f"{price}_{few}"] or 0.0 for price in prices) * of / US
+    def price(*names: str) -> float:
+        return sum(found[name] or 0.0 for name in names)
 
-    wal = sum(found[f"{what}_wal_bytes_{few}"] or 0.0 for what in ("write", "settle", "learn"))
-    learner = cores("notice_us", "learn_us")
+    learner_us = price("notice_us", "learn_us")
+    database_us = price(f"write_database_us_{few}", "notice_database_us", "settle_database_us", "learn_database_us")
+    wal = price(f"write_wal_bytes_{few}", "notice_wal_bytes", "settle_wal_bytes", "learn_wal_bytes")
     return {
         "fleet_per_s": per_s,
-        "fleet_replica_cores": cores("write_us", "settle_us", of=scenario.per_s),
-        "fleet_learner_cores": learner,
-        "fleet_learner_takes_per_s": per_s / learner,
-        "fleet_database_cores": cores(*(f"{what}_database_us" for what in ("write", "notice", "settle", "learn"))),
-        "fleet_writes_per_s": max(found[f"written_per_s_{many}"] or 0.0 for many in scenario.replicas),
+        "fleet_written_per_s": max(found[f"written_per_s_{many}"] or 0.0 for many in scenario.replicas),
+        "fleet_replica_cores": price(f"write_us_{few}", "settle_us") * scenario.per_s / US,
+        "fleet_learner_cores": learner_us * per_s / US,
+        "fleet_noticed_per_s": US / price("notice_us"),
+        "fleet_learned_per_s": US / learner_us,
+        "fleet_database_cores": database_us * per_s / US,
         "fleet_wal_mb_per_s": wal * per_s / MB,
-        "fleet_table_gb_per_day": (found["table_bytes"] or 0.0) * per_s * 86400.0 / 1e9,
-        "fleet_snapshots_mb_per_s": (found["snapshot_bytes"] or 0.0) * 5.0 * (scenario.fleet - 1) / MB,
+        "fleet_table_gb_per_day": price("table_bytes") * per_s * 86400.0 / 1e9,
+        "fleet_snapshots_mb_per_s": price("snapshot_bytes") * (scenario.fleet - 1) / SNAPSHOT_EVERY_S / MB,
     }

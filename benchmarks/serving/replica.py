@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle
 from pathlib import Path
 from typing import Literal
@@ -22,13 +22,14 @@ import psutil
 from bandmaster import build
 from bandmaster.calling import Caller
 from bandmaster.config import read_block
-from bandmaster.core import Outcome, Request, Status
+from bandmaster.core import Request
 from bandmaster.features import features_of
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import KEY_VARIABLE, Keys
 from bandmaster.journal.opening import open_journal, open_spool
 from bandmaster.journal.places import JOURNAL_VARIABLE, locate
 from bandmaster.journal.snapshots import SnapshotReader
+from bandmaster.journal.sql import SqlJournal
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.serving.discovery import in_force
 from bandmaster.serving.learning import TICK_S, LearningLoop
@@ -38,15 +39,13 @@ from bandmaster.serving.pages import Report as Told
 POSTED = 500
 """Outcomes in one post, the most that one may hold."""
 
-Part = Literal["relay", "learner"]
-"""What a process is: a ``relay`` moves what its workers record, and settles; a ``learner`` does all that one does."""
-
 Doing = Literal["answer", "drain", "settle", "tick", "serve", "follow"]
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What is to be done: ``answer`` so many requests; ``drain`` the spools; ``settle`` all that was answered; ``tick``
-    once; ``serve`` so many requests a second, each with its label a tick later, for so many seconds; ``follow`` as long.
+    """What is to be done: ``answer`` so many requests; ``drain`` the spools, and nothing else, before any of the others;
+    ``settle`` all that was answered; ``tick`` so often; ``serve`` so many requests a second, each with its label a tick
+    later, for so many seconds; ``follow`` as long.
     """
 
     do: Doing
@@ -92,10 +91,10 @@ class Replica:
 
 
 @contextmanager
-def replica(part: Part, folder: Path, name: str, url: str, key: str) -> Iterator[Replica]:
+def replica(folder: Path, name: str, url: str, key: str) -> Iterator[Replica]:
     """One of the project in ``folder``, from ready to stopped, with files of its own ``name``."""
     env = os.environ | {JOURNAL_VARIABLE: f"{url}#{folder / name / 'replica.db'}", KEY_VARIABLE: key}
-    command = [sys.executable, "-m", "benchmarks.serving.replica", part, name]
+    command = [sys.executable, "-m", "benchmarks.serving.replica", name]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), env.get("PYTHONPATH")]))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=folder, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
@@ -108,7 +107,7 @@ def replica(part: Part, folder: Path, name: str, url: str, key: str) -> Iterator
 class _Working:
     """The replica itself, in its own process."""
 
-    def __init__(self, part: Part, seed: int) -> None:
+    def __init__(self, seed: int) -> None:
         config, manager = in_force(read := partial(read_block, Path("bentofile.yaml")))
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,16 +124,26 @@ class _Working:
             self._requests = cycle(list(zip(held["images"], held["labels"].tolist(), strict=True)))
         self._due: list[tuple[str, int, float]] = []
         self._snapshots = SnapshotReader(path, keys)
-        self._loop = LearningLoop(Made(config, hosted, manager, read)) if part == "learner" else None
-        window_s = config.feedback.window_s
-        self._journal = open_journal(config.journal, config.root, keys, window_s) if self._loop is None else None
+        self._opened = partial(open_journal, config.journal, config.root, keys, config.feedback.window_s)
+        self._made = Made(config, hosted, manager, read)
+
+    @cached_property
+    def _journal(self) -> SqlJournal:
+        """The journal without a learner."""
+        return self._opened()
+
+    @cached_property
+    def _loop(self) -> LearningLoop:
+        if "_journal" in self.__dict__:
+            self._journal.close()  # a machine's spools have one owner
+        return LearningLoop(self._made)
 
     def obey(self, order: Order) -> Report:
         doing: dict[Doing, Callable[[Order], int]] = {
             "answer": lambda order: self._answer(order.count),
-            "drain": lambda _: self._drain(),
+            "drain": lambda _: self._journal.drain(),
             "settle": lambda _: self._settle(),
-            "tick": lambda _: self._tick(),
+            "tick": lambda order: self._tick(order.count),
         }
         began, cpu = time.perf_counter(), time.process_time()
         answering_s, ages_s = 0.0, list[float]()
@@ -155,43 +164,31 @@ class _Working:
             self._due.append((decision.id, label, decision.at))
         return count
 
-    def _drain(self) -> int:
-        assert self._journal is not None  # it is a relay
-        return self._journal.drain()
-
     def _settle(self) -> int:
         due, self._due = self._due, []
-        settled = 0
-        for first in range(0, len(due), POSTED):
-            settled += self._settled(due[first : first + POSTED])
-        return settled
+        return sum(self._settled(due[first : first + POSTED]) for first in range(0, len(due), POSTED))
 
-    def _settled(self, due: list[tuple[str, int, float]]) -> int:
+    def _settled(self, due: Sequence[tuple[str, int, float]]) -> int:
         now = time.time()
-        if self._journal is not None:
-            outcomes = [(id_, Outcome(now, (label,)), at) for id_, label, at in due]
-            return sum(found.status is Status.JOINED for found in self._journal.settle_all(outcomes))
-        assert self._loop is not None  # the one or the other
         told = [Told(decision_id=id_, at=now, labels=(label,), decided_at=at) for id_, label, at in due]
         return sum(receipt.status == "joined" for receipt in self._loop.settle(told))
 
-    def _tick(self) -> int:
-        assert self._loop is not None  # it is a learner
-        self._loop.tick()
-        return 1
+    def _tick(self, times: int) -> int:
+        for _ in range(times):
+            self._loop.tick()
+        return times
 
     def _going_on(self, order: Order) -> tuple[int, float, list[float]]:
         """Tick as a learner does, for some time, in which requests may come and labels a tick after them."""
         began, seen, answered = time.monotonic(), 0, 0
         answering_s, ages_s = 0.0, list[float]()
         while (passed := time.monotonic() - began) < order.seconds:
-            if self._due:
-                self._settle()
             if order.do == "serve":
+                self._settle()
                 cpu = time.process_time()
                 answered += self._answer(int(passed * order.count) - answered)
                 answering_s += time.process_time() - cpu
-            self._tick()
+            self._tick(1)
             if (snapshot := self._snapshots.latest_after(seen)) is not None:
                 seen = snapshot.version
                 ages_s.append(time.time() - snapshot.at)
@@ -199,12 +196,12 @@ class _Working:
         return answered, answering_s, ages_s[1:]  # the first was there before
 
 
-def _obey(part: Part, name: str) -> None:
-    working = _Working(part, sum(name.encode()))
+def _obey(name: str) -> None:
+    working = _Working(sum(name.encode()))
     print(msgspec.json.encode(Report(0, 0.0, 0.0)).decode(), flush=True)
     for line in sys.stdin:
         print(msgspec.json.encode(working.obey(msgspec.json.decode(line, type=Order))).decode(), flush=True)
 
 
 if __name__ == "__main__":
-    _obey(msgspec.convert(sys.argv[1], type=Part), sys.argv[2])
+    _obey(sys.argv[1])
