@@ -12,7 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -260,6 +260,18 @@ class SqlJournal(ABC):
         outcome = None if row[2] is None else decode(row[2], Outcome)
         return decode(row[0], Decision), decode(row[1], Answer), outcome
 
+    def rows_answered(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many rows the answers to these decisions have, as far as they are recorded and whole."""
+        with self._lock:
+            found = self._of("SELECT id, answer FROM decisions WHERE id IN ({})", ids)
+            if len(found) < len(set(ids)) and self.drain():  # a spool may hold what is lacking
+                found = self._of("SELECT id, answer FROM decisions WHERE id IN ({})", ids)
+        counted = dict[str, int]()
+        for id_, raw in found:
+            with suppress(BandmasterError):  # it is damaged: settling it says so
+                counted[id_] = len(decode(raw, Answer).labels)
+        return counted
+
     def unsettled(self, since: float) -> Iterator[Decision]:
         """Decisions of ``since`` (Unix s) or later of which no outcome has been reported, in order of their ids."""
         query = (
@@ -333,8 +345,9 @@ class SqlJournal(ABC):
                 " WHERE o.at < ? AND d.id IS NULL LIMIT ?"
             )
             alone = [] if old else self._all(query, before, limit)
+            ids = [id_ for id_, _ in (*old, *alone)]
             for table in ("decisions", "rewards", "outcomes"):
-                self._run(f"DELETE FROM {table} WHERE id = ?", [(id_,) for id_, _ in (*old, *alone)])
+                self._of(f"DELETE FROM {table} WHERE id IN ({{}}) RETURNING id", ids)
             self._run("DELETE FROM forgotten WHERE at < ?", [(before,)])
             found = Counter(status for _, status in (*old, *alone))
             late, early = found[Status.LATE] + found[Status.EARLY], found[Status.EARLY]
@@ -357,6 +370,11 @@ class SqlJournal(ABC):
             return self._relay.drain()
 
     @property
+    def behind(self) -> bool:
+        """Whether ``complete`` is yet to be called for decisions that others recorded before."""
+        return False
+
+    @property
     def whole(self) -> bool:
         """Whether ``drain`` could read every spool when it last looked."""
         return self._relay.whole
@@ -366,15 +384,16 @@ class SqlJournal(ABC):
         done = self._one("SELECT n FROM spools WHERE name = ?", spool)
         return 0 if done is None else int(done[0])
 
-    def take(self, spool: str, read: Callable[[int], list[Row]]) -> int:
+    def take(self, spool: str, read: Callable[[int], list[Row]]) -> tuple[int, int]:
         """As ``relay.Takes``."""
         query = "INSERT INTO spools (name, n) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = excluded.n"
         with self._transaction():
-            rows = read(self.reached(spool))
+            rows = read(reached := self.reached(spool))
             self._store([Stored(*spooled) for _, spooled in rows])
             if rows:
-                self._run(query, [(spool, rows[-1][0])])
-        return len(rows)
+                reached = rows[-1][0]
+                self._run(query, [(spool, reached)])
+        return len(rows), reached
 
     # Inside a transaction.
 

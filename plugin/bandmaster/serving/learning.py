@@ -76,6 +76,9 @@ TICK_S = 0.05
 PIN, UNPIN = "pin", "unpin"
 """The alarms that somebody has the baseline answer alone, the cause being why; and that he does no more."""
 
+CATCH_UP_S = 0.2
+"""For so long at a time is learned from what others have joined: snapshots come, and feedback is taken, all the same."""
+
 LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
 
@@ -161,6 +164,7 @@ class LearningLoop:
         """Learn again from what the journal holds after a settlement; all else that follows from it followed then."""
         for joined in self._journal.since(cursor):
             if self._learner.refuses(joined) is None:
+                self._journal.lead()
                 try:
                     self._learner.notice(joined.decision, joined.answer)
                     self._learner.learn(joined)
@@ -168,7 +172,9 @@ class LearningLoop:
                     continue
 
     def _begin_to_lead(self) -> None:
-        """Go on where whoever led before left off."""
+        """Go on where whoever led before left off. That may take long, and whoever is not heard of is taken for dead: it
+        asks to lead all the while.
+        """
         self._learner, self._spare = self._learners()
         self._pinned = self._last_pinned()
         self._restore()
@@ -187,6 +193,7 @@ class LearningLoop:
                 _log.warning("%s", problem)
         if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
             for decision in self._journal.unsettled(time.time() - self._config.feedback.window_s):
+                self._journal.lead()
                 self._learner.guard.take_up(decision)
         last = self._cursor
         before = self._journal.since(max(last - REMEMBERED, 0)) if last else iter(())
@@ -195,6 +202,7 @@ class LearningLoop:
                 self._report(joined)  # its alarms were raised then
         refused = 0
         for joined in self._journal.since(last):
+            self._journal.lead()
             if (why := self._learner.refuses(joined)) is None:
                 if anew:  # what was noticed of it is lost with the rest
                     self._notice(joined.decision, joined.answer)
@@ -226,15 +234,28 @@ class LearningLoop:
     def _catch_up(self) -> None:
         """Learn from what has been joined, here or by other replicas, and was not learned from yet."""
         last = self._journal.counts().joined
-        if last > self._cursor:
-            for joined in self._journal.since(self._cursor):
-                self._learn(joined)
+        if last > self._cursor and self._learn_since()[1]:
             self._cursor = max(self._cursor, last)  # past what is damaged, too
+
+    def _learn_since(self) -> tuple[dict[str, Experience | None], bool]:
+        """Learn from what the journal holds after what was learned from, for ``CATCH_UP_S`` at most: there may be more
+        than one learner keeps up with. What was learned, and whether that is all. Nothing while requests are yet to be
+        noticed: that comes before their outcomes.
+        """
+        learned, end = dict[str, Experience | None](), time.monotonic() + CATCH_UP_S
+        if self._journal.behind:
+            return learned, False
+        for joined in self._journal.since(self._cursor):
+            self._journal.lead()
+            learned[joined.decision.id] = self._learn(joined)
+            if time.monotonic() > end:
+                return learned, False
+        return learned, True
 
     def _learn_all(self, joined: Sequence[Joined]) -> dict[str, Experience | None]:
         """Learn from what was joined just now; after what others have joined before, if there are such."""
         if joined and joined[0].seq > self._cursor + 1:
-            return {each.decision.id: self._learn(each) for each in self._journal.since(self._cursor)}
+            return self._learn_since()[0]
         return {each.decision.id: self._learn(each) for each in joined}
 
     def _alarm(self, event: DriftEvent) -> None:
@@ -264,7 +285,8 @@ class LearningLoop:
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
-        misfits = [self._misfit(report) for report in reports]
+        rows = self._journal.rows_answered([report.decision_id for report in reports if report.labels is not None])
+        misfits = [_misfit(report, rows) for report in reports]
         if any(misfits):
             return [
                 Receipt(decision_id=r.decision_id, status="refused", why=w)
@@ -276,20 +298,6 @@ class LearningLoop:
         with self._journal.rewards_together():
             learned = self._learn_all(joined) if self._leads else {}
         return [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
-
-    def _misfit(self, report: Report) -> str | None:
-        if report.labels is None:
-            return None
-        try:
-            found = self._journal.find(report.decision_id)
-        except BandmasterError:  # it is damaged: settling it says so
-            return None
-        if found is None or len(found[1].labels) == len(report.labels):
-            return None
-        return (
-            f"decision {report.decision_id} answered {len(found[1].labels)} rows, but {len(report.labels)} labels "
-            "came; send a list with one label a row"
-        )
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -342,13 +350,16 @@ class LearningLoop:
             self._publish(now)
 
     def _follow(self, now: float) -> None:
-        """Hand on what this replica's workers recorded, and know what the one that leads has learned."""
+        """Hand on what this replica's workers recorded, and have them find what the one that leads has learned."""
         self._leads = False
         self._journal.drain()
+        self._keeper.tick(self._learner, self._journal, now)
+
+    def _take_up(self) -> None:
+        """Know what the one that leads has learned. That takes ten milliseconds, and nobody here decides by it."""
         if (snapshot := self._followed.latest_after(self._version)) is not None:
             self._learner.load(snapshot.payload)
             self._version = snapshot.version
-        self._keeper.tick(self._learner, self._journal, now)
 
     def _publish(self, now: float) -> None:
         """Let workers have what has been learned; or, where it must not go live, what was learned before."""
@@ -413,6 +424,8 @@ class LearningLoop:
         return told[-1].cause if told and told[-1].name == PIN else None
 
     def state(self) -> StatePage:
+        if not self._leads:
+            self._take_up()
         state, policy = self._learner.state, self._learner.manager.policy
         waiting = self._journal.drain()  # what was answered before is counted, not only what a tick has taken in
         counts = self._journal.counts()
@@ -450,6 +463,16 @@ class LearningLoop:
                 self._shares.close()
             self._journal.close()
             self._lease.close()
+
+
+def _misfit(report: Report, rows: Mapping[str, int]) -> str | None:
+    """Why its labels cannot be those of its decision, of which so many ``rows`` were answered, if that is known."""
+    if report.labels is None or rows.get(report.decision_id) in (None, len(report.labels)):
+        return None
+    return (
+        f"decision {report.decision_id} answered {rows[report.decision_id]} rows, but {len(report.labels)} labels "
+        "came; send a list with one label a row"
+    )
 
 
 def _receipt(decision_id: str, settlement: Settlement, learned: Mapping[str, Experience | None]) -> Receipt:
