@@ -1,4 +1,4 @@
-"""What a fleet of replicas costs that share a journal in PostgreSQL: in the database, in the one that learns, in each."""
+"""What replicas cost that share a journal in PostgreSQL: in the database, in the one that learns, in each of them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _Fleet:
         return self._stack.enter_context(replica(self._project, name, self.url, self._key))
 
     def one(self, query: str) -> float:
-        ((value,),) = self._connection.execute(query).fetchall()  # type: ignore[call-overload]
+        ((value,),) = self._connection.execute(query).fetchall()
         return float(value or 0)
 
     @contextmanager
@@ -170,6 +170,8 @@ def _followed(fleet: _Fleet, many: int, scenario: FleetSaturation) -> Figures:
         f"age_p99_s_{many}": float(np.quantile(ages, 0.99)),
         "snapshot_bytes": fleet.one("SELECT max(length(sealed)) FROM bandmaster.snapshots"),
         f"load_per_s_{many}": spent.count / spent.seconds,
+        f"load_failed_{many}": float(sum(report.failed for report in reports)),
+        f"load_left_{many}": fleet.one(_LEFT) / spent.count,
         f"load_answer_us_{many}": US * sum(report.answering_s for report in reports) / spent.count,
         f"load_learner_us_{many}": US * float(cpu[0]) / spent.count,
         f"load_follower_us_{many}": US * float(cpu[1:].sum()) / sum(report.count for report in reports[1:]),
@@ -177,6 +179,12 @@ def _followed(fleet: _Fleet, many: int, scenario: FleetSaturation) -> Figures:
         f"load_wal_bytes_{many}": spent.wal / spent.count,
     }
 
+
+_LEFT = (
+    "SELECT (SELECT n FROM bandmaster.tally WHERE name = 'joined') - (SELECT count(*) FROM bandmaster.rewards)"
+    " + (SELECT count(*) FROM bandmaster.completed)"
+)
+"""How many outcomes are not learned from yet, and decisions not noticed."""
 
 _QUERIES = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
 

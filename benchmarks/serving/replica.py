@@ -22,7 +22,7 @@ import psutil
 from bandmaster import build
 from bandmaster.calling import Caller
 from bandmaster.config import read_block
-from bandmaster.core import Request
+from bandmaster.core import BandmasterError, Request
 from bandmaster.features import features_of
 from bandmaster.journal.ids import DecisionIds
 from bandmaster.journal.keys import KEY_VARIABLE, Keys
@@ -43,7 +43,7 @@ Doing = Literal["answer", "drain", "settle", "tick", "serve", "follow"]
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What is to be done: ``answer`` so many requests; ``drain`` the spools, and nothing else, before any of the others;
+    """What is to be done: ``answer`` so many requests; ``drain`` the spools, before any of the others but that;
     ``settle`` all that was answered; ``tick`` so often; ``serve`` so many requests a second, each with its label a tick
     later, for so many seconds; ``follow`` as long.
     """
@@ -55,13 +55,14 @@ class Order(msgspec.Struct, frozen=True):
 
 class Report(msgspec.Struct, frozen=True):
     """What came of it: how many, in what time, for how much CPU of this process (s); of ``serve`` the CPU of answering
-    apart; and how old (s) each snapshot was when it came.
+    apart, how often settling or a tick failed, and how old (s) each snapshot was when it came.
     """
 
     count: int
     seconds: float
     cpu_s: float
     answering_s: float = 0.0
+    failed: int = 0
     ages_s: list[float] = []
 
 
@@ -146,12 +147,8 @@ class _Working:
             "tick": lambda order: self._tick(order.count),
         }
         began, cpu = time.perf_counter(), time.process_time()
-        answering_s, ages_s = 0.0, list[float]()
-        if order.do in doing:
-            count = doing[order.do](order)
-        else:
-            count, answering_s, ages_s = self._going_on(order)
-        return Report(count, time.perf_counter() - began, time.process_time() - cpu, answering_s, ages_s)
+        found = Report(doing[order.do](order), 0.0, 0.0) if order.do in doing else self._going_on(order)
+        return msgspec.structs.replace(found, seconds=time.perf_counter() - began, cpu_s=time.process_time() - cpu)
 
     def _answer(self, count: int) -> int:
         for _ in range(count):
@@ -165,8 +162,11 @@ class _Working:
         return count
 
     def _settle(self) -> int:
-        due, self._due = self._due, []
-        return sum(self._settled(due[first : first + POSTED]) for first in range(0, len(due), POSTED))
+        settled = 0
+        while self._due:
+            settled += self._settled(self._due[:POSTED])
+            del self._due[:POSTED]  # what was not acknowledged is told again
+        return settled
 
     def _settled(self, due: Sequence[tuple[str, int, float]]) -> int:
         now = time.time()
@@ -178,22 +178,29 @@ class _Working:
             self._loop.tick()
         return times
 
-    def _going_on(self, order: Order) -> tuple[int, float, list[float]]:
-        """Tick as a learner does, for some time, in which requests may come and labels a tick after them."""
-        began, seen, answered = time.monotonic(), 0, 0
+    def _going_on(self, order: Order) -> Report:
+        """Tick as a learner does, for some time, in which requests may come and labels a tick after them. Whatever
+        fails is done again, as there.
+        """
+        began, seen, answered, failed = time.monotonic(), 0, 0, 0
         answering_s, ages_s = 0.0, list[float]()
         while (passed := time.monotonic() - began) < order.seconds:
+            try:
+                if order.do == "serve":
+                    self._settle()
+                self._tick(1)
+            except BandmasterError as problem:
+                print(problem, file=sys.stderr)
+                failed += 1
             if order.do == "serve":
-                self._settle()
                 cpu = time.process_time()
                 answered += self._answer(int(passed * order.count) - answered)
                 answering_s += time.process_time() - cpu
-            self._tick(1)
             if (snapshot := self._snapshots.latest_after(seen)) is not None:
                 seen = snapshot.version
                 ages_s.append(time.time() - snapshot.at)
             time.sleep(TICK_S)
-        return answered, answering_s, ages_s[1:]  # the first was there before
+        return Report(answered, 0.0, 0.0, answering_s, failed, ages_s[1:])  # the first was there before
 
 
 def _obey(name: str) -> None:

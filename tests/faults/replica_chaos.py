@@ -6,9 +6,9 @@ So many requests are asked, and their labels reported, before, between and after
 that was acknowledged may be lost or count twice; after each fault learning must go on, and what is learned reach a
 worker, within five seconds.
 
-What is decided after all of it is compared with what one process decides, without replicas and without faults, on the
-same requests in the same order, whose labels come as late, request by request. Members take what their profiles declare,
-so that a reward tells what was decided, and not what else the machine did.
+What is decided after all of it is compared, request by request, with what one process decides, without replicas and
+without faults, on the same requests in the same order, whose labels come as late. Members take what their profiles
+declare, so that a reward tells what was decided, and not what else the machine did.
 """
 
 from __future__ import annotations

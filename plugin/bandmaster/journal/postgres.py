@@ -42,8 +42,8 @@ POLL_S = 1.0
 """How often is looked for what nobody gave notice of."""
 
 TELLING_S = 0.2
-"""For so long at a time whoever leads is told what others have recorded: there may be more than it keeps up with, and it
-is to do the rest of its work all the same."""
+"""For so long at a time whoever leads is told what others have recorded: there may be more than it keeps up with, and
+it is to do the rest of its work all the same."""
 
 PATIENCE_S = 3
 """How long a query, a lock, or a packet on its way may take; twice that what answers nothing at all."""
@@ -304,7 +304,7 @@ class PostgresReader(Reading):
     """Reads a journal in PostgreSQL."""
 
     def __init__(self, url: str) -> None:
-        self._name = shown(url)
+        self.name = shown(url)
         with self._errors():
             options = f"-c default_transaction_read_only=on {_options()}"
             self._connection = psycopg.connect(url, autocommit=True, connect_timeout=PATIENCE_S, options=options)
@@ -321,7 +321,7 @@ class PostgresReader(Reading):
         try:
             yield
         except psycopg.Error as error:
-            raise BandmasterError(f"{self._name}: cannot be read as a journal ({_said(error)})") from error
+            raise BandmasterError(f"{self.name}: cannot be read as a journal ({_said(error)})") from error
 
 
 class Writing:

@@ -46,6 +46,9 @@ class Reading(ABC):
     What workers have recorded and nobody has taken over yet it does not see.
     """
 
+    name: str
+    """The journal, in messages."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -101,7 +104,7 @@ class JournalReader(Reading):
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise BandmasterError(f"{path}: no such journal; name its file")
-        self._path = path
+        self.name = str(path)
         with self._errors():
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, check_same_thread=False
@@ -119,7 +122,7 @@ class JournalReader(Reading):
         try:
             yield
         except sqlite3.Error as error:
-            raise BandmasterError(f"{self._path}: cannot be read as a journal ({error})") from error
+            raise BandmasterError(f"{self.name}: cannot be read as a journal ({error})") from error
 
 
 def newest_events(fetch: Callable[..., list[tuple[Any, ...]]], last: int = 2**62) -> Iterator[DriftEvent]:

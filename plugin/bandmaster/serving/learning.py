@@ -77,7 +77,7 @@ PIN, UNPIN = "pin", "unpin"
 """The alarms that somebody has the baseline answer alone, the cause being why; and that he does no more."""
 
 CATCH_UP_S = 0.2
-"""For so long at a time is learned from what others have joined: snapshots come, and feedback is taken, all the same."""
+"""For so long at a time is learned from what others have joined: snapshots come, and feedback is taken, meanwhile."""
 
 LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
@@ -172,8 +172,8 @@ class LearningLoop:
                     continue
 
     def _begin_to_lead(self) -> None:
-        """Go on where whoever led before left off. That may take long, and whoever is not heard of is taken for dead: it
-        asks to lead all the while.
+        """Go on where whoever led before left off. That may take long, and whoever is not heard of is taken for dead:
+        it asks to lead all the while.
         """
         self._learner, self._spare = self._learners()
         self._pinned = self._last_pinned()
