@@ -223,10 +223,11 @@ def test_the_columns_that_may_be_recorded_are_read(
     tmp_path: Path, written: str, columns: tuple[int, ...] | None
 ) -> None:
     path = tmp_path / "small.yaml"
-    start = "orchestration: {contract: {accuracy: {weight: 1}}, members: {a: {}}, retention: 90 d, feedback: {rate: 5}"
+    start = "orchestration: {contract: {accuracy: {weight: 1}}, members: {a: {}}, retention: 90 d, feedback: {rate: 5}, replicas: 3"
     path.write_text(f"{start}{written}}}")
     config = load(path)
     assert (config.features, config.retention_s, config.feedback.rate) == (columns, 90 * 86400.0, 5.0)
+    assert config.replicas == 3
 
 
 @pytest.mark.parametrize(

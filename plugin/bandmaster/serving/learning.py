@@ -404,7 +404,7 @@ class LearningLoop:
 
     def _watch(self, guard: Guard, now: float) -> None:
         """Let the guard know what time it is, and whether somebody has the baseline answer alone."""
-        if self._journal.whole:
+        if self._journal.whole and not self._journal.behind:
             guard.counted = now  # all that was recorded until then has been taken in
         guard.ledger.expire(now - self._config.feedback.window_s)
         silent = guard.silent

@@ -69,8 +69,8 @@ class Worker:
     """Everything that one server process needs to answer. Made on, and belonging to, the server's event loop."""
 
     def __init__(self, made: Made, worker: int, workers: int = 1, others: Others | None = None) -> None:
-        """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly. Members that are
-        services are among the ``others``.
+        """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly, with those of the
+        other replicas, too. Members that are services are among the ``others``.
         """
         config = made.config
         telemetry.begin(telemetry.WORKER)
@@ -123,13 +123,13 @@ class Worker:
             caller=caller,
             recorder=self._spool,
             new_id=self.ids.new,
-            workers=self._workers,
+            workers=self._workers * config.replicas,
             clock=time.time,
             pinned=self._pin.__bool__,
         )
         if before is not None:
             orchestrator.take_over(before.orchestrator)
-        _warn(config, self._workers)
+        _warn(config, self._workers * config.replicas)
         return _Serving(config, hosted, learned, faults, orchestrator, hosted.slow)
 
     async def answer(self, request: Request) -> tuple[Decision, Answer]:
@@ -277,7 +277,7 @@ class Worker:
 
 
 def _warn(config: Config, workers: int) -> None:
-    """Let the server's log know what can be served, and may not be meant."""
+    """Let the server's log know what can be served by so many, and may not be meant."""
     if (baseline := config.ignores_limits) is not None:
         _log.warning(
             "limits: in the shadow %s answers every request, whatever it breaks; write guard: {mode: canary} or a "
