@@ -127,7 +127,11 @@ def _written(fleet: _Fleet, many: int, scenario: FleetSaturation, told: Callable
         for _ in range(-(-stored // (many * PAGE)) + 1):
             learner(Order("tick", 1))
             _all(relays, Order("tick", 1))
-    return found | _prices(spent, "chronicle")
+    found |= _prices(spent, "chronicle")
+    with fleet.spending([learner]) as spent:
+        spent.count = learner(Order("expire")).count
+    assert spent.count == stored, "not all have been removed"
+    return found | _prices(spent, "expire") | {"expired_per_s": spent.count / spent.seconds}
 
 
 def _ticked(fleet: _Fleet, learner: Replica, stored: int, what: str, done: str) -> Figures:

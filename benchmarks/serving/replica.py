@@ -39,13 +39,13 @@ from bandmaster.serving.pages import Report as Told
 POSTED = 500
 """Outcomes in one post, the most that one may hold."""
 
-Doing = Literal["answer", "drain", "settle", "tick", "serve", "follow"]
+Doing = Literal["answer", "drain", "settle", "tick", "serve", "follow", "expire"]
 
 
 class Order(msgspec.Struct, frozen=True):
     """What is to be done: ``answer`` so many requests; ``drain`` the spools, before any of the others but that;
     ``settle`` all that was answered; ``tick`` so often; ``serve`` so many requests a second, each with its label a tick
-    later, for so many seconds; ``follow`` as long.
+    later, for so many seconds; ``follow`` as long; ``expire`` all that is older than this order.
     """
 
     do: Doing
@@ -145,6 +145,7 @@ class _Working:
             "drain": lambda _: self._journal.drain(),
             "settle": lambda _: self._settle(),
             "tick": lambda order: self._tick(order.count),
+            "expire": lambda _: self._expire(),
         }
         began, cpu = time.perf_counter(), time.process_time()
         found = Report(doing[order.do](order), 0.0, 0.0) if order.do in doing else self._going_on(order)
@@ -177,6 +178,13 @@ class _Working:
         for _ in range(times):
             self._loop.tick()
         return times
+
+    def _expire(self) -> int:
+        self._loop.tick()  # as one that leads still
+        removed, now = 0, time.time()
+        while some := self._loop._journal.expire(now):
+            removed += some
+        return removed
 
     def _going_on(self, order: Order) -> Report:
         """Tick as a learner does, for some time, in which requests may come and labels a tick after them. Whatever
