@@ -310,6 +310,20 @@ class ServingScale(Common, frozen=True, kw_only=True, tag="serving-scale"):
     rewards: int
 
 
+class FleetSaturation(Common, frozen=True, kw_only=True, tag="fleet-saturation"):
+    """What a replica's requests cost that shares its journal with others, in PostgreSQL and in the one that learns. So
+    many ``replicas`` write ``decisions`` each at once, and follow one learner while ``load_per_s`` requests come to all
+    of them together for ``turn_s`` seconds; and what that comes to for a ``fleet`` of so many, asked ``per_s`` each.
+    """
+
+    replicas: tuple[int, ...]
+    decisions: int
+    load_per_s: float
+    turn_s: float
+    fleet: int
+    per_s: float
+
+
 class Crossed(Common, frozen=True, kw_only=True, tag="crossed"):
     """Decisions of several policies on the same traffic, in the data folder: each judged by the log of each other one,
     as a table of its mean propensities in each ``context``, apart in every ``cell``. The model of rewards looks at
@@ -341,6 +355,7 @@ Scenario = (
     | PageCost
     | ServingCost
     | ServingScale
+    | FleetSaturation
     | Stale
     | Crossed
     | Summary

@@ -27,6 +27,7 @@ from benchmarks.scenario import (
     DecisionCost,
     Degraded,
     Fitted,
+    FleetSaturation,
     LogSpeed,
     PageCost,
     PageSpeed,
@@ -39,7 +40,7 @@ from benchmarks.scenario import (
     TrafficSpec,
     Trained,
 )
-from benchmarks.serving import cost, scale
+from benchmarks.serving import cost, fleet, scale
 from benchmarks.sources import Place, logs_of
 
 BINS = 50
@@ -100,6 +101,8 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
         return Ran(_record(scenario, seeds or scenario.seeds, figures=figures), {})
     if isinstance(scenario, ServingScale):
         return Ran(_record(scenario, 1, figures=scale.measure(scenario, listener.line)), {})
+    if isinstance(scenario, FleetSaturation):
+        return Ran(_record(scenario, 1, figures=fleet.measure(scenario, listener.line)), {})
     if isinstance(scenario, ServingCost):
         return Ran(_record(scenario, 1, figures=cost.measure(scenario, listener.line)), {})
     return Ran(_record(scenario, 0), {})

@@ -42,6 +42,8 @@ class WindowedMean:
         (size,).
         """
         known = values == values
+        decay: float | FloatArray
+        count: float | FloatArray
         if known.all():
             came, decay, count = values, self._decay, 1.0 if weights is None else weights
         else:

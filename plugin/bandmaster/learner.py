@@ -357,9 +357,8 @@ class Learner:
         for said in (*answer.ran, *answer.probes):
             if not said.teaches:
                 continue
-            i, rows = ensemble.index(said.name), said.rows
-            if len(rows) == 1:  # an index costs a fraction of an array of one
-                rows = int(rows[0])
+            # An index costs a fraction of an array of one.
+            i, rows = ensemble.index(said.name), said.rows if len(said.rows) != 1 else int(said.rows[0])
             known[rows, i] = True
             if said.scores is not None:
                 scores[rows, i] = said.scores

@@ -224,9 +224,10 @@ def test_the_columns_that_may_be_recorded_are_read(
 ) -> None:
     path = tmp_path / "small.yaml"
     start = "orchestration: {contract: {accuracy: {weight: 1}}, members: {a: {}}, retention: 90 d, feedback: {rate: 5}"
-    path.write_text(f"{start}{written}}}")
+    path.write_text(f"{start}, replicas: 3{written}}}")
     config = load(path)
     assert (config.features, config.retention_s, config.feedback.rate) == (columns, 90 * 86400.0, 5.0)
+    assert config.replicas == 3
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ APPENDED = [
     ("journal: sqlite:///", "journal: sqlite:/// cannot be used; write sqlite:///orchestration.db"),
     ("durability: none", "durability: none is no choice here; write group or full"),
     ("journal: [a]", "journal: [a] cannot be used; write sqlite:///orchestration.db"),
+    ("replicas: 0", "replicas: 0 is outside [1, 10000]"),
     ("seed: -1", "seed: -1 is outside [0, 9223372036854775807]"),
     ("seed: no", "seed: false is not a whole number"),
     ("service: Digits", "service: Digits cannot be used; write module:Class, as in service:Digits"),

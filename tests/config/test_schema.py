@@ -66,6 +66,7 @@ BLOCKS = [
     journal: sqlite:///j.db
     durability: full
     retention: 1 h
+    replicas: 2
     seed: 1
     """,
     "{contract: {accuracy: {weight: 1}}, members: {a: {open_inference: 'http://b', model: c, version: '1', input: d, "

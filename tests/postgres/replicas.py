@@ -7,7 +7,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ KEY = secrets.token_hex(32)
 LIVE: dict[str, Any] = {"seed": 3, "probes": {"share": 0.2}, "guard": {"mode": "live", "baseline": "linear"}}
 
 
-def replica(database: str, folder: Path) -> AbstractContextManager[Server]:
-    """One replica, from ready to stopped."""
+def replica(database: str, folder: Path, **changes: Any) -> AbstractContextManager[Server]:
+    """One replica, from ready to stopped; ``changes`` replace keys of its block."""
     if not folder.exists():
-        project(folder, journal=database, **LIVE)
+        project(folder, journal=database, **LIVE | changes)
     return served(".", folder=folder, env=environment(folder / "home", BANDMASTER_KEY=KEY))
 
 
@@ -37,7 +37,16 @@ def ask(server: Server, n: int) -> str:
 
 def tell(server: Server, id_: str, n: int) -> httpx.Response:
     """Report the label of row ``n``."""
-    return server.client.post("/feedback", json={"decision_id": id_, "label": CLASSES[LABELS[n]]})
+    return server.client.post("/feedback", json=_label(id_, n))
+
+
+def tell_all(server: Server, ids: Sequence[str], rows: Sequence[int]) -> httpx.Response:
+    """Report several rows' labels in one post."""
+    return server.client.post("/feedback", json=[_label(id_, n) for id_, n in zip(ids, rows, strict=True)])
+
+
+def _label(id_: str, n: int) -> dict[str, object]:
+    return {"decision_id": id_, "label": CLASSES[LABELS[n]]}
 
 
 def following(server: Server) -> int:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 from bandmaster.demo import free_port
 
@@ -35,13 +36,18 @@ class Postgres:
         self._run("initdb", "-D", str(self._data), "-U", "ann", "--auth=trust", "-E", "UTF8", "--no-sync")
         self.start()
 
+    @property
+    def pid(self) -> int:
+        """The process whose children all others of it are."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://ann@127.0.0.1:{self.port}/{database}"
 
     def database(self, name: str) -> str:
         """Make an empty database; its URL."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.url(name)
 
     def start(self) -> None:
@@ -50,7 +56,7 @@ class Postgres:
 
     def kill(self) -> None:
         """``kill -9`` of all of it, as when its machine dies."""
-        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        postmaster = self.pid
         children = subprocess.run(["pgrep", "-P", str(postmaster)], capture_output=True, text=True, check=False)
         for pid in (postmaster, *map(int, children.stdout.split())):
             try:

@@ -16,6 +16,7 @@ from bandmaster.config import Config, load
 from bandmaster.config.records import PolicyConfig
 from bandmaster.core import Decision, Request
 from bandmaster.journal.places import locate
+from bandmaster.limits import Budget, Limits
 from bandmaster.pin import Pin
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
@@ -314,4 +315,21 @@ def test_where_no_outcome_comes_for_too_long_the_baseline_answers_alone_until_on
     assert asyncio.run(run()) == [True, False, False, True]
     (alarm,) = [event for event in served.loop.state().drift if event.name == "guard"]
     assert alarm.cause == f"no outcome for 601 s, so that {BASELINE} answers alone"
+    served.loop.close()
+
+
+def test_replicas_share_budgets_and_the_guards_room_as_workers_do(tmp_path: Path) -> None:
+    limits = Limits(energy=Budget(6.0, 60.0))
+    config = replace(configured(tmp_path, "live"), limits=limits)
+    served = Served(config)
+
+    async def left(replicas: int) -> tuple[float, float]:
+        worker = Worker(made_of(replace(config, replicas=replicas), served.hosted), worker=1, workers=2)
+        energy, room = worker.page(time.time())["left"]["energy"], worker._serving.orchestrator._admission.room
+        await worker.close()
+        return energy, room
+
+    third, whole = (asyncio.run(left(replicas)) for replicas in (3, 1))
+    assert whole[0] == 3.0
+    np.testing.assert_allclose(np.array(third) * 3, whole)
     served.loop.close()

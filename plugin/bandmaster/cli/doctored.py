@@ -16,7 +16,7 @@ from bandmaster.cli.shown import CONFIG, JOURNAL, JSON, print_json
 from bandmaster.core import BandmasterError
 from bandmaster.journal.checkup import Finding, look_over
 from bandmaster.journal.opening import open_reader
-from bandmaster.journal.places import elsewhere, journal_file, journal_url
+from bandmaster.journal.places import elsewhere, journal_url, locate
 from bandmaster.pin import Pin
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
@@ -27,7 +27,7 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
 @JOURNAL
 @click.option("--no-models", is_flag=True, help="Do not load the models.")
 @JSON
-def doctor(file: Path, journal: Path | None, no_models: bool, as_json: bool) -> None:
+def doctor(file: Path, journal: str | None, no_models: bool, as_json: bool) -> None:
     """Look a service over: configuration, models, key, disk, journal, snapshots, spools.
 
     Changes nothing, and may run beside the service. Every decision in the journal is read. Exits with 1 where there is
@@ -50,7 +50,7 @@ def doctor(file: Path, journal: Path | None, no_models: bool, as_json: bool) -> 
         sys.exit(1)
 
 
-def _look(file: Path, journal: Path | None, no_models: bool) -> Iterator[Finding]:
+def _look(file: Path, journal: str | None, no_models: bool) -> Iterator[Finding]:
     try:
         read = config.load(file)
     except BandmasterError as problem:
@@ -64,9 +64,9 @@ def _look(file: Path, journal: Path | None, no_models: bool) -> Iterator[Finding
             yield Finding("models", "problem", str(problem))
         else:
             yield Finding("models", "ok", "load and fit each other")
-    path, url = journal_file(journal, read.journal, read.root), journal_url(read.journal)
-    shared = journal is None and elsewhere(url) is not None
-    yield from look_over(path, partial(open_reader, url, read.root) if shared else None)
+    url = journal_url(read.journal, journal)
+    path = locate(url, read.root)
+    yield from look_over(path, partial(open_reader, url, read.root) if elsewhere(url) else None)
     if (why := Pin(path).why) is not None:
         yield Finding("pin", "warning", f"the baseline answers alone ({why}); `bandmaster unpin {file}` ends that")
     yield Finding("sqlite", "ok", sqlite3.sqlite_version)

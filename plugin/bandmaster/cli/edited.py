@@ -16,7 +16,7 @@ from bandmaster import config
 from bandmaster.cli.shown import CONFIG, JOURNAL, JSON, console, new_table, print_json
 from bandmaster.config_manager import ConfigManager, as_flow
 from bandmaster.core import BandmasterError
-from bandmaster.edits import Edit, Edits, as_mapping, leaves
+from bandmaster.edits import Edit, as_mapping, leaves
 from bandmaster.journal.opening import edits_of
 from bandmaster.journal.places import journal_url
 
@@ -44,7 +44,7 @@ def config_group() -> None:
 @CONFIG
 @JOURNAL
 @JSON
-def log(file: Path, journal: Path | None, as_json: bool) -> None:
+def log(file: Path, journal: str | None, as_json: bool) -> None:
     """Say who changed what, when, why, and to what effect as was predicted; the newest first."""
     history = _manager(file, journal).edits.history()
     if as_json:
@@ -62,7 +62,7 @@ def log(file: Path, journal: Path | None, as_json: bool) -> None:
 @CONFIG
 @click.argument("version", type=click.IntRange(min=0), required=False)
 @JOURNAL
-def diff(file: Path, version: int | None, journal: Path | None) -> None:
+def diff(file: Path, version: int | None, journal: str | None) -> None:
     """Say what the overlay changes: in CONFIG, or since VERSION.
 
     \b
@@ -85,7 +85,7 @@ def diff(file: Path, version: int | None, journal: Path | None) -> None:
 @click.argument("changes", metavar="PATH=VALUE...", nargs=-1, required=True)
 @JOURNAL
 @WHY
-def apply(file: Path, changes: Sequence[str], journal: Path | None, why: str) -> None:
+def apply(file: Path, changes: Sequence[str], journal: str | None, why: str) -> None:
     """Change values, all or none; PATH= alone goes back to what CONFIG says.
 
     \b
@@ -101,7 +101,7 @@ def apply(file: Path, changes: Sequence[str], journal: Path | None, why: str) ->
 @click.argument("version", type=click.IntRange(min=0))
 @JOURNAL
 @WHY
-def revert(file: Path, version: int, journal: Path | None, why: str) -> None:
+def revert(file: Path, version: int, journal: str | None, why: str) -> None:
     """Have the overlay be what it was at VERSION; 0 is before the first edit. That is one edit more.
 
     \b
@@ -114,7 +114,7 @@ def revert(file: Path, version: int, journal: Path | None, why: str) -> None:
 @config_group.command()
 @CONFIG
 @JOURNAL
-def adopt(file: Path, journal: Path | None) -> None:
+def adopt(file: Path, journal: str | None) -> None:
     """Write the overlay into CONFIG, whose comments and order stay, and leave it empty. What is in force stays.
 
     \b
@@ -124,9 +124,9 @@ def adopt(file: Path, journal: Path | None) -> None:
     _tell(_manager(file, journal).adopt(file, _author()), file)
 
 
-def _manager(file: Path, journal: Path | None) -> ConfigManager:
+def _manager(file: Path, journal: str | None) -> ConfigManager:
     own = config.load(file)
-    edits = Edits(journal) if journal else edits_of(journal_url(own.journal), file.parent)
+    edits = edits_of(journal_url(own.journal, journal), file.parent)
     return ConfigManager(partial(config.read_block, file), edits)
 
 

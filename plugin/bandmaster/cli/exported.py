@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from bandmaster import build, config
+from bandmaster.cli.shown import JOURNAL
 from bandmaster.export import export
 from bandmaster.files import require_writable
 from bandmaster.journal.opening import open_reader
 from bandmaster.journal.places import journal_url
-from bandmaster.journal.reading import JournalReader
 
 
 def _tell(read: int) -> None:
@@ -22,10 +22,9 @@ def _tell(read: int) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--config", "file", required=True, type=click.Path(path_type=Path),
               help="The configuration whose contract rewards are by.")  # fmt: skip
-@click.option("--journal", type=click.Path(path_type=Path, dir_okay=False),
-              help="The journal's file.  [default: the config's, or BANDMASTER_JOURNAL]")  # fmt: skip
+@JOURNAL
 @click.option("--complete", is_flag=True, help="Only requests that every member answered, as `replay` wants them.")
-def export_command(out: Path, file: Path, journal: Path | None, complete: bool) -> None:
+def export_command(out: Path, file: Path, journal: str | None, complete: bool) -> None:
     """Write the journal's settled decisions to OUT, a parquet file.
 
     One row a request, with what every member that ran said, the label, and the plan (`action`) with its `propensity`
@@ -43,6 +42,6 @@ def export_command(out: Path, file: Path, journal: Path | None, complete: bool) 
     read = config.load(file)
     require_writable(out)
     learner = build.unlearned(read)
-    with JournalReader(journal) if journal else open_reader(journal_url(read.journal), file.parent) as reader:
+    with open_reader(journal_url(read.journal, journal), file.parent) as reader:
         found = export(reader.joined(), learner, out, complete=complete, told=_tell)
     click.echo(f"{out}: {found} decisions")

@@ -18,7 +18,7 @@ from bandmaster.pin import Pin
 @CONFIG
 @JOURNAL
 @click.option("--why", default="by hand", show_default=True, help="Kept with the alarm that tells of it.")
-def pin(file: Path, journal: Path | None, why: str) -> None:
+def pin(file: Path, journal: str | None, why: str) -> None:
     """Have the baseline answer every request, from the next one on, in every worker.
 
     Lasts, over restarts too, until `bandmaster unpin`. The baseline is that of `guard:` in CONFIG.
@@ -36,7 +36,7 @@ def pin(file: Path, journal: Path | None, why: str) -> None:
 @click.command()
 @CONFIG
 @JOURNAL
-def unpin(file: Path, journal: Path | None) -> None:
+def unpin(file: Path, journal: str | None) -> None:
     """Have the guard decide again who answers.
 
     \b
@@ -47,7 +47,7 @@ def unpin(file: Path, journal: Path | None) -> None:
     click.echo(f"{found.path}: {'the guard decides again' if found.clear() else 'was not there'}")
 
 
-def _pin(file: Path, journal: Path | None) -> tuple[Pin, str]:
+def _pin(file: Path, journal: str | None) -> tuple[Pin, str]:
     """The switch, and the baseline's plan."""
     read = config.load(file)
     if read.guarding is None:
@@ -55,5 +55,5 @@ def _pin(file: Path, journal: Path | None) -> tuple[Pin, str]:
             f"{file}: {read.source.path}.guard is none, so that nothing says who answers instead of the policy; "
             "write guard: {mode: live, baseline: constant}"
         )
-    found = Pin(journal) if journal else pin_of(journal_url(read.journal), file.parent)
+    found = pin_of(journal_url(read.journal, journal), file.parent)
     return found, read.guarding.baseline

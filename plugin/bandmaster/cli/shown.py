@@ -31,8 +31,8 @@ REWARD = click.option(
     help="What that earned; empty where nobody knows.",
 )  # fmt: skip
 JOURNAL = click.option(
-    "--journal", type=click.Path(path_type=Path, dir_okay=False),
-    help="The journal's file, where the service has another than the config's (BANDMASTER_JOURNAL).",
+    "--journal", metavar="FILE",
+    help="The journal's file, or its postgresql:// URL, where it is another than the config's (BANDMASTER_JOURNAL).",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 

@@ -129,6 +129,7 @@ def _config(at: At, source: Source) -> Config:
         or default.journal,
         durability=choice_of(get("durability"), default.durability, ("group", "full")),
         retention_s=_retention(get("retention"), feedback.window_s),
+        replicas=integer_of(get("replicas"), default.replicas, 1, 10_000),
         seed=integer_of(seed, 0, 0, 2**63 - 1) if seed else None,
     )
     at.book.settle()

@@ -18,7 +18,8 @@ from bandmaster.probes import Probing
 
 KEYS = (
     "service", "method", "task", "returns", "contract", "profiles", "members", "classes", "plans", "policy", "limits",
-    "probes", "drift", "guard", "faults", "feedback", "features", "journal", "durability", "retention", "seed",
+    "probes", "drift", "guard", "faults", "feedback", "features", "journal", "durability", "retention", "replicas",
+    "seed",
 )  # fmt: skip
 """What the block may hold."""
 
@@ -152,6 +153,7 @@ class Config:
 
     ``guard`` is the one that is written; what serves is guarded as ``guarding`` says. ``features`` are the columns
     that may be looked at and recorded (``None``: all), ``retention_s`` how long decisions are kept (``None``: always).
+    ``replicas`` are so many services that share the journal, the budgets and the guard's room.
     """
 
     contract: Contract
@@ -176,6 +178,7 @@ class Config:
     journal: str = "sqlite:///orchestration.db"
     durability: Literal["group", "full"] = "group"
     retention_s: float | None = None
+    replicas: int = 1
     seed: int | None = None
 
     @property

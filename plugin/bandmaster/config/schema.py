@@ -99,6 +99,7 @@ def _block() -> Schema:
             ),
             "durability": _choice(("group", "full"), "what survives a power cut: with full, every decision at once"),
             "retention": _duration("for how long decisions are kept; 90 d, always by default"),
+            "replicas": _integer(1, 10_000, "so many share the journal, and with it the budgets and the guard's room"),
             "seed": _integer(0, 2**63 - 1, "for reproducible choices"),
         },
         "which members run for a request, in which order, with what weights; and how that is judged",

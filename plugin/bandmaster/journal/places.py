@@ -16,14 +16,20 @@ REPLICA = "replica.db"
 """The file that stands for a database elsewhere, where its URL names none."""
 
 
-def journal_url(declared: str) -> str:
-    """The journal's URL: what the environment says goes before what the block declares."""
-    return os.environ.get(JOURNAL_VARIABLE) or declared
+def journal_url(declared: str, given: str | None = None) -> str:
+    """The URL of the journal that a command is about: the one it was ``given``, if any; and else what the environment
+    says goes before what the block declares.
+    """
+    return url_of(given) if given else os.environ.get(JOURNAL_VARIABLE) or declared
 
 
-def journal_file(given: Path | None, declared: str, root: Path) -> Path:
-    """The journal's file that a command is about: the one it was ``given``, or else that of the URL in force."""
-    return given or locate(journal_url(declared), root)
+def url_of(named: str) -> str:
+    """The URL of a journal that somebody named: by its URL, or by its file.
+
+    >>> url_of("/var/lib/journal.db"), url_of("postgresql://db.internal/journal")
+    ('sqlite:////var/lib/journal.db', 'postgresql://db.internal/journal')
+    """
+    return named if named.startswith((_SQLITE, *_POSTGRES)) else f"{_SQLITE}{Path(named).absolute()}"
 
 
 def lease_file(journal: Path) -> Path:

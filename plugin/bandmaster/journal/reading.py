@@ -18,6 +18,9 @@ from bandmaster.journal.codec import decode
 from bandmaster.journal.schema import BUSY_S
 
 _PAGE = 500
+_FIRST_PAGE = 50
+"""Whoever takes only the first few is to have no more than that read."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +48,9 @@ class Reading(ABC):
 
     What workers have recorded and nobody has taken over yet it does not see.
     """
+
+    name: str
+    """The journal, in messages."""
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +107,7 @@ class JournalReader(Reading):
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise BandmasterError(f"{path}: no such journal; name its file")
-        self._path = path
+        self.name = str(path)
         with self._errors():
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, check_same_thread=False
@@ -119,7 +125,7 @@ class JournalReader(Reading):
         try:
             yield
         except sqlite3.Error as error:
-            raise BandmasterError(f"{self._path}: cannot be read as a journal ({error})") from error
+            raise BandmasterError(f"{self.name}: cannot be read as a journal ({error})") from error
 
 
 def newest_events(fetch: Callable[..., list[tuple[Any, ...]]], last: int = 2**62) -> Iterator[DriftEvent]:
@@ -158,13 +164,22 @@ def answered_after(
     query = (
         "SELECT at, id, decision, answer FROM decisions WHERE (at, id) > (?, ?) AND NOT waits ORDER BY at, id LIMIT ?"
     )
-    while page := fetch(query, at, id_, _PAGE):
+    for size in _page_sizes():
+        if not (page := fetch(query, at, id_, size)):
+            return
         at, id_, *_ = page[-1]
         for _, damaged, decision, answer in page:
             try:
                 yield decode(decision, Decision), decode(answer, Answer)
             except BandmasterError as error:
                 _log.error("decision %s is passed over: %s", damaged, error)
+
+
+def _page_sizes() -> Iterator[int]:
+    size = _FIRST_PAGE
+    while True:
+        yield size
+        size = min(2 * size, _PAGE)
 
 
 def joined_since(seq: int, fetch: Callable[..., list[tuple[Any, ...]]]) -> Iterator[Joined]:
@@ -179,7 +194,9 @@ def _paged(query: str, last: tuple[Any, ...], fetch: Callable[..., list[tuple[An
     """In pages, so that a slow reader holds up neither settlements nor the log's checkpoints. Rows begin with the key
     that they are in order of; those after ``last`` are read.
     """
-    while page := fetch(query, *last, _PAGE):
+    for size in _page_sizes():
+        if not (page := fetch(query, *last, size)):
+            return
         last = page[-1][: len(last)]
         for *_, seq, decision, answer, outcome in page:
             try:

@@ -22,9 +22,9 @@ class Takes(Protocol):
         """Up to which byte a spool has been taken."""
         ...
 
-    def take(self, spool: str, read: Callable[[int], list[Row]]) -> int:
+    def take(self, spool: str, read: Callable[[int], list[Row]]) -> tuple[int, int]:
         """Take the rows that ``read`` gives from the place ``reached`` on, and note how far: both, or neither, so that
-        no crash moves a row twice. Returns how many.
+        no crash moves a row twice. Returns how many, and what is ``reached`` then.
         """
         ...
 
@@ -78,8 +78,8 @@ class Relay:
             self._reached[path] = self._journal.reached(path.name)
         reader, moved = self._readers[path], 0
         while reader.after(self._reached[path], 1):
-            moved += self._journal.take(path.name, lambda place: reader.after(place, BATCH))
-            self._reached[path] = self._journal.reached(path.name)
+            taken, self._reached[path] = self._journal.take(path.name, lambda place: reader.after(place, BATCH))
+            moved += taken
         return moved
 
     def _complain(self, path: Path, error: SpoolError | OSError) -> None:

@@ -344,8 +344,9 @@ class SqlJournal(ABC):
                 " WHERE o.at < ? AND d.id IS NULL LIMIT ?"
             )
             alone = [] if old else self._all(query, before, limit)
+            ids = [id_ for id_, _ in (*old, *alone)]
             for table in ("decisions", "rewards", "outcomes"):
-                self._run(f"DELETE FROM {table} WHERE id = ?", [(id_,) for id_, _ in (*old, *alone)])
+                self._of(f"DELETE FROM {table} WHERE id IN ({{}}) RETURNING id", ids)
             self._run("DELETE FROM forgotten WHERE at < ?", [(before,)])
             found = Counter(status for _, status in (*old, *alone))
             late, early = found[Status.LATE] + found[Status.EARLY], found[Status.EARLY]
@@ -368,6 +369,11 @@ class SqlJournal(ABC):
             return self._relay.drain()
 
     @property
+    def behind(self) -> bool:
+        """Whether ``complete`` is yet to be called for decisions that others recorded before."""
+        return False
+
+    @property
     def whole(self) -> bool:
         """Whether ``drain`` could read every spool when it last looked."""
         return self._relay.whole
@@ -377,15 +383,16 @@ class SqlJournal(ABC):
         done = self._one("SELECT n FROM spools WHERE name = ?", spool)
         return 0 if done is None else int(done[0])
 
-    def take(self, spool: str, read: Callable[[int], list[Row]]) -> int:
+    def take(self, spool: str, read: Callable[[int], list[Row]]) -> tuple[int, int]:
         """As ``relay.Takes``."""
         query = "INSERT INTO spools (name, n) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET n = excluded.n"
         with self._transaction():
-            rows = read(self.reached(spool))
+            rows = read(reached := self.reached(spool))
             self._store([Stored(*spooled) for _, spooled in rows])
             if rows:
-                self._run(query, [(spool, rows[-1][0])])
-        return len(rows)
+                reached = rows[-1][0]
+                self._run(query, [(spool, reached)])
+        return len(rows), reached
 
     # Inside a transaction.
 

@@ -78,6 +78,9 @@ TICK_S = 0.05
 PIN, UNPIN = "pin", "unpin"
 """The alarms that somebody has the baseline answer alone, the cause being why; and that he does no more."""
 
+CATCH_UP_S = 0.2
+"""For so long at a time is learned from what others have joined: snapshots come, and feedback is taken, meanwhile."""
+
 LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
 
@@ -163,6 +166,7 @@ class LearningLoop:
         """Learn again from what the journal holds after a settlement; all else that follows from it followed then."""
         for joined in self._journal.since(cursor):
             if self._learner.refuses(joined) is None:
+                self._journal.lead()
                 try:
                     self._learner.notice(joined.decision, joined.answer)
                     self._learner.learn(joined)
@@ -170,7 +174,9 @@ class LearningLoop:
                     continue
 
     def _begin_to_lead(self) -> None:
-        """Go on where whoever led before left off."""
+        """Go on where whoever led before left off. That may take long, and whoever is not heard of is taken for dead:
+        it asks to lead all the while.
+        """
         self._learner, self._spare = self._learners()
         self._pinned = self._last_pinned()
         self._restore()
@@ -189,6 +195,7 @@ class LearningLoop:
                 _log.warning("%s", problem)
         if self._learner.guard is not None:  # what was answered since that snapshot is exposed still
             for decision in self._journal.unsettled(time.time() - self._config.feedback.window_s):
+                self._journal.lead()
                 self._learner.guard.take_up(decision)
         last = self._cursor
         before = self._journal.since(max(last - REMEMBERED, 0)) if last else iter(())
@@ -197,6 +204,7 @@ class LearningLoop:
                 self._report(joined)  # its alarms were raised then
         refused = 0
         for joined in self._journal.since(last):
+            self._journal.lead()
             if (why := self._learner.refuses(joined)) is None:
                 if anew:  # what was noticed of it is lost with the rest
                     self._notice(joined.decision, joined.answer)
@@ -228,15 +236,28 @@ class LearningLoop:
     def _catch_up(self) -> None:
         """Learn from what has been joined, here or by other replicas, and was not learned from yet."""
         last = self._journal.counts().joined
-        if last > self._cursor:
-            for joined in self._journal.since(self._cursor):
-                self._learn(joined)
+        if last > self._cursor and self._learn_since()[1]:
             self._cursor = max(self._cursor, last)  # past what is damaged, too
+
+    def _learn_since(self) -> tuple[dict[str, Experience | None], bool]:
+        """Learn from what the journal holds after what was learned from, for ``CATCH_UP_S`` at most: there may be more
+        than one learner keeps up with. What was learned, and whether that is all. Nothing while requests are yet to be
+        noticed: that comes before their outcomes.
+        """
+        learned, end = dict[str, Experience | None](), time.monotonic() + CATCH_UP_S
+        if self._journal.behind:
+            return learned, False
+        for joined in self._journal.since(self._cursor):
+            self._journal.lead()
+            learned[joined.decision.id] = self._learn(joined)
+            if time.monotonic() > end:
+                return learned, False
+        return learned, True
 
     def _learn_all(self, joined: Sequence[Joined]) -> dict[str, Experience | None]:
         """Learn from what was joined just now; after what others have joined before, if there are such."""
         if joined and joined[0].seq > self._cursor + 1:
-            return {each.decision.id: self._learn(each) for each in self._journal.since(self._cursor)}
+            return self._learn_since()[0]
         return {each.decision.id: self._learn(each) for each in joined}
 
     def _alarm(self, event: DriftEvent) -> None:
@@ -333,13 +354,16 @@ class LearningLoop:
         telemetry.tell()
 
     def _follow(self, now: float) -> None:
-        """Hand on what this replica's workers recorded, and know what the one that leads has learned."""
+        """Hand on what this replica's workers recorded, and have them find what the one that leads has learned."""
         self._leads = False
         self._journal.drain()
+        self._keeper.tick(self._learner, self._journal, now)
+
+    def _take_up(self) -> None:
+        """Know what the one that leads has learned. That takes ten milliseconds, and nobody here decides by it."""
         if (snapshot := self._followed.latest_after(self._version)) is not None:
             self._learner.load(snapshot.payload)
             self._version = snapshot.version
-        self._keeper.tick(self._learner, self._journal, now)
 
     def _publish(self, now: float) -> None:
         """Let workers have what has been learned; or, where it must not go live, what was learned before."""
@@ -391,7 +415,7 @@ class LearningLoop:
 
     def _watch(self, guard: Guard, now: float) -> None:
         """Let the guard know what time it is, and whether somebody has the baseline answer alone."""
-        if self._journal.whole:
+        if self._journal.whole and not self._journal.behind:
             guard.counted = now  # all that was recorded until then has been taken in
         guard.ledger.expire(now - self._config.feedback.window_s)
         silent = guard.silent
@@ -411,6 +435,8 @@ class LearningLoop:
         return told[-1].cause if told and told[-1].name == PIN else None
 
     def state(self) -> StatePage:
+        if not self._leads:
+            self._take_up()
         state, policy = self._learner.state, self._learner.manager.policy
         waiting = self._journal.drain()  # what was answered before is counted, not only what a tick has taken in
         counts = self._journal.counts()

@@ -86,9 +86,9 @@ class Worker:
         others: Others | None = None,
         features: Callable[[Sequence[Array]], Sequence[FloatArray]] | None = None,
     ) -> None:
-        """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly. Members that are
-        services are among the ``others``. ``features`` says what a policy may know of requests' rows; without it they
-        come with their features.
+        """Worker number ``worker`` of ``workers``, which share the budgets of energy and cost evenly, with those of the
+        other replicas, too. Members that are services are among the ``others``. ``features`` says what a policy may
+        know of requests' rows; without it they come with their features.
         """
         config = made.config
         telemetry.begin(telemetry.WORKER)
@@ -143,13 +143,13 @@ class Worker:
             caller=caller,
             recorder=self._spool,
             new_id=self.ids.new,
-            workers=self._workers,
+            workers=self._workers * config.replicas,
             clock=time.time,
             pinned=self._pin.__bool__,
         )
         if before is not None:
             orchestrator.take_over(before.orchestrator)
-        _warn(config, self._workers)
+        _warn(config, self._workers * config.replicas)
         return _Serving(config, hosted, learned, faults, orchestrator, hosted.slow)
 
     async def answer(self, request: Request) -> tuple[Decision, Answer]:
@@ -362,7 +362,7 @@ class Worker:
 
 
 def _warn(config: Config, workers: int) -> None:
-    """Let the server's log know what can be served, and may not be meant."""
+    """Let the server's log know what can be served by so many, and may not be meant."""
     if (baseline := config.ignores_limits) is not None:
         _log.warning(
             "limits: in the shadow %s answers every request, whatever it breaks; write guard: {mode: canary} or a "
