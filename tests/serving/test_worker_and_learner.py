@@ -19,7 +19,7 @@ from bandmaster.core import Answer, BandmasterError, Decision, Request, Snapshot
 from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
-from bandmaster.serving.worker import BUSY_AT, THREADS, Worker
+from bandmaster.serving.worker import AT_ONCE, BUSY_AT, THREADS, Worker
 from tests.serving.tiny import LABELS, POISON, ROWS, made_of, project
 
 
@@ -436,6 +436,26 @@ def test_requests_that_come_together_are_answered_in_one_turn_but_for_those_that
         return turns, under_way
 
     assert asyncio.run(work()) == ([8], 0)
+
+
+def test_of_very_many_that_come_together_some_are_answered_before_others(tmp_path: Path) -> None:
+    config = load(project(tmp_path, seed=3) / "bentofile.yaml")
+
+    async def work() -> list[int]:
+        worker = Worker(made_of(config, build.host(config)), worker=1)
+        turns, real = list[int](), worker._serving.orchestrator.decide_each
+
+        def counting(requests: Sequence[Request]) -> list[Decision]:
+            turns.append(len(requests))
+            return real(requests)
+
+        worker._serving.orchestrator.decide_each = counting  # type: ignore[method-assign]
+        many = [Request(r[None].astype(np.float32), r, time.time()) for r in ROWS]
+        await asyncio.gather(*(worker.answer(request) for request in many))
+        await worker.close()
+        return turns
+
+    assert asyncio.run(work()) == [AT_ONCE, AT_ONCE, len(ROWS) - 2 * AT_ONCE]
 
 
 def test_a_turn_that_fails_fails_whoever_waits_for_it_and_the_next_one_is_answered(tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ THREADS = 8
 MOST_THREADS = 32
 """Where members take several requests' rows at once, as many requests wait for them as fit into a batch, at most."""
 
+AT_ONCE = 64
+"""So many requests are decided and walked together, at most: the first of them is answered with the last."""
+
 BUSY_AT = THREADS // 2
 """With so many requests and probes under way in this process, further requests are not probed: half of the threads
 stay free for replies, and probes that take longer than the requests come cannot pile up."""
@@ -195,7 +198,9 @@ class Worker:
             raise
 
     def _take_turn(self) -> None:
-        waiting, self._turn = self._turn, []
+        waiting, self._turn = self._turn[:AT_ONCE], self._turn[AT_ONCE:]
+        if self._turn:
+            self._event_loop.call_soon(self._take_turn)
         waiting = [(request, told) for request, told in waiting if not told.done()]  # who has not gone away
         try:
             turn = self._begin([request for request, _ in waiting])
