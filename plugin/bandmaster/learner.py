@@ -90,6 +90,9 @@ class Learner:
         self._profile = profile_figures(ensemble)
         self._plan = lru_cache(1 << 12)(partial(parse_plan, ensemble=ensemble))
         self._plans = lru_cache(64)(partial(compiled, ensemble=ensemble))
+        self._by_consensus = contract.by_consensus
+        self._nobody_knows = np.full(len(ensemble.names), np.nan)
+        self._nobody_knows.setflags(write=False)
         self._live = {name: _is_live(contract, name) for name in ("latency", "energy")}
         self.guard = Guard(guarding, ensemble, contract, self._profile) if guarding else None
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
@@ -106,8 +109,8 @@ class Learner:
             self.contract.under(decision.profile)
         except BandmasterError as problem:
             return f"decision {decision.id} was made under other profiles than today's: {problem}"
-        if self.contract.by_consensus != outcome.consensus:
-            source = "consensus" if self.contract.by_consensus else "labels"
+        if self._by_consensus != outcome.consensus:
+            source = "consensus" if self._by_consensus else "labels"
             return f"decision {decision.id}: the contract takes accuracy from {source}, and never from both"
         if outcome.consensus and not self._complete(joined):
             return f"decision {decision.id} was not probed, so that there are no others' answers to agree with"
@@ -201,7 +204,7 @@ class Learner:
         elif truth is not None:
             correct = mean_known(said.label == truth[:, None], known)  # an abstention is wrong
         else:
-            correct = np.full(known.shape[1], np.nan)
+            correct = self._nobody_knows
         own_raw = own.raw if joined.outcome.reward is None else None
         return Experience(
             joined=joined,
@@ -331,18 +334,15 @@ class Learner:
             probed, probes = [index(p.name) for p in answer.probes], self._figures(answer.probes)
             energy += float(probes.energy_j[probed].sum())
             cost += float(probes.cost[probed].sum())
-        clear = figures.explainability[ran]
-        if not np.isnan(clear).any():
-            weights = pool_weights(plan, self.ensemble, answer.weights)[ran]
-            explainability = float(weights @ clear / weights.sum())
-        else:
-            explainability = math.nan
         spent = {
             "latency": sum(max(latency[i] for i in stage) for stage in stages),
             "energy": energy,
             "cost": cost,
-            "explainability": explainability,
         }
+        clear = figures.explainability.tolist()
+        if ran and not any(math.isnan(clear[i]) for i in ran):
+            weights = pool_weights(plan, self.ensemble, answer.weights)[ran]
+            spent["explainability"] = float(weights @ figures.explainability[ran] / weights.sum())
         return {name: figure for name, figure in spent.items() if not math.isnan(figure)}
 
     def outputs(self, answer: Answer) -> tuple[FloatArray, BoolArray]:
@@ -352,7 +352,8 @@ class Learner:
         """
         ensemble = self.ensemble
         n, size = len(answer.labels), len(ensemble.names)
-        scores = np.full((n, size, len(ensemble.classes)), np.nan if ensemble.regression else 0.0)
+        shape = n, size, len(ensemble.classes)
+        scores = np.full(shape, np.nan) if ensemble.regression else np.zeros(shape)
         known = np.zeros((n, size), dtype=np.bool_)
         for said in (*answer.ran, *answer.probes):
             if not said.teaches:

@@ -75,8 +75,6 @@ class RecentAccuracy:
 
     def update(self, correct: FloatArray, weights: FloatArray | None = None) -> None:
         """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown; of each as of ``weights`` (M,) (1)."""
-        if not (correct == correct).any():
-            return
         self._mean.update(correct, weights)
         if self._changes is not None and (changed := self._changes.update(correct)).any():
             # What was seen before speaks of another world: from here on the next few outcomes decide.
@@ -211,14 +209,16 @@ class StateManager:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
         stands = self._stand_for(experience)
         self._habits.update(self._habits_of(experience).ravel(), None if stands is None else np.tile(stands, 4))
-        self._accuracy.update(experience.correct, stands)
+        judged = experience.joined.outcome.reward is None
+        if judged:
+            self._accuracy.update(experience.correct, stands)
         features = experience.joined.decision.state.features
         if not len(features):
             self._competence = None
         elif self._competence is None or self._competence.features != len(features):  # other inputs than before
             self._competence = Competence(len(self._ensemble.names), len(features))
         if self._competence is not None:
-            self._competence.learn(features, experience.correct)
+            self._competence.learn(features, experience.correct if judged else None)
         self._reward.update_one(experience.reward.value)
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth, stands)

@@ -270,15 +270,18 @@ class LearningLoop:
                 Receipt(decision_id=r.decision_id, status="refused", why=w)
                 for r, w in zip(reports, misfits, strict=True)
             ]
-        outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
         with _uncollected():
-            settled = self._journal.settle_all(outcomes)
-            joined = [settlement.joined for settlement in settled if settlement.joined is not None]
-            with self._journal.rewards_together():
-                learned = self._learn_all(joined) if self._leads else {}
-            receipts = [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
+            receipts = self._settled(reports)
         telemetry.tell()
         return receipts
+
+    def _settled(self, reports: Sequence[Report]) -> list[Receipt]:
+        outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
+        settled = self._journal.settle_all(outcomes)
+        joined = [settlement.joined for settlement in settled if settlement.joined is not None]
+        with self._journal.rewards_together():
+            learned = self._learn_all(joined) if self._leads else {}
+        return [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -451,7 +454,9 @@ class LearningLoop:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would walk the records of a batch again and again, all of them in use."""
+    """Without the garbage collector, which would walk the records of a batch again and again while they are in use.
+    Nothing in them refers to itself: they go with the last reference, before it is back.
+    """
     gc.disable()
     try:
         yield
