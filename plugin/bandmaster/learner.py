@@ -37,7 +37,7 @@ from bandmaster.guard import Guard, Guarding
 from bandmaster.metrics import NoFigureError, own_figures
 from bandmaster.plans import compiled, in_service, parse_plan, pool_weights, stages_run
 from bandmaster.rl_manager import RLManager
-from bandmaster.state import StateManager
+from bandmaster.state import Heard, StateManager
 
 FORMAT = 5
 """Of snapshots; greater by one wherever what is kept in them changes."""
@@ -237,17 +237,25 @@ class Learner:
 
         Nothing is learned from what another ensemble decided.
         """
+        heard, alarm = self.hear(decision, answer)
+        if heard is not None:
+            self.state.notice([heard])
+        return alarm
+
+    def hear(self, decision: Decision, answer: Answer) -> tuple[Heard | None, DriftEvent | None]:
+        """``notice`` without its last part, which is due for many requests at once: ``state.notice`` of what was heard,
+        if anything was.
+        """
         if self._outdated(decision, answer) is not None:
-            return None
+            return None, None
         alarm = self.guard.notice(decision) if self.guard else None
         if answer.down:
-            return alarm
+            return None, alarm
         scores, known = self.outputs(answer)
         said = Said.of(scores)
-        self.state.notice(said, known, answer.doubt, decision.probed)
         if answer.probes and known.all():
             self.manager.notice(decision, said, self._figures((*answer.ran, *answer.probes)))
-        return alarm
+        return Heard(said, known, answer.doubt, decision.probed), alarm
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""

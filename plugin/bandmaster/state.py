@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bandmaster.belief import Belief, bent_odds
-from bandmaster.combine import mean_known, posterior
+from bandmaster.combine import mean_known, pooled, shares
 from bandmaster.competence import Competence
 from bandmaster.core import (
     BoolArray,
@@ -52,6 +53,18 @@ def prior_share(classes: int) -> float:
     A single class is a regression's, where nobody is right by chance.
     """
     return (1.0 + (1.0 / classes if classes > 1 else 0.0)) / 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What is known of an answered request before its outcome: what members ``said`` to its rows, of whom it is
+    ``known`` (n, M), how much ``doubt`` the answer left, and whether it was ``probed``.
+    """
+
+    said: Said
+    known: BoolArray
+    doubt: float
+    probed: bool
 
 
 class RecentAccuracy:
@@ -189,20 +202,31 @@ class StateManager:
             return Evidence(np.zeros((*said.label.shape, 1)), np.log(prior), 0.0, self.errors.now)
         return self.belief.evidence(said, prior, bent_odds(state.expected, state.usual))
 
-    def notice(self, said: Said, known: BoolArray, doubt: float, probed: bool) -> None:
-        """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be, and
-        how much ``doubt`` its answer left.
+    def notice(self, requests: Sequence[Heard]) -> None:
+        """Learn what answered requests, in their order, tell before their outcomes are known, if they ever are: which
+        classes they may be, and how much doubt their answers left.
         """
-        self._repetition.noticed()
-        self._label_mix.learn(self._guess(self.belief.log_likelihood(said), known))
-        self._probes.answered(doubt)
-        if probed:
-            self._probes.learn()
+        if not requests:
+            return
+        label, bucket, known = (
+            np.concatenate(rows)
+            for rows in zip(*((r.said.label, r.said.bucket, r.known) for r in requests), strict=True)
+        )
+        # None of this moves what is believed of members, so that all rows are looked at together.
+        speaks, first = pooled(self.belief.log_likelihood(Said(label, bucket)), known[:, None], self.belief.overlap), 0
+        for request in requests:
+            rows, first = speaks[first : first + len(request.known), 0], first + len(request.known)
+            self._repetition.noticed()
+            self._label_mix.learn(self._guess(rows))
+            self._probes.answered(request.doubt)
+            if request.probed:
+                self._probes.learn()
 
-    def _guess(self, log_likelihood: FloatArray, known: BoolArray) -> FloatArray:
-        """The rows' classes as the members see them, (C,). Under the steady mix, or the mix would confirm itself."""
-        evidence = Evidence(log_likelihood, np.log(self._label_mix.steady), self.belief.overlap)
-        likely = posterior(evidence, known[:, None])[:, 0]
+    def _guess(self, speaks: FloatArray) -> FloatArray:
+        """Rows' classes as the members see them, (C,), who together speak for each class by that, (n, C). Under the
+        steady mix, or the mix would confirm itself.
+        """
+        likely = shares(speaks + np.log(self._label_mix.steady))
         return np.asarray(likely[0] if len(likely) == 1 else likely.mean(axis=0))
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
@@ -250,7 +274,8 @@ class StateManager:
 
     def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray | None) -> None:
         known = experience.known
-        guessed = self._guess(experience.evidence.log_likelihood, known)
+        evidence = experience.evidence
+        guessed = self._guess(pooled(evidence.log_likelihood, known[:, None], evidence.overlap)[:, 0])
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
         decision = experience.joined.decision

@@ -62,6 +62,7 @@ from bandmaster.serving.pages import (
     label_mix,
     member_pages,
 )
+from bandmaster.state import Heard
 from bandmaster.visualizer.keeper import Keeper
 
 _log = logging.getLogger("bandmaster.learning")
@@ -198,7 +199,7 @@ class LearningLoop:
         for joined in self._journal.since(last):
             if (why := self._learner.refuses(joined)) is None:
                 if anew:  # what was noticed of it is lost with the rest
-                    self._notice(joined.decision, joined.answer)
+                    self._notice([(joined.decision, joined.answer)])
                 self._learn(joined)
             else:
                 refused += 1
@@ -246,20 +247,29 @@ class LearningLoop:
         """Keep book of who reported; the alarm, where that makes him suspected."""
         return None if self._reporters is None else self._reporters.saw(joined)
 
-    def _notice(self, decision: Decision, answer: Answer) -> None:
-        """Notice a request that the journal holds for good, once, before its outcome is learned.
+    def _notice(self, answered: Sequence[tuple[Decision, Answer]]) -> None:
+        """Notice requests that the journal holds for good, each once, before its outcome is learned.
 
         A request that was noticed after the last snapshot of a learner that then died is not noticed again: at most
         ``NOTICED_EVERY_S`` of traffic. Nor is one whose worker died before its probe came, unless an outcome does.
         """
+        every = list[Heard]()
+        for decision, answer in answered:
+            try:
+                heard, alarm = self._learner.hear(decision, answer)
+                if heard is not None:
+                    every.append(heard)
+                if alarm is not None:
+                    self._alarm(alarm)
+            except Exception:
+                _log.exception("decision %s cannot be noticed", decision.id)
+            self._keeper.decided(self._learner, decision, answer)
         try:
-            if (alarm := self._learner.notice(decision, answer)) is not None:
-                self._alarm(alarm)
+            self._learner.state.notice(every)
         except Exception:
-            _log.exception("decision %s cannot be noticed", decision.id)
-        self._golden.append((decision, answer))
-        self._keeper.decided(self._learner, decision, answer)
-        self._lag_s, self._noticed = time.time() - decision.at, True
+            _log.exception("%d decisions cannot be noticed", len(every))
+        self._golden.extend(answered[-GOLDEN:])
+        self._lag_s, self._noticed = time.time() - answered[-1][0].at, True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
