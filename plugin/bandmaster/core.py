@@ -446,7 +446,7 @@ class Said:
     @classmethod
     def of(cls, scores: FloatArray) -> Said:
         """From distributions (n, M, C); a row of zeros is an abstention."""
-        confidence = np.maximum.reduce(scores, axis=-1)
+        confidence: FloatArray = np.maximum.reduce(scores, axis=-1)
         label = np.where(confidence > 0.0, scores.argmax(axis=-1), scores.shape[-1])
         return cls(label, CONFIDENCE_EDGES.searchsorted(confidence, side="right"))
 

@@ -366,9 +366,9 @@ class Learner:
         for said in (*answer.ran, *answer.probes):
             if not said.teaches:
                 continue
-            i, rows = ensemble.index(said.name), said.rows
-            if len(rows) == 1:  # an index costs a fraction of an array of one
-                rows = int(rows[0])
+            i = ensemble.index(said.name)
+            # An index costs a fraction of an array of one.
+            rows = int(said.rows[0]) if len(said.rows) == 1 else said.rows
             known[rows, i] = True
             if said.scores is not None:
                 scores[rows, i] = said.scores
