@@ -50,10 +50,20 @@ def posterior(evidence: Evidence, members: BoolArray) -> FloatArray:
     Genest & Zidek 1986, "Combining probability distributions", section 3: the product of the prior and of everyone's
     likelihood raised to a weight, here the same ``s**-overlap`` for all s members of a set, as they err together.
     """
-    weight = members * _discounts(members.shape[-1], evidence.overlap)[members.sum(axis=-1)][..., None]
-    logits = weight @ evidence.log_likelihood + evidence.log_prior
-    likely = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(likely / likely.sum(axis=-1, keepdims=True))
+    return shares(pooled(evidence.log_likelihood, members, evidence.overlap) + evidence.log_prior)
+
+
+def pooled(log_likelihood: FloatArray, members: BoolArray, overlap: float) -> FloatArray:
+    """The logarithm of that, before the prior and short of a constant: (n, U, C), of (n, M, C)."""
+    weight = members * _discounts(members.shape[-1], overlap)[members.sum(axis=-1)][..., None]
+    return np.asarray(weight @ log_likelihood)
+
+
+def shares(logits: FloatArray) -> FloatArray:
+    """Distributions (..., C), of their logarithms (..., C), short of a constant."""
+    likely = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
+    likely /= np.add.reduce(likely, axis=-1, keepdims=True)
+    return np.asarray(likely)
 
 
 @lru_cache

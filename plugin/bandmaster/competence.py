@@ -47,12 +47,13 @@ class Competence:
         """What was expected of each member on the requests of late, on average: (M,) in [0, 1]."""
         return self._usual.value
 
-    def learn(self, features: FloatArray, correct: FloatArray) -> None:
-        """Learn one request's features (d,) and each member's accuracy on it (M,), NaN where unknown."""
+    def learn(self, features: FloatArray, correct: FloatArray | None) -> None:
+        """Learn one request's features (d,) and each member's accuracy on it (M,), NaN where unknown; ``None`` where
+        nothing is known.
+        """
         bent = self._fourier(self._standard(features))
-        known = correct == correct
-        if known.any():
-            usual = self.usual
+        if correct is not None:
+            usual, known = self.usual, ~np.isnan(correct)
             self._slope.update((self._foretold(bent) - usual)[known], (correct - usual)[known])
             self._regression.learn(bent, correct)
         self._usual.update(self._foretold(bent))

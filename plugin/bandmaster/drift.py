@@ -67,13 +67,13 @@ class DriftMonitor:
         # By default it looks for a change at every 32nd value only; a member that few requests run has not that many.
         return _adwin(self._delta, clock=1)
 
-    def update(self, values: FloatArray, at: float) -> tuple[DriftEvent, ...]:
+    def update(self, values: Sequence[float], at: float) -> tuple[DriftEvent, ...]:
         """Feed one surprise to each stream, none where it is NaN; return the alarms that this raised. Surprises lie in
         [-1, 1], times what their request stands for.
         """
         self._detectors = self._detectors or [self._detector() for _ in self._names]
         events = []
-        for k, value in enumerate(values.tolist()):
+        for k, value in enumerate(values):
             if math.isnan(value):
                 continue
             self._recent[k].append(value)

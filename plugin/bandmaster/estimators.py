@@ -41,14 +41,11 @@ class WindowedMean:
         """Add one observation to each stream whose value is not NaN, for ``weights`` (size,) of them (1). ``values`` is
         (size,).
         """
-        known = values == values
-        decay: float | FloatArray
-        count: float | FloatArray
-        if known.all():
-            came, decay, count = values, self._decay, 1.0 if weights is None else weights
-        else:
-            came, decay = np.where(known, values, 0.0), np.where(known, self._decay, 1.0)
-            count = known if weights is None else known * weights
+        known, came = values == values, values
+        decay: float | FloatArray = self._decay
+        count: float | FloatArray | BoolArray = 1.0 if weights is None else weights
+        if not known.all():
+            came, decay, count = np.where(known, values, 0.0), np.where(known, decay, 1.0), known * count
         self._sum = self._sum * decay + came * count
         self._weight = self._weight * decay + count
         self.seen += known

@@ -37,7 +37,7 @@ from bandmaster.guard import Guard, Guarding
 from bandmaster.metrics import NoFigureError, own_figures
 from bandmaster.plans import compiled, in_service, parse_plan, pool_weights, stages_run
 from bandmaster.rl_manager import RLManager
-from bandmaster.state import StateManager
+from bandmaster.state import Heard, StateManager
 
 FORMAT = 5
 """Of snapshots; greater by one wherever what is kept in them changes."""
@@ -90,6 +90,9 @@ class Learner:
         self._profile = profile_figures(ensemble)
         self._plan = lru_cache(1 << 12)(partial(parse_plan, ensemble=ensemble))
         self._plans = lru_cache(64)(partial(compiled, ensemble=ensemble))
+        self._by_consensus = contract.by_consensus
+        self._nobody_knows = np.full(len(ensemble.names), np.nan)
+        self._nobody_knows.setflags(write=False)
         self._live = {name: _is_live(contract, name) for name in ("latency", "energy")}
         self.guard = Guard(guarding, ensemble, contract, self._profile) if guarding else None
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
@@ -106,8 +109,8 @@ class Learner:
             self.contract.under(decision.profile)
         except BandmasterError as problem:
             return f"decision {decision.id} was made under other profiles than today's: {problem}"
-        if self.contract.by_consensus != outcome.consensus:
-            source = "consensus" if self.contract.by_consensus else "labels"
+        if self._by_consensus != outcome.consensus:
+            source = "consensus" if self._by_consensus else "labels"
             return f"decision {decision.id}: the contract takes accuracy from {source}, and never from both"
         if outcome.consensus and not self._complete(joined):
             return f"decision {decision.id} was not probed, so that there are no others' answers to agree with"
@@ -201,7 +204,7 @@ class Learner:
         elif truth is not None:
             correct = mean_known(said.label == truth[:, None], known)  # an abstention is wrong
         else:
-            correct = np.full(known.shape[1], np.nan)
+            correct = self._nobody_knows
         own_raw = own.raw if joined.outcome.reward is None else None
         return Experience(
             joined=joined,
@@ -234,17 +237,25 @@ class Learner:
 
         Nothing is learned from what another ensemble decided.
         """
+        heard, alarm = self.hear(decision, answer)
+        if heard is not None:
+            self.state.notice([heard])
+        return alarm
+
+    def hear(self, decision: Decision, answer: Answer) -> tuple[Heard | None, DriftEvent | None]:
+        """``notice`` without its last part, which is due for many requests at once: ``state.notice`` of what was heard,
+        if anything was.
+        """
         if self._outdated(decision, answer) is not None:
-            return None
+            return None, None
         alarm = self.guard.notice(decision) if self.guard else None
         if answer.down:
-            return alarm
+            return None, alarm
         scores, known = self.outputs(answer)
         said = Said.of(scores)
-        self.state.notice(said, known, answer.doubt, decision.probed)
         if answer.probes and known.all():
             self.manager.notice(decision, said, self._figures((*answer.ran, *answer.probes)))
-        return alarm
+        return Heard(said, known, answer.doubt, decision.probed), alarm
 
     def dump(self) -> bytes:
         """Everything learned, for a snapshot."""
@@ -331,18 +342,15 @@ class Learner:
             probed, probes = [index(p.name) for p in answer.probes], self._figures(answer.probes)
             energy += float(probes.energy_j[probed].sum())
             cost += float(probes.cost[probed].sum())
-        clear = figures.explainability[ran]
-        if not np.isnan(clear).any():
-            weights = pool_weights(plan, self.ensemble, answer.weights)[ran]
-            explainability = float(weights @ clear / weights.sum())
-        else:
-            explainability = math.nan
         spent = {
             "latency": sum(max(latency[i] for i in stage) for stage in stages),
             "energy": energy,
             "cost": cost,
-            "explainability": explainability,
         }
+        clear = figures.explainability.tolist()
+        if ran and not any(math.isnan(clear[i]) for i in ran):
+            weights = pool_weights(plan, self.ensemble, answer.weights)[ran]
+            spent["explainability"] = float(weights @ figures.explainability[ran] / weights.sum())
         return {name: figure for name, figure in spent.items() if not math.isnan(figure)}
 
     def outputs(self, answer: Answer) -> tuple[FloatArray, BoolArray]:
@@ -352,13 +360,15 @@ class Learner:
         """
         ensemble = self.ensemble
         n, size = len(answer.labels), len(ensemble.names)
-        scores = np.full((n, size, len(ensemble.classes)), np.nan if ensemble.regression else 0.0)
+        shape = n, size, len(ensemble.classes)
+        scores = np.full(shape, np.nan) if ensemble.regression else np.zeros(shape)
         known = np.zeros((n, size), dtype=np.bool_)
         for said in (*answer.ran, *answer.probes):
             if not said.teaches:
                 continue
+            i = ensemble.index(said.name)
             # An index costs a fraction of an array of one.
-            i, rows = ensemble.index(said.name), said.rows if len(said.rows) != 1 else int(said.rows[0])
+            rows = int(said.rows[0]) if len(said.rows) == 1 else said.rows
             known[rows, i] = True
             if said.scores is not None:
                 scores[rows, i] = said.scores

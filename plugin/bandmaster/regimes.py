@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -87,15 +88,15 @@ class Regimes:
         return Said(np.concatenate(labels), np.concatenate(buckets)), np.concatenate(truths)
 
 
-def _surprises(experience: Experience) -> FloatArray:
+def _surprises(experience: Experience) -> list[float]:
     """By how much each member (M,), each on its own word (M,), and the answer did better or worse than promised.
 
     In [-1, 1], on its own word times what the probe stands for; NaN where nothing is known. Where there are no labels
     to promise, perfection is taken for promised.
     """
-    unknown = np.full(len(experience.correct), np.nan)
+    unknown = [math.nan] * len(experience.correct)
     if experience.truth is None:
-        return np.array([*(experience.correct - 1.0).tolist(), *unknown.tolist(), experience.reward.value - 1.0])
+        return [*(experience.correct - 1.0).tolist(), *unknown, experience.reward.value - 1.0]
     known, labels = experience.known, experience.joined.answer.labels
     rows = np.arange(len(known))
     likely = posterior(experience.evidence, known[:, None])[:, 0]
@@ -105,10 +106,11 @@ def _surprises(experience: Experience) -> FloatArray:
     probed = unknown
     if known.all():
         # Probes are aimed at what is unsure: weighed by what they stand for, they are of all requests alike.
-        probed = (experience.correct - _promised_alone(experience)) * experience.joined.decision.stands_for
+        alone = (experience.correct - _promised_alone(experience)) * experience.joined.decision.stands_for
+        probed = alone.tolist()
     answered = np.where(labels >= 0, likely[rows, labels], 0.0)
     right = labels == experience.truth
-    return np.concatenate([experience.correct - together, probed, [(right - answered).mean()]])
+    return [*(experience.correct - together).tolist(), *probed, float((right - answered).mean())]
 
 
 def _promised_alone(experience: Experience) -> FloatArray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bandmaster.belief import Belief, bent_odds
-from bandmaster.combine import mean_known, posterior
+from bandmaster.combine import mean_known, pooled, shares
 from bandmaster.competence import Competence
 from bandmaster.core import (
     BoolArray,
@@ -55,6 +55,18 @@ def prior_share(classes: int) -> float:
     return (1.0 + (1.0 / classes if classes > 1 else 0.0)) / 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What is known of an answered request before its outcome: what members ``said`` to its rows, of whom it is
+    ``known`` (n, M), how much ``doubt`` the answer left, and whether it was ``probed``.
+    """
+
+    said: Said
+    known: BoolArray
+    doubt: float
+    probed: bool
+
+
 class RecentAccuracy:
     """Every member's recent accuracy, over a window that shrinks where the accuracy has changed."""
 
@@ -76,8 +88,6 @@ class RecentAccuracy:
 
     def update(self, correct: FloatArray, weights: FloatArray | None = None) -> None:
         """Learn one outcome, ``correct`` (M,) in [0, 1] and NaN where unknown; of each as of ``weights`` (M,) (1)."""
-        if not (correct == correct).any():
-            return
         self._mean.update(correct, weights)
         if self._changes is not None and (changed := self._changes.update(correct)).any():
             # What was seen before speaks of another world: from here on the next few outcomes decide.
@@ -209,34 +219,47 @@ class StateManager:
             return Evidence(np.zeros((*said.label.shape, 1)), np.log(prior), 0.0, self.errors.now)
         return self.belief.evidence(said, prior, bent_odds(state.expected, state.usual))
 
-    def notice(self, said: Said, known: BoolArray, doubt: float, probed: bool) -> None:
-        """Learn what an answered request tells before its outcome is known, if it ever is: which class it may be, and
-        how much ``doubt`` its answer left.
+    def notice(self, requests: Sequence[Heard]) -> None:
+        """Learn what answered requests, in their order, tell before their outcomes are known, if they ever are: which
+        classes they may be, and how much doubt their answers left.
         """
-        self._repetition.noticed()
-        self._label_mix.learn(self._guess(self.belief.log_likelihood(said), known))
-        self._probes.answered(doubt)
-        if probed:
-            self._probes.learn()
+        if not requests:
+            return
+        label, bucket, known = (
+            np.concatenate(rows)
+            for rows in zip(*((r.said.label, r.said.bucket, r.known) for r in requests), strict=True)
+        )
+        # None of this moves what is believed of members, so that all rows are looked at together.
+        speaks, first = pooled(self.belief.log_likelihood(Said(label, bucket)), known[:, None], self.belief.overlap), 0
+        for request in requests:
+            rows, first = speaks[first : first + len(request.known), 0], first + len(request.known)
+            self._repetition.noticed()
+            self._label_mix.learn(self._guess(rows))
+            self._probes.answered(request.doubt)
+            if request.probed:
+                self._probes.learn()
 
-    def _guess(self, log_likelihood: FloatArray, known: BoolArray) -> FloatArray:
-        """The rows' classes as the members see them, (C,). Under the steady mix, or the mix would confirm itself."""
-        evidence = Evidence(log_likelihood, np.log(self._label_mix.steady), self.belief.overlap)
-        likely = posterior(evidence, known[:, None])[:, 0]
+    def _guess(self, speaks: FloatArray) -> FloatArray:
+        """Rows' classes as the members see them, (C,), who together speak for each class by that, (n, C). Under the
+        steady mix, or the mix would confirm itself.
+        """
+        likely = shares(speaks + np.log(self._label_mix.steady))
         return np.asarray(likely[0] if len(likely) == 1 else likely.mean(axis=0))
 
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
         stands = self._stand_for(experience)
         self._habits.update(self._habits_of(experience).ravel(), None if stands is None else np.tile(stands, 4))
-        self._accuracy.update(experience.correct, stands)
+        judged = experience.joined.outcome.reward is None
+        if judged:
+            self._accuracy.update(experience.correct, stands)
         features = experience.joined.decision.state.features
         if not len(features):
             self._competence = None
         elif self._competence is None or self._competence.features != len(features):  # other inputs than before
             self._competence = Competence(len(self._ensemble.names), len(features))
         if self._competence is not None:
-            self._competence.learn(features, experience.correct)
+            self._competence.learn(features, experience.correct if judged else None)
         self._reward.update_one(experience.reward.value)
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth, stands)
@@ -268,7 +291,8 @@ class StateManager:
 
     def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray | None) -> None:
         known = experience.known
-        guessed = self._guess(experience.evidence.log_likelihood, known)
+        evidence = experience.evidence
+        guessed = self._guess(pooled(evidence.log_likelihood, known[:, None], evidence.overlap)[:, 0])
         was = np.bincount(truth, minlength=len(guessed)) / len(truth)
         self._label_mix.correct(was - guessed)
         decision = experience.joined.decision

@@ -20,7 +20,7 @@ from bandmaster.core import (
     Reward,
     State,
 )
-from bandmaster.journal.codec import decode, encode
+from bandmaster.journal.codec import decode, encode, rows_answered
 from bandmaster.testing import same, sample_answer, sample_decision
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -71,6 +71,15 @@ records = st.one_of(
 @given(records)
 def test_every_record_comes_back_to_the_last_bit(record):
     assert same(decode(encode(record), type(record)), record)
+
+
+@given(st.integers(1, 5), st.binary(max_size=40))
+def test_how_many_rows_an_answer_is_to_is_read_off_its_bytes(rows, garbage):
+    answer = replace(sample_answer(), labels=np.zeros(rows, dtype=np.int64))
+    raw = encode(answer)
+    assert rows_answered(raw) == rows_answered(raw[:-9]) == rows
+    assert rows_answered(raw[:20] + b" " + raw[20:]) is None  # its CRC is another
+    assert rows_answered(garbage) is None
 
 
 @pytest.mark.parametrize("value", [-0.0, 5e-324, 0.1, 1 / 3, 1.7976931348623157e308, 1e22])

@@ -21,8 +21,8 @@ START = sample_decision().at
 class Told(list):
     """Notes of each decision its number and how many probes it came with."""
 
-    def __call__(self, decision, answer):
-        self.append((int(decision.id, 16), len(answer.probes)))
+    def __call__(self, answered):
+        self += [(int(decision.id, 16), len(answer.probes)) for decision, answer in answered]
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ START = sample_decision().at
 class Told(list[str]):
     """The ids of decisions that became complete."""
 
-    def __call__(self, decision, answer):
-        self.append(decision.id)
+    def __call__(self, answered):
+        self += [decision.id for decision, _ in answered]
 
 
 def opened(url: str, folder: Path, told: Told | None = None) -> PostgresJournal:

@@ -15,11 +15,12 @@ import pytest
 
 from bandmaster import build
 from bandmaster.config import Config, load
-from bandmaster.core import Answer, BandmasterError, Decision, Request, Snapshot
+from bandmaster.core import Answer, BandmasterError, Decision, DriftEvent, Request, Snapshot
 from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.pages import Report
 from bandmaster.serving.worker import AT_ONCE, BUSY_AT, THREADS, Worker
+from bandmaster.state import Heard
 from tests.serving.tiny import LABELS, POISON, ROWS, made_of, project
 
 
@@ -144,13 +145,13 @@ def test_every_answered_request_is_noticed_once_and_its_probe_with_it(
     config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noticed: list[tuple[str, int]] = []
-    real = loop._learner.notice
+    real = loop._learner.hear
 
-    def notice(decision: Decision, answer: Answer) -> None:
+    def hear(decision: Decision, answer: Answer) -> tuple[Heard | None, DriftEvent | None]:
         noticed.append((decision.id, len(answer.probes)))
-        real(decision, answer)
+        return real(decision, answer)
 
-    monkeypatch.setattr(loop._learner, "notice", notice)
+    monkeypatch.setattr(loop._learner, "hear", hear)
     answers = ask(config, hosted, ROWS[:60])
     probed = {d.id for d, _ in answers if d.probed}
     assert 0 < len(probed) < 60

@@ -218,6 +218,21 @@ def test_what_a_plan_earned_beyond_its_members_is_learned_and_goes_with_it_when_
     assert foretold(scores, state_with([0.0])) == pytest.approx([found[3], found[0], 0.5])
 
 
+def test_a_reward_that_tells_of_one_plan_is_learned_as_are_rewards_of_which_one_is_known():
+    rng = np.random.default_rng(0)
+    (plans, one), (_, all_) = scores_of(), scores_of()
+    for n in range(60):
+        state, k, reward, p = state_with(rng.normal(size=2)), int(rng.integers(len(plans))), rng.random(), 0.01 + n / 60
+        foreseen = one.foresee(state)
+        assert [one.reward(foreseen, j) for j in range(len(plans))] == one.rewards(foreseen).tolist()
+        rewards, observed_p = np.full(len(plans), np.nan), np.full(len(plans), np.nan)
+        if n % 7:  # else of a plan that is not on offer any more
+            rewards[k], observed_p[k] = reward, p
+        one.learn_one(state, foreseen, k if n % 7 else None, reward, p)
+        all_.learn(state, all_.foresee(state), rewards, observed_p)
+    assert one.dump() == all_.dump()
+
+
 def test_what_scores_keep_makes_others_their_equal_and_nothing_else_is_taken():
     plans, scores = scores_of(features=3)
     for experience in played(bandit())[1][:60]:

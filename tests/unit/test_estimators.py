@@ -13,6 +13,7 @@ from bandmaster.estimators import (
     LabelMix,
     RandomFourierFeatures,
     Repetition,
+    Slope,
     Standardiser,
     WindowedMean,
 )
@@ -45,6 +46,37 @@ def test_an_unknown_value_changes_nothing():
     mean.update(np.array([0.9, np.nan]))
     assert mean.value[1] == pytest.approx(0.3)
     assert mean.seen.tolist() == [1.0, 0.0]
+
+
+@given(arrays(float, (30,), elements=unit), unit)
+def test_a_single_stream_takes_a_figure_as_it_takes_an_array_of_one(values, prior):
+    one, array = (WindowedMean(1, window=10, prior=prior) for _ in range(2))
+    for value in values.tolist():
+        one.update_one(value)
+        array.update(np.array([value]))
+    assert one.dump() == array.dump()
+
+
+@given(arrays(float, (20, 2), elements=unit))
+def test_a_slope_takes_a_single_figure_as_it_takes_an_array_of_one(values):
+    one, array = (Slope(window=10) for _ in range(2))
+    for foretold, came in values.tolist():
+        one.update_one(foretold, came)
+        array.update(np.array([foretold]), np.array([came]))
+    assert one.dump() == array.dump()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), unit, st.floats(0.1, 50.0)), max_size=40), st.integers(0, 5))
+def test_a_target_that_is_learned_alone_comes_out_as_it_does_beside_others(learned, size):
+    rng = np.random.default_rng(len(learned))
+    alone, beside = (ForgettingRegression(np.full(4, 0.3), size, memory=50.0, ridge=2.0) for _ in range(2))
+    for k, value, weight in learned:
+        x, values, weights = rng.normal(size=size), np.full(4, np.nan), np.full(4, weight)
+        alone.learn_one(k, x, value, weight)
+        values[[k, 3]] = value, rng.random()  # the last is known of every outcome here, and of none there
+        beside.learn(x, values, weights)
+    x = rng.normal(size=size)
+    np.testing.assert_allclose(alone.predict(x)[:3], beside.predict(x)[:3], rtol=1e-9, atol=1e-12)
 
 
 def test_shrinking_keeps_the_mean_and_lets_new_values_move_it():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,8 +60,9 @@ class Service:
         self.journal = SqliteJournal(self.path, Keys(b"k" * 32), complete=self._decided)
         self.now = START
 
-    def _decided(self, decision: Decision, answer: Answer) -> None:
-        self.keeper.decided(self.made, decision, answer)
+    def _decided(self, answered: Sequence[tuple[Decision, Answer]]) -> None:
+        for decision, answer in answered:
+            self.keeper.decided(self.made, decision, answer)
 
     def play(self, joined: Joined, *, settled: bool = True) -> None:
         self.journal.record(joined.decision, joined.answer)

@@ -40,7 +40,7 @@ from bandmaster.journal.spool import Row
 
 _log = logging.getLogger(__name__)
 
-Complete = Callable[[Decision, Answer], None]
+Complete = Callable[[Sequence[tuple[Decision, Answer]]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class SqlJournal(ABC):
     def __init__(self, folder: Path, keys: Keys, window_s: float, complete: Complete | None) -> None:
         """``folder`` is where this machine's workers leave their spools; the ``keys`` seal snapshots.
 
-        An outcome more than ``window_s`` seconds after its decision is late. ``complete`` is called once for each
-        decision, after it was stored for good: with the probe that it announced, or, where none comes, when it is
-        settled without. It must not raise.
+        An outcome more than ``window_s`` seconds after its decision is late. ``complete`` is told once of each
+        decision, several at a time, after it was stored for good: with the probe that it announced, or, where none
+        comes, when it is settled without. It must not raise.
         """
         self.spools = folder
         self._relay = Relay(folder, self)
@@ -499,12 +499,16 @@ class SqlJournal(ABC):
 
     def _tell(self, completed: Sequence[Stored]) -> None:
         """Let whoever waits for it know what has become complete. To be called once that is stored."""
-        for row in completed if self._complete is not None else ():
-            assert self._complete is not None  # above
+        if self._complete is None:
+            return
+        told = []
+        for row in completed:
             try:
-                self._complete(decode(row.decision, Decision), decode(row.answer, Answer))
+                told.append((decode(row.decision, Decision), decode(row.answer, Answer)))
             except BandmasterError as error:  # what a spool held; the rows after it are told all the same
                 _log.error("%s: %s", self.name, error)
+        if told:
+            self._complete(told)
 
     def _of(self, query: str, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """The rows of a query of these ids, for which it has ``({})``."""

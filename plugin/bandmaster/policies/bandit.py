@@ -244,9 +244,10 @@ class BanditPolicy:
     def _due(self, mix: FloatArray, seen: int) -> bool:
         """Whether it is time to search again, so many outcomes having been ``seen``, or probes before any."""
         since = seen - self._searched
-        moved = since >= self.AT_LEAST and float(np.abs(mix - self._mix).sum()) / 2.0 > self.MIXED
         most = self.REVALUE if self._first.ensemble.regression else self.REPLAN
-        return moved or since >= min(most, 20 + (self._searched - self._changed) // 8)
+        if since >= min(most, 20 + (self._searched - self._changed) // 8):
+            return True
+        return since >= self.AT_LEAST and float(np.add.reduce(np.abs(mix - self._mix))) / 2.0 > self.MIXED
 
     def _search(self, mix: FloatArray, repeats: FloatArray, errors: Errors | None, limit: int) -> Proposal | None:
         if errors is not None:

@@ -63,6 +63,7 @@ from bandmaster.serving.pages import (
     label_mix,
     member_pages,
 )
+from bandmaster.state import Heard
 from bandmaster.visualizer.keeper import Keeper
 
 _log = logging.getLogger("bandmaster.learning")
@@ -207,7 +208,7 @@ class LearningLoop:
             self._journal.lead()
             if (why := self._learner.refuses(joined)) is None:
                 if anew:  # what was noticed of it is lost with the rest
-                    self._notice(joined.decision, joined.answer)
+                    self._notice([(joined.decision, joined.answer)])
                 self._learn(joined)
             else:
                 refused += 1
@@ -268,20 +269,29 @@ class LearningLoop:
         """Keep book of who reported; the alarm, where that makes him suspected."""
         return None if self._reporters is None else self._reporters.saw(joined)
 
-    def _notice(self, decision: Decision, answer: Answer) -> None:
-        """Notice a request that the journal holds for good, once, before its outcome is learned.
+    def _notice(self, answered: Sequence[tuple[Decision, Answer]]) -> None:
+        """Notice requests that the journal holds for good, each once, before its outcome is learned.
 
         A request that was noticed after the last snapshot of a learner that then died is not noticed again: at most
         ``NOTICED_EVERY_S`` of traffic. Nor is one whose worker died before its probe came, unless an outcome does.
         """
+        every = list[Heard]()
+        for decision, answer in answered:
+            try:
+                heard, alarm = self._learner.hear(decision, answer)
+                if heard is not None:
+                    every.append(heard)
+                if alarm is not None:
+                    self._alarm(alarm)
+            except Exception:
+                _log.exception("decision %s cannot be noticed", decision.id)
+            self._keeper.decided(self._learner, decision, answer)
         try:
-            if (alarm := self._learner.notice(decision, answer)) is not None:
-                self._alarm(alarm)
+            self._learner.state.notice(every)
         except Exception:
-            _log.exception("decision %s cannot be noticed", decision.id)
-        self._golden.append((decision, answer))
-        self._keeper.decided(self._learner, decision, answer)
-        self._lag_s, self._noticed = time.time() - decision.at, True
+            _log.exception("%d decisions cannot be noticed", len(every))
+        self._golden.extend(answered[-GOLDEN:])
+        self._lag_s, self._noticed = time.time() - answered[-1][0].at, True
 
     def settle(self, reports: Sequence[Report]) -> list[Receipt]:
         """Settle outcomes in order; once this returns they survive a power cut. If one is refused, none is settled."""
@@ -292,15 +302,18 @@ class LearningLoop:
                 Receipt(decision_id=r.decision_id, status="refused", why=w)
                 for r, w in zip(reports, misfits, strict=True)
             ]
-        outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
         with _uncollected():
-            settled = self._journal.settle_all(outcomes)
-            joined = [settlement.joined for settlement in settled if settlement.joined is not None]
-            with self._journal.rewards_together():
-                learned = self._learn_all(joined) if self._leads else {}
-            receipts = [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
+            receipts = self._settled(reports)
         telemetry.tell()
         return receipts
+
+    def _settled(self, reports: Sequence[Report]) -> list[Receipt]:
+        outcomes = [(report.decision_id, _outcome(report), report.decided_at) for report in reports]
+        settled = self._journal.settle_all(outcomes)
+        joined = [settlement.joined for settlement in settled if settlement.joined is not None]
+        with self._journal.rewards_together():
+            learned = self._learn_all(joined) if self._leads else {}
+        return [_receipt(r.decision_id, s, learned) for r, s in zip(reports, settled, strict=True)]
 
     def reject(self) -> None:
         """Count an outcome whose id nobody signed."""
@@ -478,7 +491,9 @@ class LearningLoop:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would walk the records of a batch again and again, all of them in use."""
+    """Without the garbage collector, which would walk the records of a batch again and again while they are in use.
+    Nothing in them refers to itself: they go with the last reference, before it is back.
+    """
     gc.disable()
     try:
         yield
