@@ -14,7 +14,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 	$(BIN)/bandmaster demo $(DEMO)
 
 test: $(VENV)/.dev lint  ## everything that the core promises
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-extras: $(VENV)/.extras $(VENV)/.apart debian  ## what needs more: torch, Ray, Chromium, PostgreSQL, MLServer, …
 	$(BIN)/pytest -m extras
