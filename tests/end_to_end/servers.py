@@ -35,7 +35,7 @@ def eventually(look: Callable[[], T | None], what: str, deadline_s: float = DEAD
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
-    """A clean environment for BentoML whose home is ``home``, and in which a server has as many threads as any other."""
+    """A clean environment for BentoML whose home is ``home``, and in which it has as many threads as elsewhere."""
     home.mkdir(parents=True, exist_ok=True)
     ours = ("BENTOML_", "BANDMASTER_", "PROMETHEUS_", "OMP_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
