@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 test: $(VENV)/.dev lint  ## everything that the core promises
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test-extras: $(VENV)/.extras $(VENV)/.apart debian  ## what needs more: torch, Ray, Chromium, PostgreSQL, MLServer, …
+test-extras: $(VENV)/.extras $(VENV)/.apart debian  ## what needs more: torch, Ray, Chromium, PostgreSQL, MLServer, … or minutes
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look
