@@ -14,9 +14,9 @@ demo: $(VENV)/.demo  ## serve, drift, learn, compare: about three minutes, most 
 	$(BIN)/bandmaster demo $(DEMO)
 
 test: $(VENV)/.dev lint  ## everything that the core promises
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test-extras: $(VENV)/.extras $(VENV)/.apart debian  ## what needs more: torch, Ray, Chromium, PostgreSQL, MLServer, …
+test-extras: $(VENV)/.extras $(VENV)/.apart debian  ## what needs more: torch, Ray, Chromium, PostgreSQL, MLServer, … or minutes
 	$(BIN)/pytest -m extras
 
 bench: $(VENV)/.demo  ## every scenario that can be played here; needs hours. BENCH="--quick" has a look

@@ -26,6 +26,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
         yield ask
 
 
+@pytest.mark.extras
 def test_both_services_are_asked_by_turns_and_their_processors_read(
     ask: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,9 +35,10 @@ def eventually(look: Callable[[], T | None], what: str, deadline_s: float = DEAD
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:
-    """A clean environment for BentoML whose home is ``home``."""
+    """A clean environment for BentoML whose home is ``home``, and in which it has as many threads as elsewhere."""
     home.mkdir(parents=True, exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("BENTOML_", "BANDMASTER_", "PROMETHEUS_"))}
+    ours = ("BENTOML_", "BANDMASTER_", "PROMETHEUS_", "OMP_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", **extra}
 
 

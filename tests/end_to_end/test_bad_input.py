@@ -161,6 +161,7 @@ def test_feedback_through_a_proxy_needs_a_token(unharmed: Server, decided: str, 
     refused(response, 401, "BANDMASTER_FEEDBACK_TOKEN")
 
 
+@pytest.mark.extras  # test_access.py has it, for two of four services
 def test_where_there_is_a_token_it_must_be_the_right_one(tmp_path: Path) -> None:
     folder = project(tmp_path)
     env = environment(folder / "home", BANDMASTER_FEEDBACK_TOKEN="open-sesame-please")

@@ -135,6 +135,7 @@ def test_a_service_whose_process_is_killed_is_missed_and_answers_again_once_it_i
     eventually(lambda: errors(server, ask(server)) == ALL_WELL, "all answer")
 
 
+@pytest.mark.extras
 def test_in_one_process_it_works_as_well(tmp_path: Path) -> None:
     folder = bento(tmp_path / "bento")
     with served(".", "--development", folder=folder, env=environment(tmp_path / "home")) as up:

@@ -73,7 +73,7 @@ def test_the_rewards_of_the_live_run_and_of_a_replay_of_its_journal_agree(demo):
 def test_the_bandit_beats_every_traditional_way_and_the_best_constant_plan_in_hindsight(demo):
     _, _, results = demo
     bandit = results["policies"]["bandit"]
-    # 95 % intervals, paired over the redraws. When written the nearest one began NN half-widths above zero.
+    # 95 % intervals, paired over the redraws. When written the nearest one began three half-widths above zero.
     for other in ("constant", "random", "scoring", "best_constant_plan"):
         assert bandit["advantage"][other]["interval"][0] > 0.0, other
 

@@ -19,7 +19,10 @@ def store(home: Path, version: str, content: bytes) -> None:
         Path(made.path_of("model.onnx")).write_bytes(content)
 
 
-@pytest.mark.parametrize("isolated", [False, True], ids=["here", "isolated"])
+@pytest.mark.parametrize(
+    "isolated",  # tests/serving/test_live_configuration.py has both in one worker
+    [pytest.param(False, id="here"), pytest.param(True, id="isolated", marks=pytest.mark.extras)],
+)
 def test_a_file_that_is_replaced_is_taken_up_and_one_that_does_not_fit_is_not(tmp_path: Path, isolated: bool) -> None:
     folder = project(tmp_path / "iris", **alone({"onnx": "one.onnx", "isolated": isolated}))
     put(folder / "one.onnx", model())

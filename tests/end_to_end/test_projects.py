@@ -1,7 +1,7 @@
 """The projects that ship with the repository, each served for real: `bento/` and the examples.
 
-The first three examples and `bento/` are served with what the core promises; the others take a minute, show what
-cheaper tests hold, and are served with the extras.
+Examples 1 and 3 and `bento/` are served with what the core promises; the others take a minute, show what cheaper tests
+hold, and are served with the extras.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def test_example_1_orchestrates_in_code(example: Path) -> None:
         assert server.client.post("/feedback", json=feedback).status_code in (200, 202)
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("example", ["02_custom_rows"], indirect=True)
 def test_example_2_makes_its_own_rows_and_replies(example: Path) -> None:
     with served(".", folder=example, env=environment(example / "home")) as server:

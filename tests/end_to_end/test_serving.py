@@ -123,6 +123,7 @@ def test_two_workers_answer_follow_one_learner_and_share_a_budget(tmp_path: Path
         assert len(server.processes("IrisLearner")) == 1
 
 
+@pytest.mark.extras  # tests/serving has most services in one process, without BentoML's command
 def test_development_mode_answers_and_learns_in_one_process(folder: Path) -> None:
     env = environment(folder / "home")
     with served("bandmaster.auto:svc", "--development", folder=folder, env=env) as server:
@@ -158,7 +159,6 @@ def test_the_decorator_works_below_bentomls_too(tmp_path: Path) -> None:  # abov
     [
         (("weight: 0.8", "weight: -1"), [r"bentofile\.yaml:\d+: args\.orchestration\.contract\.accuracy\.weight: -1"]),
         (("linear.onnx", "../linear.onnx"), [r"bentofile\.yaml:\d+: .*members\.linear\.onnx", "put the model inside"]),
-        (("method: classify", "method: predict"), ["no @bentoml.api method 'predict'"]),
         (("sqlite:///orchestration.db", "sqlite:////proc/orchestration.db"), ["journal: /proc"]),
     ],
 )

@@ -27,6 +27,13 @@ def project(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(project):
+    """What a run comes to that nobody cuts off."""
+    main(command(project, project / "whole", "--jobs", "1"), standalone_mode=False)
+    return project / "whole"
+
+
 def command(project, out, *more):
     return [
         "replay", str(project / "log.parquet"), "--config", str(project / "config.yaml"), "--order", "shuffled",
@@ -49,9 +56,8 @@ def wait_for(count, folder, process):
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_killed_half_way_and_resumed_it_comes_to_the_same_bytes(project, tmp_path, jobs):
-    whole, cut, kept = tmp_path / "whole", tmp_path / "cut", tmp_path / "kept"
-    main(command(project, whole, "--jobs", "1"), standalone_mode=False)
+def test_killed_half_way_and_resumed_it_comes_to_the_same_bytes(project, whole, tmp_path, jobs):
+    cut, kept = tmp_path / "cut", tmp_path / "kept"
     victim = subprocess.Popen(
         [sys.executable, "-m", "bandmaster", *command(project, cut, "--jobs", jobs, "--resume", str(kept))],
         stderr=subprocess.DEVNULL,

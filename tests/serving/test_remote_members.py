@@ -86,7 +86,7 @@ def test_a_server_that_hangs_is_out_of_service_and_the_others_answer(tmp_path: P
         members = {"linear": {"onnx": "linear.onnx"}, "one": far(served, deadline="100 ms")}
         config = configured(tmp_path, "linear+one", members, faults={"eject_after": 3, "cooldown": "10 min"})
         answers, out = worked(config, script)
-    assert out["one"]["error"] == "did not answer within 0.1 s"
+    assert out["one"]["error"].startswith("did not answer within 0.")  # a tenth of a second, less what had passed
     assert [len(answer.ran) for answer in answers] == [2, 2, 2, 1]
     assert all(answer.confidence[0] > 0.0 for answer in answers)
 
