@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import secrets
 import socket
 import time
@@ -240,13 +239,8 @@ class PostgresJournal(SqlJournal):
             return connection.execute(_placed(query), values).fetchall()
 
     def _run(self, query: str, rows: Iterable[Sequence[object]]) -> None:
-        left = list(rows)
         with self._errors(), patient(self._connected()) as connection, connection.cursor() as cursor:
-            while len(left) > 1 and query.startswith("INSERT"):
-                some, left = left[:BATCH], left[BATCH:]
-                cursor.execute(_with_rows(query, len(some)), [v for row in some for v in row], prepare=False)
-            if left:
-                cursor.executemany(_placed(query), left)
+            cursor.executemany(_placed(query), rows)
 
     def _do(self, *commands: str) -> None:
         with self._errors(), patient(self._connected()) as connection:
@@ -427,15 +421,6 @@ def shown(url: str) -> str:
 def _placed(query: str) -> str:
     """The query with psycopg's placeholders."""
     return query.replace("?", "%s")
-
-
-def _with_rows(query: str, rows: int) -> str:
-    """The INSERT of one row of values as one of so many: a row at a time takes the database three times as long."""
-    before, one, after = _ONE_ROW.split(query, maxsplit=1)
-    return f"{before}{', '.join([one.replace('?', '%s')] * rows)}{after}"
-
-
-_ONE_ROW = re.compile(r"(?<=VALUES )(\([?, ]+\))")
 
 
 def _said(error: psycopg.Error) -> str:

@@ -375,8 +375,11 @@ class LearningLoop:
     def _take_up(self) -> None:
         """Know what the one that leads has learned. That takes ten milliseconds, and nobody here decides by it."""
         if (snapshot := self._followed.latest_after(self._version)) is not None:
-            self._learner.load(snapshot.payload)
-            self._version = snapshot.version
+            try:
+                self._learner.load(snapshot.payload)
+                self._version = snapshot.version
+            except BandmasterError as problem:  # it is of a configuration that is not in force here yet, or no more
+                _log.info("%s", problem)
 
     def _publish(self, now: float) -> None:
         """Let workers have what has been learned; or, where it must not go live, what was learned before."""
