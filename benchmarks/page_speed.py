@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bandmaster.core import Joined
+from bandmaster.core import Answer, Decision, Joined
 from bandmaster.journal.keys import Keys
 from bandmaster.journal.spool import Spool, spool_folder
 from bandmaster.journal.sqlite import SqliteJournal
@@ -141,7 +141,12 @@ def _make(path: Path, scenario: PageSpeed, told: Callable[[str], None]) -> None:
     learner, samples = _samples()
     keeper = Keeper(path)
     keeper.chronicle.describe(about(learner))
-    journal = SqliteJournal(path, Keys(b"k" * 32), complete=lambda d, a: keeper.decided(learner, d, a))
+
+    def decided(answered: Sequence[tuple[Decision, Answer]]) -> None:
+        for decision, answer in answered:
+            keeper.decided(learner, decision, answer)
+
+    journal = SqliteJournal(path, Keys(b"k" * 32), complete=decided)
     spool = Spool(spool_folder(path), "1")
     step, start = scenario.days * 86400.0 / scenario.decisions, ENDS - scenario.days * 86400.0
     for first in range(0, scenario.decisions, AT_ONCE):
