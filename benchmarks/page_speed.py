@@ -142,11 +142,11 @@ def _make(path: Path, scenario: PageSpeed, told: Callable[[str], None]) -> None:
     keeper = Keeper(path)
     keeper.chronicle.describe(about(learner))
 
-    def complete(decided: Sequence[tuple[Decision, Answer]]) -> None:
-        for decision, answer in decided:
+    def decided(answered: Sequence[tuple[Decision, Answer]]) -> None:
+        for decision, answer in answered:
             keeper.decided(learner, decision, answer)
 
-    journal = SqliteJournal(path, Keys(b"k" * 32), complete=complete)
+    journal = SqliteJournal(path, Keys(b"k" * 32), complete=decided)
     spool = Spool(spool_folder(path), "1")
     step, start = scenario.days * 86400.0 / scenario.decisions, ENDS - scenario.days * 86400.0
     for first in range(0, scenario.decisions, AT_ONCE):

@@ -91,9 +91,12 @@ def test_states_of_another_catalogue_or_configuration_are_no_reason_to_give_anyt
     config: Config, hosted: build.Hosted, loop: LearningLoop
 ) -> None:
     ((decision, answer),) = ask(config, hosted, ROWS[:1])
-    loop._notice(replace(decision, state=replace(decision.state, fits=(True, False), out=(True,) * 4)), answer)
-    loop._notice(replace(decision, state=replace(decision.state, profile="renamed")), answer)
-    loop._notice(replace(decision, plans=("gone",)), answer)
+    others = (
+        replace(decision, state=replace(decision.state, fits=(True, False), out=(True,) * 4)),
+        replace(decision, state=replace(decision.state, profile="renamed")),
+        replace(decision, plans=("gone",)),
+    )
+    loop._notice([(other, answer) for other in others])
     teach(config, hosted, loop, 10)
     assert not [event for event in loop._journal.events() if event.name == "learner"]
 

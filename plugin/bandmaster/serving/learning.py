@@ -95,7 +95,7 @@ REMEMBERED = 2_000
 """So many outcomes before its last snapshot a learner that starts looks at again, to know who reports how."""
 
 GOLDEN = 8
-"""The states of so many requests, of the newest, a snapshot is tried on before it goes live."""
+"""The states of so many requests, the newest, a snapshot is tried on before it goes live."""
 
 EXPIRE_EVERY_S = 60.0
 """How often is looked for decisions that have been kept long enough."""
@@ -497,11 +497,13 @@ def _uncollected() -> Iterator[None]:
     """Without the garbage collector, which would walk the records of a batch again and again while they are in use.
     Nothing in them refers to itself: they go with the last reference, before it is back.
     """
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def _misfit(report: Report, rows: int | None) -> str | None:
