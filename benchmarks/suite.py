@@ -40,8 +40,8 @@ from benchmarks.scenario import (
     TrafficSpec,
     Trained,
 )
-from benchmarks.serving import cost, fleet, scale
-from benchmarks.sources import Place, logs_of
+from benchmarks.serving import cost, scale
+from benchmarks.sources import Place, UnavailableError, logs_of
 
 BINS = 50
 """Points of a course over time."""
@@ -102,6 +102,12 @@ def run(scenario: Scenario, place: Place, listener: Listener, *, seeds: int | No
     if isinstance(scenario, ServingScale):
         return Ran(_record(scenario, 1, figures=scale.measure(scenario, listener.line)), {})
     if isinstance(scenario, FleetSaturation):
+        try:
+            from benchmarks.serving import fleet
+        except ImportError as problem:
+            raise UnavailableError(
+                f"needs PostgreSQL's driver ({problem}); pip install 'bandmaster[postgres]'"
+            ) from None
         return Ran(_record(scenario, 1, figures=fleet.measure(scenario, listener.line)), {})
     if isinstance(scenario, ServingCost):
         return Ran(_record(scenario, 1, figures=cost.measure(scenario, listener.line)), {})

@@ -29,9 +29,6 @@ class Postgres:
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         if self._as:
-            for above in (folder, *folder.parents):
-                if above.owner() == "root" and above != Path(above.anchor):
-                    above.chmod(above.stat().st_mode | 0o011)
             shutil.chown(folder, "postgres")
         self._run("initdb", "-D", str(self._data), "-U", "ann", "--auth=trust", "-E", "UTF8", "--no-sync")
         self.start()
@@ -74,6 +71,10 @@ class Postgres:
             self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
+        # Every time: another session of pytest closes the folder that it shares with this one.
+        for above in self._data.parents if self._as else ():
+            if above.owner() == "root" and above != Path(above.anchor):
+                above.chmod(above.stat().st_mode | 0o011)
         command = [*self._as, str(self._bin / program), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=DEADLINE_S)
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
