@@ -53,6 +53,14 @@ def posterior(evidence: Evidence, members: BoolArray) -> FloatArray:
     return shares(pooled(evidence.log_likelihood, members, evidence.overlap) + evidence.log_prior)
 
 
+def heard_posterior(heard: FloatArray, evidence: Evidence, members: BoolArray) -> FloatArray:
+    """The ``posterior`` (n, C) of one set of ``members`` to each row, (1, M) or (n, 1, M), of which (n, M, C) was
+    ``heard``, and the ``evidence`` is of that. An abstention tells of the class too; but where all abstain or fail,
+    nobody has answered, and it is 0.
+    """
+    return np.asarray(posterior(evidence, members)[:, 0] * np.asarray(heard.any(axis=(1, 2)))[:, None])
+
+
 def pooled(log_likelihood: FloatArray, members: BoolArray, overlap: float) -> FloatArray:
     """The logarithm of that, before the prior and short of a constant: (n, U, C), of (n, M, C)."""
     weight = members * _discounts(members.shape[-1], overlap)[members.sum(axis=-1)][..., None]

@@ -174,6 +174,11 @@ class Contract:
     def metric(self, name: str) -> Metric | None:
         return next((m for m in self.metrics if m.name == name), None)
 
+    def is_live(self, name: str) -> bool:
+        """Whether a metric is measured at each request, as what is not named is; else it is as declared."""
+        found = self.metric(name)
+        return found is None or found.source == "live"
+
     def weight(self, name: str) -> float:
         found = self.metric(name)
         return found.weight if found else 0.0

@@ -627,7 +627,9 @@ class Policy(Protocol):
 
     A policy may declare two things more, which spare replays work and change nothing: ``reads_state = False`` where it
     reads nothing of a state, nor of an experience's evidence and alarms, but the request's own features, tags and
-    profile and ``fits``; and ``draws = False`` where no seed makes a difference to it.
+    profile and ``fits``; and ``draws = False`` where no seed makes a difference to it. Where it has
+    ``probabilities_each(states)``, which gives ``probabilities`` in each of several states, (n, P) and the same to the
+    bit, requests that come together are decided by that.
     """
 
     name: str

@@ -155,15 +155,11 @@ class Guard:
         """
         declared, unknown = self._declared, np.full(len(self._ensemble.names), np.nan)
         return Figures(
-            unknown if self._live("latency") else declared.latency_s,
-            unknown if self._live("energy") else declared.energy_j * rows,
+            unknown if self._contract.is_live("latency") else declared.latency_s,
+            unknown if self._contract.is_live("energy") else declared.energy_j * rows,
             declared.cost * rows,
             declared.explainability,
         )
-
-    def _live(self, metric: str) -> bool:
-        found = self._contract.metric(metric)
-        return found is None or found.source == "live"
 
     # ---- Judging: the learner's alone ------------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ class Learner:
         self._by_consensus = contract.by_consensus
         self._nobody_knows = np.full(len(ensemble.names), np.nan)
         self._nobody_knows.setflags(write=False)
-        self._live = {name: _is_live(contract, name) for name in ("latency", "energy")}
+        self._live = {name: contract.is_live(name) for name in ("latency", "energy")}
         self.guard = Guard(guarding, ensemble, contract, self._profile) if guarding else None
         plans = hashlib.sha256("\n".join(manager.policy.catalogue.names).encode()).hexdigest()
         self._fits = Fits(ensemble.names, tuple(map(str, ensemble.classes)), manager.policy.name, plans, FORMAT)
@@ -394,11 +394,6 @@ class Learner:
             cost=np.array(cost),
             explainability=np.array(explainability),
         )
-
-
-def _is_live(contract: Contract, metric: str) -> bool:
-    found = contract.metric(metric)
-    return found is None or found.source == "live"
 
 
 def profile_figures(ensemble: Ensemble) -> Figures:

@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bandmaster.calling import Caller
-from bandmaster.combine import corrected_mean, mean_value, pool, posterior, value_verdict, verdict, weights_in_force
+from bandmaster.combine import (
+    corrected_mean,
+    heard_posterior,
+    mean_value,
+    pool,
+    value_verdict,
+    verdict,
+    weights_in_force,
+)
 from bandmaster.core import (
     Answer,
     BandmasterError,
@@ -313,9 +321,7 @@ class Orchestrator:
         if plan.weights == "learned" and self.ensemble.regression:
             return corrected_mean(heard, self.state.errors.now, ran[None])[:, 0]
         if plan.weights == "learned":
-            likely = posterior(self.state.evidence(Said.of(heard), state), ran[None])[:, 0]
-            # An abstention tells of the class too; but where all abstain or fail, nobody has answered.
-            return np.asarray(likely * np.asarray(heard.any(axis=(1, 2)))[:, None])
+            return heard_posterior(heard, self.state.evidence(Said.of(heard), state), ran[None])
         if self.ensemble.regression:
             return mean_value(heard, pooled_by * ran)
         return pool(heard, pooled_by * ran)

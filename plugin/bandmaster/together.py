@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from bandmaster.calling import Caller
-from bandmaster.combine import pool, posterior, verdict, weights_in_force
+from bandmaster.combine import heard_posterior, pool, verdict, weights_in_force
 from bandmaster.core import (
     Answer,
     BoolArray,
@@ -88,11 +88,9 @@ def _combined(
     if not learned.any():
         return pool(heard, catalogue.prefix_weights(weights)[prefix])
     members: BoolArray = catalogue.prefix_members[prefix]
-    likely = posterior(evidence(Said.of(heard), state), members[:, None])[:, 0]
-    # An abstention tells of the class too; but where all abstain, nobody has answered.
-    likely = likely * np.asarray(heard.any(axis=(1, 2)))[:, None]
+    likely = heard_posterior(heard, evidence(Said.of(heard), state), members[:, None])
     if learned.all():
-        return np.asarray(likely)
+        return likely
     return np.where(learned[:, None], likely, pool(heard, catalogue.prefix_weights(weights)[prefix]))
 
 

@@ -412,18 +412,24 @@ def test_a_metric_that_cannot_be_imported_is_refused_before_anything_is_served(t
         build.host(config)
 
 
+def counted_turns(worker: Worker) -> list[int]:
+    """Of how many requests each turn is, from now on."""
+    turns, real = list[int](), worker._serving.orchestrator.decide_each
+
+    def counting(requests: Sequence[Request]) -> list[Decision]:
+        turns.append(len(requests))
+        return real(requests)
+
+    worker._serving.orchestrator.decide_each = counting  # type: ignore[method-assign]
+    return turns
+
+
 def test_requests_that_come_together_are_answered_in_one_turn_but_for_those_that_went_away(tmp_path: Path) -> None:
     config = load(project(tmp_path, seed=3) / "bentofile.yaml")
 
     async def work() -> tuple[list[int], int]:
         worker = Worker(made_of(config, build.host(config)), worker=1)
-        turns, real = list[int](), worker._serving.orchestrator.decide_each
-
-        def counting(requests: Sequence[Request]) -> list[Decision]:
-            turns.append(len(requests))
-            return real(requests)
-
-        worker._serving.orchestrator.decide_each = counting  # type: ignore[method-assign]
+        turns = counted_turns(worker)
         asked = [
             asyncio.create_task(worker.answer(Request(r[None].astype(np.float32), r, time.time()))) for r in ROWS[:9]
         ]
@@ -444,13 +450,7 @@ def test_of_very_many_that_come_together_some_are_answered_before_others(tmp_pat
 
     async def work() -> list[int]:
         worker = Worker(made_of(config, build.host(config)), worker=1)
-        turns, real = list[int](), worker._serving.orchestrator.decide_each
-
-        def counting(requests: Sequence[Request]) -> list[Decision]:
-            turns.append(len(requests))
-            return real(requests)
-
-        worker._serving.orchestrator.decide_each = counting  # type: ignore[method-assign]
+        turns = counted_turns(worker)
         many = [Request(r[None].astype(np.float32), r, time.time()) for r in ROWS]
         await asyncio.gather(*(worker.answer(request) for request in many))
         await worker.close()

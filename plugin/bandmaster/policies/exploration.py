@@ -43,7 +43,9 @@ class Exploration:
 
 
 def spread(values: FloatArray, exploration: Exploration, learned: int) -> FloatArray:
-    """The distribution (P,) over plans that are worth ``values`` (P,), after ``learned`` outcomes; n of n, (n, P).
+    """The distribution (P,) over plans that are worth ``values`` (P,), after ``learned`` outcomes.
+
+    Of ``values`` (n, P) it is one to each of n requests, (n, P).
 
     A plan worth −∞ is not to be chosen. The same as Vowpal Wabbit's: a test holds the two together. Raises
     ``BandmasterError`` for ``bag`` and ``rnd``, which need models of their own rather than values.

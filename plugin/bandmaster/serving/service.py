@@ -178,7 +178,6 @@ def _sent_at_once(spec: type[Any]) -> type[Any]:
     of the server. One that is no record of the user's own would make its JSON schema at every reply, too, to know its
     media type: a third of what a request costs without Bandmaster.
     """
-
     plain = issubclass(spec, IORootModel) and spec.mime_type() == JSONSerde.media_type
 
     async def to_http_response(cls: type[Any], value: Any, serde: Any) -> Response:

@@ -204,6 +204,13 @@ def _it_gives_a_distribution_where_plans_break_a_limit(make: MakePolicy) -> None
         checked_distribution(policy.probabilities(barred), len(policy.catalogue), policy.name)
 
 
+def _at_once_it_gives_what_it_gives_one_after_the_other(make: MakePolicy) -> None:
+    learner, states = _trained(make)
+    each = [learner.manager.distribution(state) for state in states[-20:]]
+    together = learner.manager.distributions(states[-20:])
+    assert np.array_equal(each, together), "probabilities_each gives probabilities, to the bit"
+
+
 def _choosing_never_learns(make: MakePolicy) -> None:
     learner, states = _trained(make)
     policy = learner.manager.policy
@@ -328,6 +335,7 @@ POLICY_RULES: tuple[Callable[[MakePolicy], None], ...] = (
     _its_plans_can_be_read_back_by_name,
     _it_gives_a_distribution_before_and_after_learning,
     _it_gives_a_distribution_where_plans_break_a_limit,
+    _at_once_it_gives_what_it_gives_one_after_the_other,
     _choosing_never_learns,
     _a_new_version_says_that_it_has_changed,
     _it_only_reads_the_belief,
