@@ -181,17 +181,30 @@ def _resumes(found: Found, what: str, traffic: Traffic, servers: Sequence[Server
 def _settle(found: Found, servers: Sequence[Server], url: str, last: Sequence[str]) -> None:
     """Whether the journal holds what was acknowledged, once each; and what was earned at last."""
     eventually(lambda: servers[0].counts()["early"] == 0, "all is joined")
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, autocommit=True) as connection:
         rows = connection.execute("SELECT id, seq FROM bandmaster.outcomes WHERE status = 'joined'").fetchall()
-        rewards = dict(connection.execute("SELECT id, reward FROM bandmaster.rewards").fetchall())
+        rewards = _rewards(connection, last)
     found.amiss += [
         f"{id_}: was acknowledged and is lost" for id_ in set(found.acknowledged) - {id_ for id_, _ in rows}
     ]
     if sorted(seq for _, seq in rows) != list(range(1, len(rows) + 1)):
         found.amiss.append("the numbers of settlements have a gap or a double")
     earned = {id_: decode(raw, Reward).value for id_, raw in rewards.items()}
-    found.amiss += [f"{id_}: has no reward" for id_ in last if id_ not in earned]
+    found.amiss += [f"{id_}: has no reward within {PATIENCE_S:.0f} s" for id_ in last if id_ not in earned]
     found.rewards = [earned.get(id_, np.nan) for id_ in last]
+
+
+def _rewards(connection: psycopg.Connection[tuple[Any, ...]], ids: Sequence[str]) -> dict[str, bytes]:
+    """Those of these decisions, once all have theirs, or when they have had their time: what was told to the replica
+    that does not learn is joined when that is acknowledged, and learned, elsewhere, a moment later.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        found = connection.execute("SELECT id, reward FROM bandmaster.rewards WHERE id = ANY(%s)", [list(ids)])
+        rewards: dict[str, bytes] = dict(found.fetchall())
+        if len(rewards) == len(ids) or time.monotonic() > end:
+            return rewards
+        time.sleep(AGAIN_S)
 
 
 def _alone(folder: Path, asked: Sequence[tuple[int, ...]], after: int) -> list[float]:
