@@ -37,7 +37,8 @@ def measure(scenario: ServingScale, told: Callable[[str], None]) -> dict[str, fl
     ``kept_N``, what share of theirs ours has then; ``grown`` is how many times as much ours answers with the most
     workers as with one, by how many times as much theirs does.
 
-    ``rewards_per_s`` is how many rewards the learner takes, learned from and safe on disk, posted ``POSTED`` together.
+    ``rewards_per_s`` is how many rewards the learner takes, learned from and safe on disk, posted ``POSTED`` together:
+    the median over turns, which share them; ``rewards_per_s_least`` is the slowest turn's.
     ``lag_p99_s`` is how long after a snapshot was published workers still answered by the one before, with the most
     workers under full load with labels.
     """
@@ -54,7 +55,7 @@ def measure(scenario: ServingScale, told: Callable[[str], None]) -> dict[str, fl
             told(f"{scenario.id}: {scenario.rewards} rewards")
             at = project(folder / "rewards", models, "Inline")
             with served(".", at, OURS, settings=UNTRACED) as server:
-                figures |= _rewards(ask, server, scenario.rewards)
+                figures |= _rewards(ask, server, scenario.rewards, scenario.turns)
     fewest, most = min(scenario.workers), max(scenario.workers)
     theirs, ours = (
         (figures[f"{who}_per_s_{most}"] or 0.0) / (figures[f"{who}_per_s_{fewest}"] or 1.0) for who in (THEIRS, OURS)
@@ -85,20 +86,23 @@ def _throughputs(
 # ---- Rewards -----------------------------------------------------------------------------------------------------
 
 
-def _rewards(ask: Load, server: Server, count: int) -> dict[str, float | None]:
-    """Have so many requests answered, then report what they earned as fast as that is taken."""
+def _rewards(ask: Load, server: Server, count: int, turns: int) -> dict[str, float | None]:
+    """Have so many requests answered, then report what they earned as fast as that is taken, a share in each turn."""
     decided = ask(Order(server.address, 16, 60.0, most=count)).decisions
     bodies = [
         [{"decision_id": d, "reward": 0.5} for d in decided[first : first + POSTED]]
         for first in range(0, len(decided), POSTED)
     ]
-    began = time.perf_counter()
-    statuses = asyncio.run(_post(server.address, bodies))
-    took = time.perf_counter() - began
+    statuses, per_s = list[str](), list[float]()
+    for turn in range(turns):
+        began, before = time.perf_counter(), len(statuses)
+        statuses += asyncio.run(_post(server.address, bodies[turn::turns]))
+        per_s.append((len(statuses) - before) / (time.perf_counter() - began))
     page = httpx.get(f"{server.address}/orchestration/state", timeout=30.0).json()
     return {
         "rewards": float(len(decided)),
-        "rewards_per_s": len(decided) / took,
+        "rewards_per_s": float(np.median(per_s)),
+        "rewards_per_s_least": min(per_s),
         "rewards_joined": sum(status == "joined" for status in statuses) / len(decided),
         "rewards_counted": page["counts"]["joined"] / len(decided),
     }

@@ -128,7 +128,7 @@ class StateManager:
         self._probes = ProbeShare(probing or Probing(0.0))
         self.belief = Belief(size, classes)
         self.errors = ErrorBelief(size)
-        self._competence: Competence | None = None  # the first outcome tells how many features there are
+        self._competence: Competence | None = None  # the first outcome that tells who was right makes it
         self._regimes = (
             Regimes(ensemble, self.belief, delta=tracking.delta, relearn=tracking.forget)
             if tracking.delta > 0.0
@@ -253,13 +253,7 @@ class StateManager:
         judged = experience.joined.outcome.reward is None
         if judged:
             self._accuracy.update(experience.correct, stands)
-        features = experience.joined.decision.state.features
-        if not len(features):
-            self._competence = None
-        elif self._competence is None or self._competence.features != len(features):  # other inputs than before
-            self._competence = Competence(len(self._ensemble.names), len(features))
-        if self._competence is not None:
-            self._competence.learn(features, experience.correct if judged else None)
+        self._learn_competence(experience.joined.decision.state.features, experience.correct if judged else None)
         self._reward.update_one(experience.reward.value)
         if experience.truth is not None:
             self._learn_classes(experience, experience.truth, stands)
@@ -274,6 +268,17 @@ class StateManager:
         self._counted = None
         self.version += 1
         return alarms
+
+    def _learn_competence(self, features: FloatArray, correct: FloatArray | None) -> None:
+        """Learn who was ``correct`` (M,) on such ``features`` (d,); ``None`` where nobody said."""
+        known, size = self._competence, len(features)
+        if not size:
+            known = None
+        elif correct is not None and (known is None or known.features != size):  # other inputs than before
+            known = Competence(len(self._ensemble.names), size)
+        if known is not None and known.features == size:
+            known.learn(features, correct)
+        self._competence = known
 
     def _habits_of(self, experience: Experience) -> FloatArray:
         """How sure each member was, how far it agreed with the answer, what it took: (4, M), NaN where unknown."""

@@ -5,7 +5,11 @@ import pytest
 
 from bandmaster.belief import Belief, bent_odds
 from bandmaster.competence import CHANCE, Competence
-from bandmaster.core import Said
+from bandmaster.core import Outcome, Said
+from bandmaster.journal.memory import MemoryJournal
+from bandmaster.orchestrator import settle
+from bandmaster.policies.traditional import ConstantPolicy
+from bandmaster.testing.policies import sample_decisions, sample_learner, sample_log, sample_orchestrator
 
 
 def taught(n=1500, seed=0):
@@ -60,3 +64,14 @@ def test_members_as_good_as_usual_and_requests_without_features_change_nothing()
     plain = belief.log_likelihood(said)
     np.testing.assert_allclose(belief.log_likelihood(said, bent_odds(usual, usual)), plain)
     assert bent_odds(np.zeros(0), np.zeros(0)) is None
+
+
+def test_who_is_good_where_is_asked_for_once_somebody_has_said_who_was_right():
+    log = sample_log(40)
+    learner, journal = sample_learner(lambda plans, *_: ConstantPolicy(plans, plans.names[0]), log), MemoryJournal()
+    expected = []
+    for i, (decision, _) in enumerate(sample_decisions(learner, sample_orchestrator(learner, log, journal), log)):
+        expected.append(len(decision.state.expected))
+        outcome = Outcome(decision.at, (int(log.truth[i]),)) if i in (20, 30) else Outcome(decision.at, reward=0.5)
+        assert settle(journal, learner, decision.id, outcome).experience is not None
+    assert expected == [0] * 21 + [len(log.ensemble.names)] * 19
