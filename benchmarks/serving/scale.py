@@ -6,16 +6,21 @@ import asyncio
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import msgspec
 import numpy as np
 
+from bandmaster.core import Decision
 from bandmaster.journal.keys import Keys
-from bandmaster.journal.snapshots import SnapshotReader
+from bandmaster.journal.reading import JournalReader
+from bandmaster.journal.snapshots import unseal_snapshot
+from bandmaster.learner import Learned
 from benchmarks.scenario import ServingScale
 from benchmarks.serving import members
 from benchmarks.serving.load import Load, Order, load
@@ -28,8 +33,8 @@ WARM_UP_S = 5.0
 POSTED = 500
 """Rewards in one post, the most that one may hold."""
 
-LOOK_S = 0.02
-"""How often somebody asks which snapshot a worker follows."""
+LOOK_S = 0.05
+"""How often is looked for new snapshots. A journal keeps five, and one comes every 0.2 s at most."""
 
 
 def measure(scenario: ServingScale, told: Callable[[str], None]) -> dict[str, float | None]:
@@ -39,8 +44,9 @@ def measure(scenario: ServingScale, told: Callable[[str], None]) -> dict[str, fl
 
     ``rewards_per_s`` is how many rewards the learner takes, learned from and safe on disk, posted ``POSTED`` together:
     the median over turns, which share them; ``rewards_per_s_least`` is the slowest turn's.
-    ``lag_p99_s`` is how long after a snapshot was published workers still answered by the one before, with the most
-    workers under full load with labels.
+    ``lag_p99_s`` is for how long there had been a newer snapshot than the one that a worker decided by, of all
+    decisions of the most workers under full load with labels; ``lag_seen`` is which share of them had been recorded
+    whole, without a probe outstanding, when that was looked at.
     """
     figures: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory(prefix="bandmaster-") as name:
@@ -75,9 +81,7 @@ def _throughputs(
             turns = [ask(Order(server.address, CALLERS, scenario.turn_s)).per_s for _ in range(scenario.turns)]
             found[f"{who}_per_s_{workers}"] = float(np.median(turns))
             if last and who == OURS:
-                with _looking(server, folder / OURS / "journal" / "orchestration.db") as seen:
-                    ask(Order(server.address, CALLERS, 4 * scenario.turn_s, labels=True))
-                found |= seen.figures()
+                found |= _lag(ask, server, folder / OURS / "journal" / "orchestration.db", 4 * scenario.turn_s)
     return found | {
         f"kept_{workers}": (found[f"ours_per_s_{workers}"] or 0.0) / (found[f"theirs_per_s_{workers}"] or 1.0)
     }
@@ -126,39 +130,34 @@ async def _post(address: str, bodies: list[list[dict[str, object]]]) -> list[str
 
 
 @dataclass(slots=True)
-class _Seen:
-    """When each snapshot was published (Unix s), and, look by look, when a worker still followed which."""
+class _Published:
+    """When (Unix s) each snapshot was published, and of which state it is: of how many outcomes."""
 
-    published: dict[int, float] = field(default_factory=dict)
-    looks: list[tuple[float, int]] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)
+    state: list[int] = field(default_factory=list)
 
-    def figures(self) -> dict[str, float | None]:
-        late = [max(at - self.published.get(followed + 1, at), 0.0) for at, followed in self.looks]
-        return {
-            "lag_p50_s": float(np.quantile(late, 0.5)),
-            "lag_p99_s": float(np.quantile(late, 0.99)),
-            "lag_max_s": max(late),
-            "looks": float(len(late)),
-            "snapshots": float(len(self.published)),
-        }
+    def late(self, decision: Decision) -> float:
+        """For how long (s) there had been a newer snapshot than the one that it was made by."""
+        newer = bisect_right(self.state, decision.state.version)
+        return max(decision.at - self.at[newer], 0.0) if newer < len(self.at) else 0.0
 
 
 @contextmanager
-def _looking(server: Server, journal: Path) -> Iterator[_Seen]:
-    """Asks one worker after the other, as the kernel hands out new connections, while the block runs."""
-    seen, over = _Seen(), threading.Event()
+def _published(journal: Path) -> Iterator[_Published]:
+    """Sees every snapshot while the block runs, and the newest from before it."""
+    seen, over, keys = _Published(), threading.Event(), Keys.of(journal.parent, make=False)
 
     def look() -> None:
-        reader, newest, last_at = SnapshotReader(journal, Keys.of(journal.parent, make=False)), 0, time.time()
-        while not over.wait(LOOK_S):
-            page = httpx.get(f"{server.address}/orchestration/state", timeout=30.0).raise_for_status().json()
-            seen.looks.append((time.time(), page["worker"]["snapshot_version"]))
-            if (snapshot := reader.latest_after(newest)) is not None:
-                between = range(newest + 1, snapshot.version) if newest else ()
-                seen.published |= dict.fromkeys(between, last_at)  # not later than that, in any case
-                newest, last_at = snapshot.version, snapshot.at
-                seen.published[newest] = last_at
-        reader.close()
+        newest = 0
+        with JournalReader(journal) as reader:
+            while not over.wait(LOOK_S):
+                query = "SELECT version, sealed FROM snapshots WHERE version > ? ORDER BY version"
+                for version, sealed in reader.all(query, newest):
+                    snapshot, newest = unseal_snapshot(keys, version, sealed), version
+                    state = msgspec.msgpack.decode(snapshot.payload, type=Learned).state["version"]
+                    if not seen.state or state > seen.state[-1]:
+                        seen.at.append(snapshot.at)
+                        seen.state.append(state)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -167,3 +166,20 @@ def _looking(server: Server, journal: Path) -> Iterator[_Seen]:
     finally:
         over.set()
         thread.join()
+
+
+def _lag(ask: Load, server: Server, journal: Path, seconds: float) -> dict[str, float | None]:
+    """How much later than there was a newer snapshot workers under full load, with labels, still decided by one."""
+    began = time.time()
+    with _published(journal) as published:
+        answered = ask(Order(server.address, CALLERS, seconds, labels=True)).answered
+    httpx.get(f"{server.address}/orchestration/state", timeout=60.0).raise_for_status()  # has all recorded
+    with JournalReader(journal) as reader:
+        late = [published.late(decision) for decision, _ in reader.answered_after(began, "")]
+    return {
+        "lag_p50_s": float(np.quantile(late, 0.5)),
+        "lag_p99_s": float(np.quantile(late, 0.99)),
+        "lag_max_s": max(late),
+        "lag_seen": len(late) / answered,
+        "snapshots": float(len(published.at)),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from bandmaster.replay.playing import run
 from bandmaster.replay.traffic import Traffic, draw
+from bandmaster.testing import sample_decision
 from benchmarks import stale
 from benchmarks.scenario import Made, ServingCost, Stale
 from benchmarks.serving import cost, members, scale
@@ -47,11 +49,19 @@ def test_rewards_are_reported_until_the_learner_has_all(ask: Load, tmp_path: Pat
     at = project(tmp_path / "rewards", members.small(), "Inline")
     with served(".", at, "ours", settings=UNTRACED) as server:
         found = scale._rewards(ask, server, 1000, 2)
-        with scale._looking(server, at / "ours" / "journal" / "orchestration.db") as seen:
-            scale._rewards(ask, server, 1000, 2)
+        late = scale._lag(ask, server, at / "ours" / "journal" / "orchestration.db", 1.0)
     assert (found["rewards"], found["rewards_counted"]) == (1000.0, 1.0)
     assert (found["rewards_per_s"] or 0.0) >= (found["rewards_per_s_least"] or 0.0) > 0.0
-    assert (seen.figures()["lag_max_s"] or 0.0) < 30.0
+    assert 0.5 < (late["lag_seen"] or 0.0) <= 1.0
+    assert 0.0 <= (late["lag_p50_s"] or 0.0) <= (late["lag_p99_s"] or 0.0) <= (late["lag_max_s"] or 0.0) < 30.0
+
+
+def test_a_decision_is_late_by_how_long_there_had_been_a_newer_snapshot() -> None:
+    published, decision = scale._Published(at=[10.0, 12.0], state=[3, 7]), sample_decision(at=15.0)
+    versions = ((0, 5.0), (2, 5.0), (3, 3.0), (6, 3.0), (7, 0.0), (9, 0.0))  # the state's, and how late
+    late = [published.late(replace(decision, state=replace(decision.state, version=v))) for v, _ in versions]
+    assert late == [expected for _, expected in versions]
+    assert published.late(replace(decision, at=11.0, state=replace(decision.state, version=5))) == 0.0
 
 
 def test_a_follower_that_is_never_behind_earns_what_the_learner_would(config_file: Path, place: Place) -> None:

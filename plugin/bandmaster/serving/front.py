@@ -36,7 +36,7 @@ from bandmaster.serving.desk import Desk
 from bandmaster.serving.door import HEADERS, Door, Refusal, Scope
 from bandmaster.serving.learning import LEARNER_TIMEOUT_S
 from bandmaster.serving.live import Made
-from bandmaster.serving.others import Others, retried
+from bandmaster.serving.others import Others, keep_fresh, retried
 from bandmaster.serving.pages import Receipt, Report
 from bandmaster.serving.signature import Reply, Rows
 from bandmaster.serving.worker import Worker, worker_count, worker_number
@@ -161,6 +161,8 @@ class Front:
                 # No proxy: under --development and in tests BentoML makes the learner here, and does not start it.
                 self._in_process_learner = learner
                 await learner.start()
+            else:
+                keep_fresh(learner)
             self._learner = learner.to_async
             others = Others(service, self._made.config)
             self._worker = Worker(self._made, worker_number(), worker_count(), others, self._features)

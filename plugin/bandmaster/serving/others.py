@@ -22,6 +22,11 @@ _log = logging.getLogger("bandmaster.others")
 KEPT = {"max_requests": 10**9, "max_age": 1e9}
 """BentoML's client drops calls in flight after 100 requests, or five minutes, unless told otherwise."""
 
+IDLE_S = 0.5
+"""No connection is used again that has idled for so long. Servers close those that have for some seconds, five unless
+told otherwise, and a busy one does so before it looks whether a request has come: that is lost, and the next one too,
+as the longest idle is taken first."""
+
 RETRIES = 2
 """How often a call of another service is tried again whose connection is lost."""
 
@@ -29,15 +34,29 @@ CLOSED_IN_S = 5.0
 
 
 async def retried(call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    """Call another service; anew where the connection was lost. A server closes those that have idled for some seconds,
-    at times just when they are to be used. What is called must do no harm when it is done twice.
-    """
+    """Call another service; anew where the connection was lost, so that it must do no harm to do that twice."""
     for _ in range(RETRIES):
         try:
             return await call(*arguments)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as problem:
             _log.info("another service is asked again: %s", problem)
     return await call(*arguments)
+
+
+def keep_fresh(proxy: RemoteProxy[Any]) -> None:
+    """Let a proxy that has not been called yet drop connections that have idled for ``IDLE_S``. BentoML's has no
+    setting for that.
+    """
+    sessions = proxy.to_async._session_manager
+    make = sessions._make_client
+
+    def made() -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = make()
+        if session.connector is not None:
+            session.connector._keepalive_timeout = IDLE_S
+        return session
+
+    sessions._make_client = made
 
 
 def depended_on(config: Config, name: str) -> dict[str, Dependency[Any]]:
@@ -89,6 +108,7 @@ class Others:
         # The connections of the proxy that BentoML has made belong to the server's event loop.
         theirs, on = found.to_async, getattr(type(service), attribute).on
         proxy = RemoteProxy(theirs.url, service=on, media_type=theirs.media_type)
+        keep_fresh(proxy)
         self._proxies.append(proxy)
         return lambda method, rows: retried(proxy.to_async.call, method, rows)
 
