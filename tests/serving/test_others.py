@@ -1,0 +1,76 @@
+"""Other services are asked over connections that are not about to be closed, and again where one is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import aiohttp
+import pytest
+from _bentoml_impl.client import RemoteProxy
+
+from bandmaster.serving import others
+from bandmaster.serving.others import RETRIES, keep_fresh, retried
+
+
+class Served:
+    """A server of one answer that remembers which connection each request came by, and closes as it is told."""
+
+    def __init__(self) -> None:
+        self.came_by: list[object] = []
+        self.url = ""
+
+    async def __aenter__(self) -> Served:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                self.came_by.append(writer)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                await writer.drain()
+        writer.close()
+
+
+async def connections_of_two_calls(pause_s: float) -> int:
+    async with Served() as server:
+        proxy: RemoteProxy[object] = RemoteProxy(server.url)
+        keep_fresh(proxy)
+        session = await proxy.to_async._session_manager.get_session()
+        for _ in range(2):
+            async with session.get("/") as reply:
+                assert await reply.text() == "ok"
+            await asyncio.sleep(pause_s)
+        await proxy.close()
+        return len(set(server.came_by))
+
+
+@pytest.mark.parametrize(("idle_s", "connections"), [(60.0, 1), (0.0, 2)])
+def test_a_connection_that_has_idled_is_not_used_again(
+    idle_s: float, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(others, "IDLE_S", idle_s)
+    assert asyncio.run(connections_of_two_calls(pause_s=0.01)) == connections
+
+
+@pytest.mark.parametrize("lost", range(RETRIES + 2))
+def test_a_call_whose_connection_is_lost_is_made_again_so_often(lost: int) -> None:
+    calls: list[str] = []
+
+    async def call(what: str) -> str:
+        calls.append(what)
+        if len(calls) <= lost:
+            raise aiohttp.ClientOSError(104, "Connection reset by peer")
+        return "done"
+
+    if lost <= RETRIES:
+        assert asyncio.run(retried(call, "settle")) == "done"
+        assert calls == ["settle"] * (lost + 1)
+    else:
+        with pytest.raises(aiohttp.ClientOSError):
+            asyncio.run(retried(call, "settle"))
