@@ -293,10 +293,13 @@ class PageCost(Common, frozen=True, kw_only=True, tag="page-cost"):
 
 
 class ServingCost(Common, frozen=True, kw_only=True, tag="serving-cost"):
-    """What a hand-written service takes, and what it takes orchestrated: by ``turns`` of ``turn_s`` seconds of each."""
+    """What a hand-written service takes, and what it takes orchestrated: by ``turns`` of ``turn_s`` seconds of each;
+    where what is learned decides what it takes, at several ``starts``.
+    """
 
     turns: int
     turn_s: float
+    starts: int = 1
 
 
 class ServingScale(Common, frozen=True, kw_only=True, tag="serving-scale"):

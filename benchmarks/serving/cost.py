@@ -7,7 +7,7 @@ whatever else goes on meets both.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,9 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
     ``shipped_*``: as each is installed and started without further ado. ``large_*``: three members that take
     milliseconds, set alike, every label reported; ``batched_*``: the same where the method is ``batchable``.
 
+    What is learned decides how many members of ``large_*`` are asked, and is another whenever a service starts: these
+    are medians over several starts, of which ``large_per_s_ratio_16_least`` and ``_most`` are the worst and the best.
+
     Ending in ``_1`` and ``_16`` by how many callers ask at once; ``cpu_us`` is what all of a server's processes take of
     the processor for a request.
     """
@@ -51,21 +54,33 @@ def measure(scenario: ServingCost, told: Callable[[str], None]) -> dict[str, flo
         folder = Path(name)
         members.write_requests(folder / "requests.npz")
         with load(folder / "requests.npz") as ask:
-            for key, models, service, equal in (
-                ("equal", small, "Inline", True),
-                ("shipped", small, "Inline", False),
-                ("large", large, "Threaded", True),
-                ("batched", large, "Batching", True),
+            for key, models, service, equal, starts in (
+                ("equal", small, "Inline", True, 1),
+                ("shipped", small, "Inline", False, 1),
+                ("large", large, "Threaded", True, scenario.starts),
+                ("batched", large, "Batching", True, 1),
             ):
-                told(f"{scenario.id}: {key}, {scenario.turns} turns of both services")
-                at = project(folder / key, models, service)
-                figures |= _compared(scenario, ask, at, key, service, equal=equal, labels=models is large)
+                found = list[dict[str, float]]()
+                for start in range(starts):
+                    told(
+                        f"{scenario.id}: {key}, {scenario.turns} turns of both services, start {start + 1} of {starts}"
+                    )
+                    at = project(folder / f"{key}-{start}", models, service)
+                    found.append(_compared(scenario, ask, at, key, service, equal=equal, labels=models is large))
+                figures |= _over(found, f"{key}_per_s_ratio_16")
     return figures
+
+
+def _over(starts: Sequence[Mapping[str, float]], spread: str) -> dict[str, float]:
+    """The medians of figures over several starts, and of the one called ``spread`` the least and the most."""
+    medians = {name: float(np.median([each[name] for each in starts])) for name in starts[0]}
+    values = [each[spread] for each in starts]
+    return medians | {f"{spread}_least": min(values), f"{spread}_most": max(values)}
 
 
 def _compared(
     scenario: ServingCost, ask: Load, folder: Path, key: str, service: str, *, equal: bool, labels: bool
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     settings = UNTRACED if equal else None
     theirs = served(f"service:{service}", folder, THEIRS, bare=not equal, settings=settings, one_thread=equal)
     ours = served(".", folder, OURS, settings=settings)
@@ -73,7 +88,7 @@ def _compared(
         servers = {THEIRS: first, OURS: second}
         for name, server in servers.items():
             ask(Order(server.address, max(CALLERS), WARM_UP_S, labels=name == OURS))
-        figures: dict[str, float | None] = {}
+        figures: dict[str, float] = {}
         for callers in CALLERS:
             turns: dict[str, list[_Turn]] = {THEIRS: [], OURS: []}
             for _ in range(scenario.turns):

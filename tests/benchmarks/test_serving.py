@@ -38,10 +38,15 @@ def test_both_services_are_asked_by_turns_and_their_processors_read(
     found = cost._compared(scenario, ask, at, "equal", "Inline", equal=True, labels=False)
     for callers in cost.CALLERS:
         for who in (cost.THEIRS, cost.OURS):
-            assert (found[f"equal_{who}_per_s_{callers}"] or 0.0) > 0.0
-            assert (found[f"equal_{who}_worker_us_{callers}"] or 0.0) > 0.0
-            assert (found[f"equal_{who}_accuracy"] or 0.0) > 0.5
+            assert found[f"equal_{who}_per_s_{callers}"] > 0.0
+            assert found[f"equal_{who}_worker_us_{callers}"] > 0.0
+            assert found[f"equal_{who}_accuracy"] > 0.5
         assert found[f"equal_theirs_learner_us_{callers}"] == 0.0
+
+
+def test_of_several_starts_the_median_is_told_and_of_one_figure_the_spread() -> None:
+    found = cost._over([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 9.0}, {"a": 6.0, "b": 1.0}], "b")
+    assert found == {"a": 2.0, "b": 3.0, "b_least": 1.0, "b_most": 9.0}
 
 
 @pytest.mark.extras
