@@ -10,6 +10,7 @@ import ssl
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -19,7 +20,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from bandmaster.core import Array, MemberFailure
+from bandmaster.core import Array, BandmasterError, MemberFailure
 from bandmaster.members.loop import LOOP
 from bandmaster.members.open_inference import MOST_BYTES, Endpoint, Metadata, Output, Tensor, Unavailable, cut, within
 
@@ -91,6 +92,10 @@ class Grpc:
     form = "one message"
 
     def __init__(self, endpoint: Endpoint) -> None:
+        try:
+            urlsplit(endpoint.url).port  # noqa: B018 -- gRPC would take 70000 for 4464
+        except ValueError as problem:
+            raise BandmasterError(f"{endpoint.address}: its address cannot be used: {problem}") from None
         self._endpoint = endpoint
         self._authorization = tuple(endpoint.authorization().items())
         self._channels: dict[int, grpc.aio.Channel] = {}
