@@ -91,7 +91,7 @@ def serving(served: Served | None = None, *, port: int = 0, tls: tuple[bytes, by
         server = grpc.server(
             threads,
             [grpc.method_handlers_generic_handler(SERVICE.strip("/"), methods)],
-            options=[("grpc.so_reuseport", 0)],
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)],
         )
         address = f"127.0.0.1:{port}"
         if tls is None:
