@@ -20,6 +20,9 @@ T = TypeVar("T")
 MOST_BYTES = 1 << 22
 """The longest answer that is read of what a model is; or, but for its figures, of what it says."""
 
+CLOSED_IN_S = 5.0
+"""How long connections may take to be closed."""
+
 ERROR_LENGTH = 200
 """What a server says of an error is cut to so many characters."""
 

@@ -22,7 +22,17 @@ from google.protobuf.message_factory import GetMessageClass
 
 from bandmaster.core import Array, BandmasterError, MemberFailure
 from bandmaster.members.loop import LOOP
-from bandmaster.members.open_inference import MOST_BYTES, Endpoint, Metadata, Output, Tensor, Unavailable, cut, within
+from bandmaster.members.open_inference import (
+    CLOSED_IN_S,
+    MOST_BYTES,
+    Endpoint,
+    Metadata,
+    Output,
+    Tensor,
+    Unavailable,
+    cut,
+    within,
+)
 
 SERVICE = "/inference.GRPCInferenceService/"
 
@@ -60,8 +70,6 @@ CHANNEL = (
     ("grpc.max_reconnect_backoff_ms", 1000),  # a server that is back is found at once: two minutes, unless told so
     ("grpc.client_idle_timeout_ms", 15_000),  # as long as over HTTP: what lies between forgets connections that idle
 )
-
-CLOSED_IN_S = 5.0
 
 
 def _messages() -> dict[str, type[Any]]:
@@ -143,6 +151,8 @@ class Grpc:
             raise kind(f"{code.name}: {cut(error.details() or '') or 'nothing'}") from None
         except CancelledError:
             raise Unavailable("its connection was closed meanwhile") from None
+        except OSError as problem:  # of the files of authorities
+            raise Unavailable(cut(f"{type(problem).__name__}: {problem}")) from None
         except DecodeError as problem:
             raise MemberFailure(f"the server's answer is no {method}Response: {cut(str(problem))}") from None
 
@@ -184,8 +194,8 @@ def _figures(tensor: Any, raw: bytes | None) -> Array | list[float]:
 
 
 def _authorities() -> bytes:
-    """The certificates that https trusts, too: gRPC would trust those that it brings along."""
+    """The certificates that https trusts, too; where there is none, gRPC trusts those that it brings along."""
     places = ssl.get_default_verify_paths()  # as SSL_CERT_FILE and SSL_CERT_DIR say
     files = [Path(places.cafile)] if places.cafile else []
     files += sorted(Path(places.capath).glob("*.[0-9]")) if places.capath else []
-    return b"\n".join(file.read_bytes() for file in files)
+    return b"\n".join(file.read_bytes() for file in files if file.is_file())

@@ -11,6 +11,7 @@ import msgspec
 from bandmaster.core import Array, MemberFailure
 from bandmaster.members.loop import LOOP
 from bandmaster.members.open_inference import (
+    CLOSED_IN_S,
     ERROR_LENGTH,
     MOST_BYTES,
     Endpoint,
@@ -30,8 +31,6 @@ for some seconds, at times just when they are to be used. To ask a model twice d
 
 BUSY = frozenset({408, 425, 429})
 """Statuses below 500 with which a server says that it may well answer later."""
-
-CLOSED_IN_S = 5.0
 
 
 class Reply(msgspec.Struct, frozen=True):
