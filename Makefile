@@ -75,7 +75,7 @@ $(VENV)/.release: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.extras: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,docs,release,postgres,kubernetes]'
+	$(BIN)/pip install --quiet --editable '.[models,plot,dev,ray,fuzz,rl,browser,docs,release,postgres,grpc,kubernetes]'
 	@touch $@ $(VENV)/.dev $(VENV)/.demo $(VENV)/.docs $(VENV)/.release
 
 $(VENV)/.apart: | $(BIN)/python  ## in environments of their own: what does not go together with ours

@@ -34,7 +34,8 @@ from bandmaster.members.bento import BentoMember, Called
 from bandmaster.members.deadline import Deadline
 from bandmaster.members.isolated import IsolatedMember
 from bandmaster.members.onnx import OnnxMember
-from bandmaster.members.remote import Endpoint, RemoteMember
+from bandmaster.members.open_inference import Endpoint
+from bandmaster.members.remote import RemoteMember
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.metrics import ImportedFunction, imported
 from bandmaster.orchestrator import Orchestrator

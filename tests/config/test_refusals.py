@@ -260,7 +260,16 @@ MEMBERS += [
         f"linear: {{open_inference: {url}, model: m}}",
         f"linear.open_inference: {url} cannot be used; write its address, ",
     )
-    for url in ("far", "ftp://far", "http://me:secret@far", "http://far#x", "http://")
+    for url in (
+        "far",
+        "ftp://far",
+        "http://me:secret@far",
+        "http://far#x",
+        "http://",
+        "grpc://far",
+        "grpc://far:1/x",
+        "grpcs://a@far:1",
+    )
 ] + [
     ("linear: {open_inference: http://far}", "linear.model: is missing; add model: resnet50"),
     ("linear: {open_inference: http://far, model: a/../b}", "linear.model: a/../b cannot be used; write the model's"),

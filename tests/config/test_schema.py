@@ -70,7 +70,7 @@ BLOCKS = [
     seed: 1
     """,
     "{contract: {accuracy: {weight: 1}}, members: {a: {open_inference: 'http://b', model: c, version: '1', input: d, "
-    "output: e, token: F}, g: {bento: 'h:I', method: j}}}",
+    "output: e, token: F}, g: {bento: 'h:I', method: j}, k: {open_inference: 'grpcs://[::1]:8001', model: c}}}",
     "{contract: {accuracy: {weight: 1, error: [0, 1]}}, members: {a: {}}, task: regression, faults: {fallback: 1.5}}",
     *(
         f"{{contract: {{accuracy: {{weight: 1}}}}, members: {{a: {{}}, b: {{}}}}, policy: {{{policy}}}}}"

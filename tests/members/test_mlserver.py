@@ -6,15 +6,17 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from bandmaster.core import BandmasterError
+from bandmaster.core import BandmasterError, MemberFailure
 from bandmaster.demo import free_port
-from bandmaster.members.remote import Endpoint, RemoteMember
+from bandmaster.members.open_inference import Endpoint, Unavailable
+from bandmaster.members.remote import RemoteMember
 from bandmaster.testing import check_member
 from tests.end_to_end.servers import environment, eventually, served, stop
 from tests.serving.tiny import ROWS, project
@@ -43,37 +45,59 @@ TELLS = {
 }
 
 
+@dataclass
+class MlServer:
+    """Of the model ``bayes`` it tells what that takes, of ``linear`` nothing."""
+
+    folder: Path
+    urls: dict[str, str]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [MLSERVER / "mlserver", "start", "."], cwd=self.folder, stdout=log, stderr=log
+            )
+        eventually(self._ready, "MLServer is ready")
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        models = f"{self.urls['http']}/v2/models"
+        try:
+            return all(httpx.get(f"{models}/{name}/ready").status_code == 200 for name in ("bayes", "linear"))
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            stop(self.process)
+
+
 @pytest.fixture(scope="module")
-def mlserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Its address and its process. Of the model ``bayes`` it tells what that takes, of ``linear`` nothing."""
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlServer]:
     folder = tmp_path_factory.mktemp("mlserver")
-    settings = {"host": "127.0.0.1", **{f"{of}_port": free_port() for of in ("http", "grpc", "metrics")}}
-    (folder / "settings.json").write_text(json.dumps({**settings, "parallel_workers": 0}))
+    ports = {of: free_port() for of in ("http", "grpc", "metrics")}
+    settings = {"host": "127.0.0.1", "parallel_workers": 0, **{f"{of}_port": port for of, port in ports.items()}}
+    (folder / "settings.json").write_text(json.dumps(settings))
     for name, tells in {"bayes": TELLS, "linear": {}}.items():
         (folder / name).mkdir()
         described = {"name": name, "implementation": "mlserver_sklearn.SKLearnModel", **tells}
         described["parameters"] = {"uri": "./model.joblib", "version": "1"}
         (folder / name / "model-settings.json").write_text(json.dumps(described))
     subprocess.run([MLSERVER / "python", "-c", TRAIN], cwd=folder, check=True)
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen([MLSERVER / "mlserver", "start", "."], cwd=folder, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{settings['http_port']}"
-
-    def ready() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()
-        try:
-            return all(httpx.get(f"{url}/v2/models/{name}/ready").status_code == 200 for name in ("bayes", "linear"))
-        except httpx.TransportError:
-            return False
-
+    server = MlServer(folder, {of: f"{of}://127.0.0.1:{port}" for of, port in ports.items()})
     try:
-        eventually(ready, "MLServer is ready")
-        yield url, process
+        server.start()
+        yield server
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            stop(process)
-        log.close()
+        server.stop()
+
+
+@pytest.fixture(params=["http", "grpc"])
+def mlserver(running: MlServer, request: pytest.FixtureRequest) -> Running:
+    """Its address and its process."""
+    return running.urls[request.param], running.process
 
 
 def test_a_model_of_mlserver_keeps_every_rule_of_a_member(mlserver: Running) -> None:
@@ -86,7 +110,7 @@ def test_a_model_of_mlserver_keeps_every_rule_of_a_member(mlserver: Running) -> 
 def test_what_mlserver_does_not_tell_of_a_model_can_be_said(mlserver: Running) -> None:
     with pytest.raises(BandmasterError, match="does not tell what the model takes; name its tensor, as in input:"):
         RemoteMember("linear", Endpoint(mlserver[0], "linear"))
-    with pytest.raises(BandmasterError, match="the server answered 404: Model nobody not found"):
+    with pytest.raises(BandmasterError, match=r"(the server answered 404|NOT_FOUND): Model nobody .*not found"):
         RemoteMember("nobody", Endpoint(mlserver[0], "nobody"))
     member = RemoteMember("linear", Endpoint(mlserver[0], "linear", input="rows", output="predict_proba"))
     member.suppose((4,), 3)
@@ -133,3 +157,27 @@ def test_an_ensemble_of_models_there_and_here_is_served_and_outlives_a_server_th
         assert ask(0) == ("setosa", {"here": ("estimated", None), "bayes": late, "linear": late})
         process.send_signal(signal.SIGCONT)
         eventually(lambda: all(error is None for _, error in ask(0)[1].values()), "they answer again")
+
+
+def test_a_server_that_is_killed_fails_and_answers_again_when_it_is_back(running: MlServer) -> None:
+    members = [
+        RemoteMember(way, Endpoint(running.urls[way], "bayes", output="predict_proba")) for way in ("http", "grpc")
+    ]
+    answers = [member.predict(ROWS[:5]) for member in members]
+    np.testing.assert_array_equal(*answers)
+    running.process.kill()
+    running.process.wait()
+    for member in members:
+        with pytest.raises(Unavailable):
+            member.predict(ROWS[:5])
+    running.start()
+
+    def same(member: RemoteMember) -> bool:
+        try:
+            return np.array_equal(member.predict(ROWS[:5]), answers[0])
+        except MemberFailure:
+            return False
+
+    for member in members:
+        eventually(lambda member=member: same(member), "it answers again")
+        member.stop()

@@ -24,7 +24,7 @@ from bandmaster.config.values import (
 )
 from bandmaster.core import CPU, PROVIDERS, Profile
 from bandmaster.members.bento import Called
-from bandmaster.members.remote import Endpoint
+from bandmaster.members.open_inference import Endpoint
 from bandmaster.plans import ALL
 from bandmaster.yaml_reader import At, show
 
@@ -34,7 +34,8 @@ TAG = r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?(:[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?"
 SOURCES = ("onnx", "bento_model", "open_inference", "bento")
 """What a member's model may be named by."""
 
-ADDRESS = r"https?://[A-Za-z0-9\[][^ \t\n\r\f\v/?#@]*(/[^ \t\n\r\f\v?#]*)?"
+_HOST = r"[A-Za-z0-9\[][^ \t\n\r\f\v/?#@]*"
+ADDRESS = rf"(https?://{_HOST}(/[^ \t\n\r\f\v?#]*)?|grpcs?://{_HOST}:[0-9]{{1,5}})"
 PROVIDER = r"[A-Za-z0-9]{1,64}ExecutionProvider"
 
 OF_A_SERVER = {
@@ -112,7 +113,7 @@ def _providers(at: At | None) -> tuple[str, ...]:
 
 def _endpoint(at: At, get: Callable[[str], At | None]) -> Endpoint | None:
     """Where a server's model is; ``None`` where that was refused."""
-    url = text_of(at, ADDRESS, "its address, as in http://triton.internal:8000")
+    url = text_of(at, ADDRESS, "its address, as in http://triton.internal:8000 or grpc://triton.internal:8001")
     if get("model") is None:
         at.book.refuse((*at.path[:-1], "model"), "is missing; add model: resnet50, by its name on the server")
     version = get("version")

@@ -12,7 +12,7 @@ from bandmaster.core import CPU, Profile, Task
 from bandmaster.guard import Guarding
 from bandmaster.limits import Limits
 from bandmaster.members.bento import Called
-from bandmaster.members.remote import Endpoint
+from bandmaster.members.open_inference import Endpoint
 from bandmaster.policies.exploration import Exploration
 from bandmaster.probes import Probing
 

@@ -29,6 +29,8 @@ class Loop:
         except TimeoutError:
             future.cancel()
             raise
+        finally:
+            del future  # its exception holds this frame: each would keep the other, and what failed is not let go of
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:

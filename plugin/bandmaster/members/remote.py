@@ -1,37 +1,21 @@
-"""A member on a model server, asked over HTTP by the Open Inference Protocol, version 2.
-
-The protocol: https://github.com/kserve/open-inference-protocol. Triton, KServe and MLServer speak it, among others.
-"""
+"""A member on a model server, asked by the Open Inference Protocol, version 2."""
 
 from __future__ import annotations
 
 import math
-import os
-import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import numpy as np
 
 from bandmaster.core import Array, BandmasterError, FloatArray, MemberFailure, Task
-from bandmaster.members.loop import LOOP
+from bandmaster.members.open_inference import MOST_BYTES, Endpoint, Output, Tensor, Transport, Unavailable, cut
 from bandmaster.meter import checked
-
-if TYPE_CHECKING:
-    import aiohttp
-
-T = TypeVar("T")
 
 START_S = 5.0
 """How long a server may take to say what a model is, and to answer a first row."""
 
 WARM_UP_RUNS = 3
-
-MOST_BYTES = 1 << 22
-"""The longest answer that is read of what a model is; or, but for its figures, of what it says."""
 
 MOST_PER_FIGURE = 64
 """The most bytes that one figure of an answer may take."""
@@ -41,73 +25,8 @@ MOST_FIGURES = 1 << 22
 
 MOST_AXES = 8
 
-TRIES = 2
-"""How often a request is sent whose connection is lost before an answer begins: a server closes those that have idled
-for some seconds, at times just when they are to be used. To ask a model twice does no harm."""
-
-ERROR_LENGTH = 200
-"""What a server says of an error is cut to so many characters."""
-
-BUSY = frozenset({408, 425, 429})
-"""Statuses below 500 with which a server says that it may well answer later."""
-
 DATATYPES = {"FP32": np.float32, "FP64": np.float64}
 """What of the protocol's tensors rows can be sent as; FP16 has no form in JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A model of a server: its base ``url``, the ``model``, and the ``version`` (``None``: the server's choice).
-
-    ``input`` and ``output`` name tensors where there are several or the server tells of none. ``token`` names the
-    environment variable that holds a bearer token.
-    """
-
-    url: str
-    model: str
-    version: str | None = None
-    input: str | None = None
-    output: str | None = None
-    token: str | None = None
-
-    @property
-    def address(self) -> str:
-        version = "" if self.version is None else f"/versions/{self.version}"
-        return f"{self.url.rstrip('/')}/v2/models/{self.model}{version}"
-
-
-class Tensor(msgspec.Struct, frozen=True):
-    """What a server tells of one tensor of a model; −1 in its shape stands for any size."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class Metadata(msgspec.Struct, frozen=True):
-    inputs: list[Tensor] | None = None
-    outputs: list[Tensor] | None = None
-
-
-class Output(msgspec.Struct, frozen=True):
-    """A tensor of an answer; its data are flat, or nested as its shape says."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-    data: list[Any]
-
-
-class Reply(msgspec.Struct, frozen=True):
-    outputs: list[Output]
-
-
-class Failed(msgspec.Struct, frozen=True):
-    error: str
-
-
-class Unavailable(MemberFailure):
-    """The server cannot be reached, or not just now."""
 
 
 class RemoteMember:
@@ -131,8 +50,7 @@ class RemoteMember:
     ) -> None:
         self.name, self.energy_j = name, energy_j
         self._endpoint, self._task = endpoint, task
-        self._session: aiohttp.ClientSession | None = None
-        self._headers = _headers(endpoint)
+        self._transport = _transport(endpoint)
         self._input = self._output = Tensor("", "", [])
         self.input_shape: tuple[int | None, ...] | None = None
         self.width: int | None = None
@@ -164,8 +82,7 @@ class RemoteMember:
 
     def stop(self) -> None:
         """Close the connections. The next call opens others."""
-        if self._session is not None:
-            LOOP.run(self._close(), START_S)
+        self._transport.close()
 
     def predict(self, rows: Array) -> FloatArray:
         """Return (n, C) distributions, or (n, 1) values, for rows (n, …). Raises ``MemberFailure``."""
@@ -178,13 +95,9 @@ class RemoteMember:
             self._meet(seconds)
         tensor = self._input
         data = np.asarray(rows, dtype=DATATYPES[tensor.datatype])
-        body = {"inputs": [{"name": tensor.name, "shape": data.shape, "datatype": tensor.datatype,
-                            "data": data.ravel().tolist()}]}  # fmt: skip
-        if self._output.name:
-            body["outputs"] = [{"name": self._output.name}]
         most = MOST_BYTES + MOST_PER_FIGURE * len(data) * (self.width or 1)
-        content = self._asked("/infer", msgspec.json.encode(body), most, due - time.monotonic())
-        return self._scores(content), 0.0
+        outputs = self._transport.infer(data, tensor, self._output.name, most, due - time.monotonic())
+        return self._scores(outputs), 0.0
 
     def misnamed(self, classes: Sequence[int | str]) -> str | None:
         """Nothing speaks against the classes: a server does not tell of labels."""
@@ -196,7 +109,7 @@ class RemoteMember:
         """Find out what the model takes and answers. Raises ``MemberFailure`` where that cannot be used, or is not what
         it was supposed to be.
         """
-        told = _decoded(self._asked("", None, MOST_BYTES, seconds), Metadata, "what the model is")
+        told = self._transport.metadata(seconds)
         given = _chosen(told.inputs, self._endpoint.input, "input")
         gives = _chosen(told.outputs, self._endpoint.output, "output")
         if given is None:
@@ -210,7 +123,9 @@ class RemoteMember:
                 )
             shape = tuple(None if size < 0 else size for size in given.shape[1:])
             if math.prod(size or 1 for size in shape) > MOST_FIGURES or len(shape) > MOST_AXES:
-                raise MemberFailure(f"takes rows of shape {_cut(str(shape))}, which are too large to be sent as JSON")
+                raise MemberFailure(
+                    f"takes rows of shape {cut(str(shape))}, which are too large to be sent as {self._transport.form}"
+                )
             if self.input_shape not in (None, shape):
                 raise MemberFailure(f"takes rows of shape {shape}, but its ensemble's have {self.input_shape}")
             self.input_shape = shape
@@ -232,105 +147,40 @@ class RemoteMember:
 
     # ---- What it says -----------------------------------------------------------------------------------------------
 
-    def _scores(self, content: bytes) -> FloatArray:
-        outputs = _decoded(content, Reply, "an answer").outputs
+    def _scores(self, outputs: Sequence[Output]) -> FloatArray:
         wanted = self._output.name
         found = [output for output in outputs if output.name == wanted] if wanted else outputs
         if len(found) != 1:
             names = ", ".join(output.name for output in outputs)
-            raise MemberFailure(f"answered with the tensors [{_cut(names)}]; name one of them under output:")
+            raise MemberFailure(f"answered with the tensors [{cut(names)}]; name one of them under output:")
         (output,) = found
         if not output.datatype.startswith("FP"):
-            raise MemberFailure(f"answered with {_cut(output.datatype)}, not probabilities; name theirs under output:")
+            raise MemberFailure(f"answered with {cut(output.datatype)}, not probabilities; name theirs under output:")
         try:
             values = np.array(output.data)
         except ValueError as problem:
             raise MemberFailure(f"answered with what is no tensor: {problem}") from None
         if values.dtype.kind not in "fiu" or len(output.shape) not in (1, 2) or min(output.shape) < 0:
-            raise MemberFailure(f"answered with what are no rows of numbers, in the shape {_cut(str(output.shape))}")
+            raise MemberFailure(f"answered with what are no rows of numbers, in the shape {cut(str(output.shape))}")
         if values.size != math.prod(output.shape):
-            raise MemberFailure(f"answered with {values.size} figures in the shape {_cut(str(output.shape))}")
+            raise MemberFailure(f"answered with {values.size} figures in the shape {cut(str(output.shape))}")
         one_each = self._task == "regression" and len(output.shape) == 1
         return values.astype(np.float64).reshape([*output.shape, 1] if one_each else output.shape)
 
-    def _asked(self, path: str, body: bytes | None, most: int, seconds: float) -> bytes:
-        """What the server says. Raises ``MemberFailure`` where that is an error, or takes longer."""
-        import aiohttp  # here, so that what reads configurations alone does not pay for importing it
 
-        try:
-            status, content = LOOP.run(self._exchanged(path, body, most), seconds)
-        except TimeoutError:
-            raise Unavailable(f"did not answer within {seconds:.3g} s") from None
-        except aiohttp.InvalidURL as problem:
-            raise MemberFailure(_cut(f"its address cannot be used: {problem}")) from None
-        except (aiohttp.ClientError, OSError) as problem:
-            raise Unavailable(_cut(f"{type(problem).__name__}: {problem}")) from None
-        except ValueError as problem:  # of an address, or an answer's head, that nobody foresaw
-            raise MemberFailure(_cut(f"cannot be asked: {problem}")) from None
-        if status == 200:
-            return content
-        kind = Unavailable if status >= 500 or status in BUSY else MemberFailure
-        raise kind(f"the server answered {status}: {_sentence(content)}")
+def _transport(endpoint: Endpoint) -> Transport:
+    """What speaks as the address says; imported here, so that nobody pays for what he does not use."""
+    if not endpoint.url.startswith("grpc"):
+        from bandmaster.members.over_http import Http
 
-    async def _exchanged(self, path: str, body: bytes | None, most: int) -> tuple[int, bytes]:
-        import aiohttp
-
-        if self._session is None:
-            secure = self._endpoint.url.startswith("https")
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=ssl.create_default_context() if secure else True),
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=None),  # callers have their own
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a few bytes could become gigabytes
-                trust_env=False,  # no proxy, and no password, is taken from the environment
-            )
-        url, method = self._endpoint.address + path, "GET" if body is None else "POST"
-        for attempt in range(1, TRIES + 1):
-            try:
-                async with self._session.request(method, url, data=body, allow_redirects=False) as reply:
-                    return reply.status, await _read(reply, most)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if attempt == TRIES:
-                    raise
-        raise AssertionError  # the last try has returned or raised
-
-    async def _close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-
-async def _read(reply: aiohttp.ClientResponse, most: int) -> bytes:
-    content = bytearray()
-    async for chunk in reply.content.iter_any():
-        content += chunk
-        if len(content) > most:
-            reply.close()
-            raise MemberFailure(f"answered with more than {most} bytes")
-    return bytes(content)
-
-
-def _headers(endpoint: Endpoint) -> dict[str, str]:
-    headers = {"content-type": "application/json", "accept-encoding": "identity"}
-    if endpoint.token is not None:
-        token = os.environ.get(endpoint.token, "").strip()
-        if not token or not token.isascii() or not token.isprintable():
-            raise BandmasterError(
-                f"{endpoint.address}: the environment variable {endpoint.token}, which is to hold the token, is not "
-                "set, or holds none; set it, or leave token: out"
-            )
-        headers["authorization"] = f"Bearer {token}"
-    return headers
-
-
-def _decoded(content: bytes, kind: type[T], what: str) -> T:
+        return Http(endpoint)
     try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:  # NaN is none of JSON's numbers
-        raise MemberFailure(f"the server's answer is not {what}: {_cut(str(problem))}") from None
+        from bandmaster.members.over_grpc import Grpc
+    except ImportError as problem:
+        raise BandmasterError(
+            f"open_inference: {endpoint.url} needs gRPC ({problem}); pip install 'bandmaster[grpc]'"
+        ) from None
+    return Grpc(endpoint)
 
 
 def _chosen(tensors: list[Tensor] | None, name: str | None, what: str) -> Tensor | None:
@@ -339,20 +189,6 @@ def _chosen(tensors: list[Tensor] | None, name: str | None, what: str) -> Tensor
         return None if name is None else Tensor(name, "FP32", [])
     found = [tensor for tensor in tensors if name in (None, tensor.name)]
     if len(found) != 1:
-        names = _cut(", ".join(tensor.name for tensor in tensors))
+        names = cut(", ".join(tensor.name for tensor in tensors))
         raise MemberFailure(f"has the {what}s {names}; name one of them under {what}:")
     return found[0]
-
-
-def _sentence(content: bytes) -> str:
-    """What a server says of an error, in its own words as far as they are text."""
-    try:
-        text = msgspec.json.decode(content, type=Failed).error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        text = content[: 4 * ERROR_LENGTH].decode(errors="replace")
-    return _cut(text) or "nothing"
-
-
-def _cut(text: str) -> str:
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * ERROR_LENGTH]).split())
-    return shown if len(shown) <= ERROR_LENGTH else f"{shown[:ERROR_LENGTH]}…"
