@@ -1,16 +1,24 @@
-"""Other services are asked over connections that are not about to be closed, and again where one is lost."""
+"""Other services are asked over connections that are not about to be closed, again where one is lost, and the learner
+for no more at a time than it can take.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 
 import aiohttp
 import pytest
 from _bentoml_impl.client import RemoteProxy
 
+from bandmaster import build
+from bandmaster.config import load
 from bandmaster.serving import others
+from bandmaster.serving.front import SETTLED_AT_ONCE, Front
 from bandmaster.serving.others import RETRIES, keep_fresh, retried
+from bandmaster.serving.signature import Rows
+from tests.serving.tiny import made_of, project
 
 
 class Served:
@@ -74,3 +82,41 @@ def test_a_call_whose_connection_is_lost_is_made_again_so_often(lost: int) -> No
     else:
         with pytest.raises(aiohttp.ClientOSError):
             asyncio.run(retried(call, "settle"))
+
+
+class Busy:
+    """A learner that takes up what it is asked, and answers posts once it is ``free``."""
+
+    def __init__(self) -> None:
+        self.posts: list[int] = []
+        self.free = asyncio.Event()
+
+    async def settle(self, post: int) -> int:
+        self.posts.append(post)
+        await self.free.wait()
+        return post
+
+    async def state(self) -> str:
+        return "busy"
+
+
+def test_posts_that_a_busy_learner_has_no_time_for_wait_in_turn_and_those_given_up_are_never_sent(
+    tmp_path: Path,
+) -> None:
+    config = load(project(tmp_path) / "bentofile.yaml")
+    made = made_of(config, build.host(config))
+
+    async def post_many() -> None:
+        front, learner = Front(made, Rows("classify", (4,)), None), Busy()
+        front._learner = learner
+        posts = [asyncio.create_task(front._ask_learner("settle", n)) for n in range(SETTLED_AT_ONCE + 6)]
+        assert await front._ask_learner("state") == "busy"  # which waits for no post
+        await asyncio.sleep(0)
+        assert learner.posts == list(range(SETTLED_AT_ONCE))
+        given_up = posts.pop(SETTLED_AT_ONCE + 1)
+        given_up.cancel()
+        learner.free.set()
+        assert await asyncio.gather(*posts) == learner.posts
+        assert learner.posts == [n for n in range(SETTLED_AT_ONCE + 6) if n != SETTLED_AT_ONCE + 1]
+
+    asyncio.run(post_many())

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, cast
@@ -49,6 +50,12 @@ PROFILE_HEADER = "x-orchestration-profile"
 DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
 """The most outcomes that one post may report: the learner takes them in one go, and others wait."""
+
+SETTLED_AT_ONCE = 4
+"""So many posts of this worker's the learner has at a time; those after them wait here, in turn, and of one that is
+given up it never hears. Its server takes one new connection in a turn of its event loop: of posts that come all at once
+some would wait there for long, overtaken by others that find a connection free.
+"""
 
 _NOTHING = np.zeros(0)
 
@@ -144,6 +151,7 @@ class Front:
         self._in_process_learner: Any = None
         self._following: asyncio.Task[None] | None = None
         self._judged: set[asyncio.Task[None]] = set()
+        self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
 
     @property
     def worker(self) -> Worker:
@@ -307,8 +315,9 @@ class Front:
             raise BandmasterError(f"{str(label)[:64]!r} is no number; this is a regression, send the value") from None
 
     async def _ask_learner(self, what: str, *arguments: Any) -> Any:
+        turn = self._settling if what == "settle" else nullcontext()
         try:
-            async with asyncio.timeout(LEARNER_TIMEOUT_S):
+            async with asyncio.timeout(LEARNER_TIMEOUT_S), turn:
                 return await retried(getattr(self._learner, what), *arguments)
         except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
             why = str(problem) or type(problem).__name__
