@@ -51,7 +51,7 @@ DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
 """The most outcomes that one post may report: the learner takes them in one go, and others wait."""
 
-SETTLED_AT_ONCE = 2
+SETTLED_AT_ONCE = 4
 """So many posts of this worker's the learner has at a time; those after them wait here, in turn, and of one that is
 given up it never hears. Its server takes one new connection in a turn of its event loop: of posts that come all at once
 some would wait there for long, overtaken by others that find a connection free.
