@@ -58,7 +58,7 @@ takes one new connection in a turn of its event loop: of posts that came all at 
 overtaken by others that find a connection free.
 """
 
-TURN_S = 5.0
+TURN_S = 10.0
 """So long a post waits for its turn; it then has all of ``LEARNER_TIMEOUT_S``. Of one that is given up before, the
 learner does not hear: it has no time for settling what nobody is told of.
 """
