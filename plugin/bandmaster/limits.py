@@ -105,6 +105,13 @@ class Spending:
             self._turn(math.floor(at / self._width))
             return self.budget.amount - math.fsum(self._slices.values())
 
+    def rewind(self, at: float) -> None:
+        """The clock shows ``at`` now. Where it has gone back by more than the period, all that counts was spent now."""
+        with self._lock:
+            k = math.floor(at / self._width)
+            if k < self._newest - self.SLICES:
+                self._newest, self._slices = k, {k: math.fsum(self._slices.values())}
+
     def add(self, at: float, amount: float) -> None:
         """Count an amount as spent at ``at``; a negative one takes back what was counted in expectation."""
         with self._lock:
@@ -164,6 +171,7 @@ class Limiter:
         ran = plans.stage_members.any(axis=1).astype(np.float64)
         overspent = np.where(needing(plans, out), np.inf, -np.inf)
         for spending, each in self._budgets(state, len(request.rows)):
+            spending.rewind(request.at)
             over = (ran @ each - spending.left(request.at)) / spending.budget.amount
             overspent = np.maximum(overspent, over)
         found = fitting(overspent, _latency(plans, state.members), deadline_s)

@@ -196,6 +196,33 @@ def test_requests_under_way_end_by_the_configuration_that_they_began_by(running:
     service.work(script)
 
 
+def test_requests_that_wait_for_their_turn_are_decided_by_the_configuration_that_they_came_under(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = running(profiles={"fast": {"latency": 1.0}, "right": {"accuracy": 1.0}})
+
+    async def script(worker: Worker) -> None:
+        make, asked = worker._made, [Request(ROWS[:1].astype(np.float32), ROWS[0], time.time(), profile="fast")] * 2
+        begun = [worker.answer(request) for request in asked]
+
+        def made(*arguments: Any) -> Any:
+            for each in begun:  # they come in the turn of the event loop in which the configuration changes
+                waiting.append(each.send(None))
+            return make(*arguments)
+
+        waiting: list[Any] = []
+        monkeypatch.setattr(worker, "_made", made)
+        service.write(profiles={"right": {"accuracy": 1.0}})
+        await worker.keep_up()
+        await asyncio.wait(waiting)
+        for each in begun:
+            with pytest.raises(StopIteration) as answered:
+                each.send(None)
+            assert answered.value.value[0].state.profile == "fast"
+
+    service.work(script)
+
+
 def test_isolated_members_go_once_nobody_needs_them(running: Callable[..., Running]) -> None:
     members = {name: {"onnx": f"{name}.onnx", "isolated": name in ("tree", "bayes")} for name in NAMES}
     service = running(members=members)

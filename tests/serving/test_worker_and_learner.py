@@ -97,6 +97,18 @@ def test_what_a_worker_decided_is_joined_learned_and_published(
     assert asyncio.run(follow()) == 1
 
 
+def test_what_is_learned_is_published_though_the_clock_goes_back(
+    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "SNAPSHOT_EVERY_S", 0.0)
+    answers, right = ask(config, hosted, ROWS[:20]), time.time
+    for n, (decision, _) in enumerate(answers[:3], start=1):
+        loop.settle([report(decision, 0)])
+        loop.tick()
+        assert loop.state().snapshot_version == n
+        monkeypatch.setattr(time, "time", lambda back_s=3600.0 * n: right() - back_s)
+
+
 def test_a_learner_starts_where_its_predecessor_stopped(config: Config, hosted: build.Hosted) -> None:
     answers = ask(config, hosted, ROWS[:30])
     first = make_loop(config, hosted)

@@ -206,6 +206,15 @@ def test_what_is_left_forgets_nothing_that_was_spent_within_the_period(paid, per
     assert 100.0 - held - 1e-9 <= spending.left(newest) <= 100.0 - recent + 1e-9
 
 
+@pytest.mark.parametrize("back_s", [10.0, 90.0, 3600.0])
+def test_where_the_clock_goes_back_a_budget_is_kept_all_the_same(back_s):
+    times = 7200.0 + np.linspace(0.0, 30.0, len(LOG))
+    times[3:] -= back_s  # before all is spent
+    done, _ = decide_all(Limits(energy=Budget(0.2, 60.0)), times, probe_share=0.0)
+    assert sum(spent(answer, ENERGY) for decision, answer in done if not decision.over_limits) <= 0.2 + 1e-9
+    assert any(decision.over_limits for decision, _ in done)
+
+
 def test_workers_share_a_budget_and_not_a_deadline():
     whole = Limits(0.2, Budget(6.0, 60.0), Budget(0.3, 3600.0))
     assert whole.shared(3) == Limits(0.2, Budget(2.0, 60.0), Budget(0.3 / 3, 3600.0))

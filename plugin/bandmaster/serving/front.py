@@ -7,7 +7,8 @@ import gc
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, cast
@@ -49,6 +50,18 @@ PROFILE_HEADER = "x-orchestration-profile"
 DEADLINE_HEADER = "x-orchestration-deadline-ms"
 MOST_REPORTS = 500
 """The most outcomes that one post may report: the learner takes them in one go, and others wait."""
+
+SETTLED_AT_ONCE = 4
+"""So many posts the learner has at a time, of all workers, but one of each at least: they keep it busy, and are settled
+well within ``LEARNER_TIMEOUT_S``, however long they are. Those after them wait with their worker, in turn. Its server
+takes one new connection in a turn of its event loop: of posts that came all at once some would wait there for long,
+overtaken by others that find a connection free.
+"""
+
+TURN_S = 10.0
+"""So long a post waits for its turn; it then has all of ``LEARNER_TIMEOUT_S``. Of one that is given up before, the
+learner does not hear: it has no time for settling what nobody is told of.
+"""
 
 _NOTHING = np.zeros(0)
 
@@ -144,6 +157,7 @@ class Front:
         self._in_process_learner: Any = None
         self._following: asyncio.Task[None] | None = None
         self._judged: set[asyncio.Task[None]] = set()
+        self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
 
     @property
     def worker(self) -> Worker:
@@ -164,6 +178,7 @@ class Front:
             else:
                 keep_fresh(learner)
             self._learner = learner.to_async
+            self._settling = asyncio.Semaphore(max(SETTLED_AT_ONCE // worker_count(), 1))
             others = Others(service, self._made.config)
             self._worker = Worker(self._made, worker_number(), worker_count(), others, self._features)
             self._following = asyncio.create_task(self._worker.follow())
@@ -307,14 +322,30 @@ class Front:
             raise BandmasterError(f"{str(label)[:64]!r} is no number; this is a regression, send the value") from None
 
     async def _ask_learner(self, what: str, *arguments: Any) -> Any:
+        async with self._turn() if what == "settle" else nullcontext():
+            try:
+                async with asyncio.timeout(LEARNER_TIMEOUT_S):
+                    return await retried(getattr(self._learner, what), *arguments)
+            except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
+                why = str(problem) or type(problem).__name__
+                raise Refusal(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    f"the learner does not answer ({why}); send it again in a few seconds",
+                ) from problem
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Raises ``Refusal`` where it does not come in time."""
         try:
-            async with asyncio.timeout(LEARNER_TIMEOUT_S):
-                return await retried(getattr(self._learner, what), *arguments)
-        except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
-            why = str(problem) or type(problem).__name__
-            raise Refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"the learner does not answer ({why}); send it again in a few seconds"
-            ) from problem
+            async with asyncio.timeout(TURN_S):
+                await self._settling.acquire()
+        except TimeoutError:
+            sentence = "more feedback comes than the learner takes; send it again in a few seconds"
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, TURN_S) from None
+        try:
+            yield
+        finally:
+            self._settling.release()
 
     def routes(self) -> list[BaseRoute]:
         """What is mounted under ``/orchestration``."""

@@ -362,7 +362,7 @@ class LearningLoop:
         self._expire(now)
         self._keeper.tick(self._learner, self._journal, now)
         every = SNAPSHOT_EVERY_S if self._dirty else NOTICED_EVERY_S if self._noticed else math.inf
-        if now - self._published >= every:
+        if time.monotonic() - self._published >= every:  # though the clock goes back
             self._publish(now)
         telemetry.tell()
 
@@ -398,7 +398,7 @@ class LearningLoop:
         self._keys.refresh()
         self._version += 1
         self._journal.save_snapshot(Snapshot(self._version, self._cursor, now, payload))
-        self._good, self._dirty, self._noticed, self._published = payload, False, False, now
+        self._good, self._dirty, self._noticed, self._published = payload, False, False, time.monotonic()
         telemetry.stands(self._lag_s, self._version, self._learner.guard, pinned=self._pinned is not None)
 
     def _try(self, payload: bytes) -> None:

@@ -336,6 +336,8 @@ class Worker:
                 serving.learned.load(self._payload)
             except BandmasterError as problem:  # the learner will have one that fits
                 _log.info("%s", problem)
+        while self._turn:  # who has come already may ask for what there is no more
+            self._take_turn()
         self._leaving.append(self._serving)
         self._serving = serving
         self._live.accept(*found)
