@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from bandmaster import build
+from bandmaster import build, hosting
 from bandmaster.calling import Caller
 from bandmaster.config import read_block
 from bandmaster.core import BandmasterError, Request
@@ -112,7 +112,7 @@ class _Working:
         config, manager = in_force(read := partial(read_block, Path("bentofile.yaml")))
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        hosted, keys = build.host(config), Keys.of(path.parent)
+        hosted, keys = hosting.host(config), Keys.of(path.parent)
         plans = build.catalogue(config, hosted.ensemble)
         learned = build.learner(config, plans, np.random.default_rng(seed), guarding=config.guarding, conducts=False)
         spool = open_spool(config.journal, config.root, "w1")

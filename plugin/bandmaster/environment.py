@@ -14,7 +14,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from bandmaster import build, config
+from bandmaster import build, config, hosting
 from bandmaster.changes import changes as changes_of
 from bandmaster.config.simulation import load_simulation
 from bandmaster.contract import Contract
@@ -87,7 +87,7 @@ def source_of(file: Path, log: Path | None = None, traffic: Traffic | None = Non
     Raises ``BandmasterError`` where one of them cannot be read.
     """
     read = config.load(file)
-    build.require_functions(read)
+    hosting.require_functions(read)
     if log is None:
         return Simulated(read, load_simulation(file))
     recorded = build.recorded_log(read, log)

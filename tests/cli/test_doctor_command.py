@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.cli import main
 from bandmaster.config import load
 from bandmaster.core import Request
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose service has answered and learned, and has stopped."""
     folder = project(tmp_path_factory.mktemp("doctor"), seed=1)
     config = load(folder / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
 
     async def serve() -> None:
         loop, worker = LearningLoop(made_of(config, hosted)), Worker(made_of(config, hosted), worker=1)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import load
 from bandmaster.core import Request, Snapshot
 from bandmaster.journal.keys import Keys
@@ -64,7 +64,7 @@ def altered(rng: np.random.Generator, kind: str, sealed: bytes, version: int) ->
 async def attack(count: int, folder: Path, seed: int = 0, told: bool = False) -> Counter[str]:
     """How many were ``loaded``, ``failed`` a poll, and were refused, by kind."""
     config = load(project(folder, seed=1) / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     path, rng, found = locate(config.journal, config.root), np.random.default_rng(seed), Counter[str]()
     worker = Worker(made_of(config, hosted), worker=1)
     loop = LearningLoop(made_of(config, hosted))

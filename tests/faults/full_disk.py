@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import load
 from bandmaster.core import BandmasterError, Request
 from bandmaster.serving.learning import LearningLoop
@@ -36,7 +36,7 @@ def fill(folder: Path) -> Path:
 
 async def main(folder: Path) -> dict[str, object]:
     config = load(project(folder, guard={"mode": "live", "baseline": "linear"}, seed=1) / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     loop, worker = LearningLoop(made_of(config, hosted)), Worker(made_of(config, hosted), worker=1)
 
     async def ask() -> list[tuple[str, bool]]:

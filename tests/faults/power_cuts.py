@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import load
 from bandmaster.core import Request
 from bandmaster.journal.keys import Keys
@@ -56,7 +56,7 @@ class Held:
 async def serve(folder: Path) -> None:
     """Answer, learn and tick for ever, and say so line by line once it is acknowledged."""
     config = load(folder / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     loop, worker = LearningLoop(made_of(config, hosted)), Worker(made_of(config, hosted), worker=1)
     made, known = list[str](), list[str]()
     for i in range(10**9):

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import Config, ConfigError, load
 from bandmaster.core import NO_ANSWER, Answer, BandmasterError, Decision, FloatArray, MemberFailure, Request
 from bandmaster.members.deadline import Deadline
@@ -192,7 +192,7 @@ def worked(config: Config, script: Callable[[Worker], Awaitable[Any]]) -> Any:
     """What ``script`` makes of a worker, which is closed then."""
 
     async def run() -> Any:
-        hosted = build.host(config)
+        hosted = hosting.host(config)
         worker = Worker(made_of(config, hosted), worker=1)
         try:
             return await script(worker)
@@ -268,7 +268,7 @@ def test_plans_that_need_a_member_out_of_service_are_not_chosen_and_the_probabil
 
 def test_where_every_member_fails_nobody_answers_and_nothing_is_learned(tmp_path: Path) -> None:
     config = configured(tmp_path)
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     loop = LearningLoop(made_of(config, hosted))
 
     async def script(worker: Worker) -> list[tuple[Decision, Answer]]:
@@ -344,4 +344,4 @@ def test_a_worker_whose_isolated_members_die_keeps_answering(tmp_path: Path) -> 
 
 def test_the_fallback_must_be_one_of_the_classes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"faults\.fallback: 'lowest' is none of the classes; use one of 'low', 'mi"):
-        build.host(configured(tmp_path, faults={"fallback": "lowest"}))
+        hosting.host(configured(tmp_path, faults={"fallback": "lowest"}))

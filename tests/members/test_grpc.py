@@ -318,8 +318,8 @@ def test_who_reads_a_configuration_needs_no_grpc_and_who_serves_it_is_told_what_
     members = {"here": {"onnx": "tree.onnx"}, "far": {"open_inference": "grpc://far:8001", "model": "m"}}
     folder = project(tmp_path / "iris", members=members)
     script = (
-        "import sys; sys.modules['grpc'] = None; from pathlib import Path; from bandmaster import build, config\n"
-        "try: build.host(config.load(Path('bentofile.yaml')))\n"
+        "import sys; sys.modules['grpc'] = None; from pathlib import Path; from bandmaster import config, hosting\n"
+        "try: hosting.host(config.load(Path('bentofile.yaml')))\n"
         "except config.ConfigError as problem: print(problem)"
     )
     ran = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)

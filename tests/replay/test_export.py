@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from bandmaster import build, config
+from bandmaster import build, config, hosting
 from bandmaster.cli import main
 from bandmaster.core import BandmasterError, Joined, Outcome
 from bandmaster.export import _with_delays, export
@@ -161,7 +161,7 @@ def test_decisions_of_another_ensemble_are_refused(lab, tmp_path):
     members = "{cheap: {profile: {cost: 1}}, other: {profile: {cost: 1}}}"
     (tmp_path / "c.yaml").write_text(f"orchestration: {{contract: {{accuracy: {{weight: 1}}}}, members: {members}}}")
     other = config.load(tmp_path / "c.yaml")
-    ensemble = build.ensemble_of(other, lab.logs[0].ensemble.classes)
+    ensemble = hosting.ensemble_of(other, lab.logs[0].ensemble.classes)
     learner = build.learner(other, build.catalogue(other, ensemble), np.random.default_rng(0))
     with pytest.raises(BandmasterError, match="export with the configuration that it was made under"):
         export(joined, learner, tmp_path / "e.parquet")

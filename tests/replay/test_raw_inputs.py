@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from bandmaster import build, config
+from bandmaster import build, config, hosting
 from bandmaster.cli import main
 from bandmaster.core import BandmasterError
 from bandmaster.features import features_of
@@ -28,7 +28,7 @@ def read(folder, name="held.csv", told=None):
 
 def test_each_member_says_what_its_model_does_to_the_row_alone(folder):
     log = read(folder)
-    hosted = build.host(config.load(folder / "bentofile.yaml"))
+    hosted = hosting.host(config.load(folder / "bentofile.yaml"))
     assert log.ensemble.names == MEMBERS
     assert log.ensemble.classes == hosted.ensemble.classes
     for m, name in enumerate(MEMBERS):
@@ -76,7 +76,7 @@ def test_a_policy_sees_the_features_that_it_is_served_with(folder):
     lists = pl.DataFrame({"pixels": ROWS.tolist(), "label": [CLASSES[k] for k in LABELS]})
     lists.write_parquet(folder / "lists.parquet")
     log = read(folder, "lists.parquet")
-    shape = build.host(config.load(folder / "bentofile.yaml")).input_shape
+    shape = hosting.host(config.load(folder / "bentofile.yaml")).input_shape
     served = [features_of(row[None], summarise=None in shape) for row in ROWS]
     np.testing.assert_allclose(log.features, served)
     np.testing.assert_allclose(log.scores, read(folder).scores)

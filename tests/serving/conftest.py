@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import Config
 
 
 @pytest.fixture
-def hosted(config: Config) -> build.Hosted:
-    return build.host(config)
+def hosted(config: Config) -> hosting.Hosted:
+    return hosting.host(config)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bandmaster import build
+from bandmaster import build, hosting
 from bandmaster.config import Config, load
 from bandmaster.core import BandmasterError, DriftEvent, Outcome
 from bandmaster.journal.places import locate
@@ -29,7 +29,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 @pytest.fixture
-def loop(config: Config, hosted: build.Hosted) -> Iterator[LearningLoop]:
+def loop(config: Config, hosted: hosting.Hosted) -> Iterator[LearningLoop]:
     """One that has published something."""
     loop = make_loop(config, hosted)
     teach(config, hosted, loop, 0)
@@ -38,7 +38,7 @@ def loop(config: Config, hosted: build.Hosted) -> Iterator[LearningLoop]:
     loop.close()
 
 
-def teach(config: Config, hosted: build.Hosted, loop: LearningLoop, start: int) -> None:
+def teach(config: Config, hosted: hosting.Hosted, loop: LearningLoop, start: int) -> None:
     rows = slice(start, start + 10)
     made = ask(config, hosted, ROWS[rows])
     loop.settle([report(d, int(label)) for (d, _), label in zip(made, LABELS[rows], strict=True)])
@@ -52,7 +52,7 @@ def payload(loop: LearningLoop, version: int) -> bytes:
     return found.payload
 
 
-def version_of(config: Config, hosted: build.Hosted, snapshot: bytes) -> str:
+def version_of(config: Config, hosted: hosting.Hosted, snapshot: bytes) -> str:
     """The version of the policy in a snapshot."""
     learner = build.learner(
         config, build.catalogue(config, hosted.ensemble), np.random.default_rng(0), guarding=config.guarding
@@ -71,7 +71,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("how", BREAKS)
 def test_a_policy_that_breaks_never_reaches_the_workers_and_what_was_before_stays_live(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, how: str, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, policy = payload(loop, 1), loop._learner.manager.policy
     name, broken = BREAKS[how]
@@ -88,7 +88,7 @@ def test_a_policy_that_breaks_never_reaches_the_workers_and_what_was_before_stay
 
 
 def test_states_of_another_catalogue_or_configuration_are_no_reason_to_give_anything_up(
-    config: Config, hosted: build.Hosted, loop: LearningLoop
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop
 ) -> None:
     ((decision, answer),) = ask(config, hosted, ROWS[:1])
     others = (
@@ -102,7 +102,7 @@ def test_states_of_another_catalogue_or_configuration_are_no_reason_to_give_anyt
 
 
 def test_an_alarm_that_cannot_be_kept_costs_no_lesson(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(event: object) -> None:
         raise BandmasterError("the disk is full")
@@ -114,7 +114,9 @@ def test_an_alarm_that_cannot_be_kept_costs_no_lesson(
     assert loop._learner.manager.policy.version.startswith("20")
 
 
-def test_a_learner_starts_over_an_outcome_that_does_not_fit_its_decision(config: Config, hosted: build.Hosted) -> None:
+def test_a_learner_starts_over_an_outcome_that_does_not_fit_its_decision(
+    config: Config, hosted: hosting.Hosted
+) -> None:
     loop = make_loop(config, hosted)
     teach(config, hosted, loop, 0)
     ((decision, _),) = ask(config, hosted, ROWS[10:11])
@@ -127,7 +129,7 @@ def test_a_learner_starts_over_an_outcome_that_does_not_fit_its_decision(config:
 def test_a_probe_that_awaits_its_label_is_in_no_snapshot_once_it_is_forgotten(tmp_path: Path) -> None:
     block = project(tmp_path, seed=3, probes={"share": 1.0, "adapt": False})
     config = load(block / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     loop = make_loop(config, hosted)
     made = ask(config, hosted, ROWS[:4])
     loop._journal.drain()
@@ -146,7 +148,7 @@ def test_what_is_forgotten_does_not_come_back_with_the_last_good_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load(project(tmp_path, seed=3, probes={"share": 1.0, "adapt": False}) / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     loop = make_loop(config, hosted)
     name = ask(config, hosted, ROWS[:4])[0][0].id
     loop._journal.drain()
@@ -162,7 +164,7 @@ def test_what_is_forgotten_does_not_come_back_with_the_last_good_snapshot(
 
 
 def test_what_the_guard_has_counted_is_not_taken_back(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = loop._learner.guard
     assert guard is not None
@@ -177,7 +179,7 @@ def test_what_the_guard_has_counted_is_not_taken_back(
 
 
 def test_a_restart_after_a_rollback_does_not_learn_again_what_broke_it(
-    config: Config, hosted: build.Hosted, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = make_loop(config, hosted)
     teach(config, hosted, loop, 0)
@@ -192,7 +194,7 @@ def test_a_restart_after_a_rollback_does_not_learn_again_what_broke_it(
 
 
 def test_a_learner_that_lost_its_lease_changes_nothing_more(
-    config: Config, hosted: build.Hosted, loop: LearningLoop
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop
 ) -> None:
     path = locate(config.journal, config.root)
     path.with_name(f"{path.name}.lease").unlink()  # somebody tidied up: the lock is on a file that is gone
@@ -206,7 +208,7 @@ def test_a_learner_that_lost_its_lease_changes_nothing_more(
     loop._journal.take_over()  # so that it can be closed
 
 
-def test_what_was_kept_long_enough_is_removed_as_time_goes_by(config: Config, hosted: build.Hosted) -> None:
+def test_what_was_kept_long_enough_is_removed_as_time_goes_by(config: Config, hosted: hosting.Hosted) -> None:
     loop = make_loop(replace(config, retention_s=3600.0), hosted)
     made = ask(config, hosted, ROWS[:4])
     loop.settle([report(made[0][0], 0)])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import Config, load
 from bandmaster.config.records import PolicyConfig
 from bandmaster.core import Decision, Request
@@ -37,7 +37,7 @@ class Served:
     """A learner, and a worker that has answered some requests."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.hosted = config, build.host(config)
+        self.config, self.hosted = config, hosting.host(config)
         self.loop = LearningLoop(made_of(config, self.hosted))
 
     async def worker(self) -> Worker:

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import yaml
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.combine import pool
 from bandmaster.config import load
 from bandmaster.core import Answer, BandmasterError, Decision, Ensemble, MemberFailure, Request
@@ -33,7 +33,7 @@ class Running:
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.folder, self.file = folder, folder / "bentofile.yaml"
         config = load(project(folder, seed=3, **changes) / "bentofile.yaml")
-        self.made: Made = made_of(config, build.host(config))
+        self.made: Made = made_of(config, hosting.host(config))
         self.edits = self.made.manager
         self.loop = LearningLoop(self.made)
 

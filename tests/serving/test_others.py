@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from _bentoml_impl.client import RemoteProxy
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import load
 from bandmaster.serving import front as serving_front
 from bandmaster.serving import others
@@ -106,7 +106,7 @@ class Busy:
 def busy(tmp_path: Path) -> Front:
     """Its worker's half, asking a ``Busy`` learner."""
     config = load(project(tmp_path) / "bentofile.yaml")
-    front = Front(made_of(config, build.host(config)), Rows("classify", (4,)), None)
+    front = Front(made_of(config, hosting.host(config)), Rows("classify", (4,)), None)
     front._learner = Busy()
     return front
 

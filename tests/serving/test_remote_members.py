@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import Config, ConfigError, load
 from bandmaster.core import Answer, Decision, Request
 from bandmaster.serving.worker import Worker
@@ -36,7 +36,7 @@ def configured(folder: Path, plan: str, members: dict[str, Any], **changes: Any)
 
 def worked(config: Config, script: Callable[[Worker], Awaitable[Any]]) -> Any:
     async def run() -> Any:
-        worker = Worker(made_of(config, build.host(config)), worker=1)
+        worker = Worker(made_of(config, hosting.host(config)), worker=1)
         try:
             return await script(worker)
         finally:
@@ -112,7 +112,7 @@ def test_where_nobody_tells_what_rows_look_like_nothing_is_served_and_all_of_it_
     members = {name: {"open_inference": NOWHERE, "model": "m"} for name in ("one", "other")}
     config = configured(tmp_path, "one", members, classes=list(CLASSES))
     with pytest.raises(ConfigError) as refused:
-        build.host(config)
+        hosting.host(config)
     said = str(refused.value)
     for name in members:
         assert f"members.{name}: ClientConnectorError: Cannot connect to host 127.0.0.1:9" in said
@@ -122,7 +122,7 @@ def test_where_nobody_tells_what_rows_look_like_nothing_is_served_and_all_of_it_
 def test_one_server_that_is_up_tells_for_another_that_is_down(tmp_path: Path) -> None:
     with serving() as served:
         members = {"down": {"open_inference": NOWHERE, "model": "m"}, "up": far(served)}
-        hosted = build.host(configured(tmp_path, "up", members, classes=list(CLASSES)))
+        hosted = hosting.host(configured(tmp_path, "up", members, classes=list(CLASSES)))
         hosted.stop()
     assert (hosted.input_shape, hosted.ensemble.classes) == ((4,), CLASSES)
     assert hosted.slow == {"down", "up"}
@@ -132,11 +132,11 @@ def test_a_model_that_does_not_fit_the_others_is_refused(tmp_path: Path) -> None
     with serving(Served(metadata=metadata(shape=(-1, 5)))) as served:
         config = configured(tmp_path, "linear", {"one": far(served), "linear": {"onnx": "linear.onnx"}})
         with pytest.raises(ConfigError, match=r"members\.one: has rows of shape \(5,\), but 'linear' \(4,\)"):
-            build.host(config)
+            hosting.host(config)
     with serving(Served(models={"m": lambda rows: np.full((len(rows), 2), 0.5)})) as served:
         config = configured(tmp_path, "linear", {"one": far(served), "linear": {"onnx": "linear.onnx"}})
         with pytest.raises(ConfigError, match=r"members\.one: has classes 2, but 'linear' 3"):
-            build.host(config)
+            hosting.host(config)
 
 
 def test_what_is_declared_of_its_energy_is_what_a_request_is_charged(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import Config, load
 from bandmaster.core import Answer, BandmasterError, Decision, DriftEvent, Request, Snapshot
 from bandmaster.serving import learning
@@ -30,17 +30,17 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def loop(config: Config, hosted: build.Hosted) -> Iterator[LearningLoop]:
+def loop(config: Config, hosted: hosting.Hosted) -> Iterator[LearningLoop]:
     loop = make_loop(config, hosted)
     yield loop
     loop.close()
 
 
-def make_loop(config: Config, hosted: build.Hosted) -> LearningLoop:
+def make_loop(config: Config, hosted: hosting.Hosted) -> LearningLoop:
     return LearningLoop(made_of(config, hosted))
 
 
-def ask(config: Config, hosted: build.Hosted, rows: np.ndarray) -> list[tuple[Decision, Answer]]:
+def ask(config: Config, hosted: hosting.Hosted, rows: np.ndarray) -> list[tuple[Decision, Answer]]:
     """A worker's answers to single rows; it has finished its probes and gone when they are returned."""
 
     async def work() -> list[tuple[Decision, Answer]]:
@@ -53,9 +53,9 @@ def ask(config: Config, hosted: build.Hosted, rows: np.ndarray) -> list[tuple[De
 
 
 def test_requests_whose_rows_run_together_are_decisions_of_their_own(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "SLOW_S", 0.0)  # so that all members run in threads
+    monkeypatch.setattr(hosting, "SLOW_S", 0.0)  # so that all members run in threads
     rows, made = ROWS[:40].astype(np.float32), replace(made_of(config, hosted), batch=16)
 
     async def work() -> list[tuple[Decision, Answer]]:
@@ -78,7 +78,7 @@ def report(decision: Decision, label: int) -> Report:
 
 
 def test_what_a_worker_decided_is_joined_learned_and_published(
-    config: Config, hosted: build.Hosted, loop: LearningLoop
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop
 ) -> None:
     answers = ask(config, hosted, ROWS[:40])
     receipts = loop.settle([report(d, int(label)) for (d, _), label in zip(answers, LABELS[:40], strict=True)])
@@ -98,7 +98,7 @@ def test_what_a_worker_decided_is_joined_learned_and_published(
 
 
 def test_what_is_learned_is_published_though_the_clock_goes_back(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learning, "SNAPSHOT_EVERY_S", 0.0)
     answers, right = ask(config, hosted, ROWS[:20]), time.time
@@ -109,7 +109,7 @@ def test_what_is_learned_is_published_though_the_clock_goes_back(
         monkeypatch.setattr(time, "time", lambda back_s=3600.0 * n: right() - back_s)
 
 
-def test_a_learner_starts_where_its_predecessor_stopped(config: Config, hosted: build.Hosted) -> None:
+def test_a_learner_starts_where_its_predecessor_stopped(config: Config, hosted: hosting.Hosted) -> None:
     answers = ask(config, hosted, ROWS[:30])
     first = make_loop(config, hosted)
     first.settle([report(d, 0) for d, _ in answers[:20]])
@@ -127,14 +127,14 @@ def test_a_learner_starts_where_its_predecessor_stopped(config: Config, hosted: 
 
 
 def test_there_is_one_learner_a_journal(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learning, "LEASE_PATIENCE_S", 0.0)
     with pytest.raises(BandmasterError, match="another learner holds its lease"):
         make_loop(config, hosted)
 
 
-def test_of_reports_with_one_misfit_none_is_settled(config: Config, hosted: build.Hosted, loop: LearningLoop) -> None:
+def test_of_reports_with_one_misfit_none_is_settled(config: Config, hosted: hosting.Hosted, loop: LearningLoop) -> None:
     (good, _), (bad, _) = ask(config, hosted, ROWS[:2])
     misfit = Report(decision_id=bad.id, at=time.time(), labels=(0, 1))
     receipts = loop.settle([report(good, 0), misfit])
@@ -148,13 +148,13 @@ def test_a_failed_member_is_recorded_and_the_rest_of_its_plan_answers(tmp_path: 
     config = load(project(tmp_path, **changes) / "bentofile.yaml")
     row = ROWS[:1].copy()
     row[0, 0] = 2 * POISON
-    ((_, answer),) = ask(config, build.host(config), row)
+    ((_, answer),) = ask(config, hosting.host(config), row)
     assert {a.name: a.error is None for a in answer.ran} == {"linear": True, "fragile": False}
     assert answer.labels[0] >= 0
 
 
 def test_every_answered_request_is_noticed_once_and_its_probe_with_it(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noticed: list[tuple[str, int]] = []
     real = loop._learner.hear
@@ -181,7 +181,7 @@ def test_every_answered_request_is_noticed_once_and_its_probe_with_it(
 
 def test_the_mix_of_classes_is_followed_without_any_label_and_reaches_the_workers(tmp_path: Path) -> None:
     config = load(project(tmp_path, seed=3, probes={"share": 0.5}) / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     order, only = np.random.default_rng(0).permutation(len(ROWS)), ROWS[LABELS == 1]
     taught = ask(config, hosted, ROWS[order])
     loop = make_loop(config, hosted)
@@ -208,7 +208,7 @@ def test_the_mix_of_classes_is_followed_without_any_label_and_reaches_the_worker
     assert asyncio.run(follow())[1] == pytest.approx(page.label_mix["versicolor"])
 
 
-def test_a_new_learner_notices_what_lies_in_the_spools_and_only_that(config: Config, hosted: build.Hosted) -> None:
+def test_a_new_learner_notices_what_lies_in_the_spools_and_only_that(config: Config, hosted: hosting.Hosted) -> None:
     answers = ask(config, hosted, ROWS[:20])
     first = make_loop(config, hosted)
     first.settle([report(d, 0) for d, _ in answers[:10]])
@@ -226,7 +226,7 @@ def test_a_new_learner_notices_what_lies_in_the_spools_and_only_that(config: Con
     assert counts["decisions"] == 40
 
 
-def test_a_learner_that_starts_anew_notices_again_what_it_learns_again(config: Config, hosted: build.Hosted) -> None:
+def test_a_learner_that_starts_anew_notices_again_what_it_learns_again(config: Config, hosted: hosting.Hosted) -> None:
     order = np.random.default_rng(0).permutation(len(ROWS))
     answers = ask(config, hosted, ROWS[order])
     first = make_loop(config, hosted)
@@ -240,7 +240,7 @@ def test_a_learner_that_starts_anew_notices_again_what_it_learns_again(config: C
     assert state.label_mix.min() > 0.2  # a third each was asked
 
 
-def test_what_another_ensemble_decided_is_not_noticed(config: Config, hosted: build.Hosted) -> None:
+def test_what_another_ensemble_decided_is_not_noticed(config: Config, hosted: hosting.Hosted) -> None:
     answers = ask(config, hosted, ROWS[:20])
     assert len(answers) == 20
     more = replace(hosted.ensemble, classes=(*hosted.ensemble.classes, "a fourth"))
@@ -254,7 +254,7 @@ def test_what_another_ensemble_decided_is_not_noticed(config: Config, hosted: bu
 
 def test_while_much_is_under_way_nothing_is_probed_and_that_is_what_is_logged(tmp_path: Path) -> None:
     config = load(project(tmp_path, seed=3, probes={"share": 1.0, "adapt": False}) / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     for member in hosted.members.values():
         member.latency_s = 1.0  # declared slow: they run in threads, and so overlap
 
@@ -298,7 +298,7 @@ def test_while_much_is_under_way_nothing_is_probed_and_that_is_what_is_logged(tm
     assert (behind_probes.probe_p, behind_probes.probed) == (0.0, False)
 
 
-def test_slow_members_leave_the_event_loop_free(config: Config, hosted: build.Hosted) -> None:
+def test_slow_members_leave_the_event_loop_free(config: Config, hosted: hosting.Hosted) -> None:
     for member in hosted.members.values():
         member.latency_s = 1.0  # declared slow: what counts is where they run
 
@@ -321,7 +321,7 @@ def test_slow_members_leave_the_event_loop_free(config: Config, hosted: build.Ho
     assert asyncio.run(work()) > 1
 
 
-def test_a_worker_may_be_asked_from_another_event_loop(config: Config, hosted: build.Hosted) -> None:
+def test_a_worker_may_be_asked_from_another_event_loop(config: Config, hosted: hosting.Hosted) -> None:
     async def work() -> tuple[Decision, Answer]:
         worker = Worker(made_of(config, hosted), worker=1)
         request = Request(ROWS[:1].astype(np.float32), ROWS[0], time.time())
@@ -334,7 +334,7 @@ def test_a_worker_may_be_asked_from_another_event_loop(config: Config, hosted: b
     assert len(answer.labels) == 1
 
 
-def test_models_with_other_classes_start_anew_on_an_old_journal(config: Config, hosted: build.Hosted) -> None:
+def test_models_with_other_classes_start_anew_on_an_old_journal(config: Config, hosted: hosting.Hosted) -> None:
     answers = ask(config, hosted, ROWS[:20])
     first = make_loop(config, hosted)
     first.settle([report(d, 0) for d, _ in answers[:15]])
@@ -350,7 +350,7 @@ def test_models_with_other_classes_start_anew_on_an_old_journal(config: Config, 
 
 
 def test_an_outcome_that_cannot_be_learned_from_is_settled_all_the_same(
-    config: Config, hosted: build.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (first, _), (second, _) = ask(config, hosted, ROWS[:2])
     with monkeypatch.context() as broken:
@@ -360,7 +360,7 @@ def test_an_outcome_that_cannot_be_learned_from_is_settled_all_the_same(
     assert loop.settle([report(second, 0)])[0].reward is not None
 
 
-def test_snapshots_outnumber_those_that_another_key_sealed(config: Config, hosted: build.Hosted) -> None:
+def test_snapshots_outnumber_those_that_another_key_sealed(config: Config, hosted: hosting.Hosted) -> None:
     first = make_loop(config, hosted)
     for _ in range(3):
         first._journal.save_snapshot(Snapshot(first._version + 1000, 0, time.time(), b"sealed with the old key"))
@@ -386,7 +386,7 @@ def test_snapshots_outnumber_those_that_another_key_sealed(config: Config, hoste
 def test_by_consensus_a_probe_is_learned_from_and_a_label_only_recorded(tmp_path: Path) -> None:
     by_consensus = {"accuracy": {"weight": 1, "from": "consensus"}}
     config = load(project(tmp_path, seed=3, probes={"share": 0.5}, contract=by_consensus) / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     answers = ask(config, hosted, ROWS[:20])
     loop = make_loop(config, hosted)
     probed = [d for d, _ in answers if d.probed]
@@ -407,7 +407,7 @@ def test_an_outcome_without_a_figure_is_counted_on_the_state_page(tmp_path: Path
         "def own(decision, answer, outcome):\n    return answer.confidence[0] if outcome.labels == (0,) else None\n"
     )
     config = load(folder / "bentofile.yaml")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     answers = ask(config, hosted, ROWS[:10])
     loop = make_loop(config, hosted)
     receipts = loop.settle([report(d, k % 2) for k, (d, _) in enumerate(answers)])
@@ -421,7 +421,7 @@ def test_a_metric_that_cannot_be_imported_is_refused_before_anything_is_served(t
     own = {"accuracy": {"weight": 1}, "own": {"weight": 1, "use": "nowhere_to_be_found:own"}}
     config = load(project(tmp_path, contract=own) / "bentofile.yaml")
     with pytest.raises(BandmasterError, match=r"contract\.own\.use: nowhere_to_be_found:own cannot be imported"):
-        build.host(config)
+        hosting.host(config)
 
 
 def counted_turns(worker: Worker) -> list[int]:
@@ -440,7 +440,7 @@ def test_requests_that_come_together_are_answered_in_one_turn_but_for_those_that
     config = load(project(tmp_path, seed=3) / "bentofile.yaml")
 
     async def work() -> tuple[list[int], int]:
-        worker = Worker(made_of(config, build.host(config)), worker=1)
+        worker = Worker(made_of(config, hosting.host(config)), worker=1)
         turns = counted_turns(worker)
         asked = [
             asyncio.create_task(worker.answer(Request(r[None].astype(np.float32), r, time.time()))) for r in ROWS[:9]
@@ -461,7 +461,7 @@ def test_of_very_many_that_come_together_some_are_answered_before_others(tmp_pat
     config = load(project(tmp_path, seed=3) / "bentofile.yaml")
 
     async def work() -> list[int]:
-        worker = Worker(made_of(config, build.host(config)), worker=1)
+        worker = Worker(made_of(config, hosting.host(config)), worker=1)
         turns = counted_turns(worker)
         many = [Request(r[None].astype(np.float32), r, time.time()) for r in ROWS]
         await asyncio.gather(*(worker.answer(request) for request in many))
@@ -475,7 +475,7 @@ def test_a_turn_that_fails_fails_whoever_waits_for_it_and_the_next_one_is_answer
     config = load(project(tmp_path, seed=3) / "bentofile.yaml")
 
     async def work() -> None:
-        worker = Worker(made_of(config, build.host(config)), worker=1)
+        worker = Worker(made_of(config, hosting.host(config)), worker=1)
         real = worker._serving.orchestrator.run_each
 
         def broken(decided: object) -> list[tuple[Decision, Answer]]:

@@ -18,10 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
-from bandmaster.build import Hosted
 from bandmaster.config import Config, read_block
 from bandmaster.config_manager import ConfigManager
 from bandmaster.edits import Edits
+from bandmaster.hosting import Hosted
 from bandmaster.journal.places import locate
 from bandmaster.serving.discovery import placed
 from bandmaster.serving.live import Made

@@ -39,7 +39,7 @@ ROOMS = [
     ["orchestrator"],
     ["references", "replay", "results", "visualizer", "gate", "export", "profile", "offpolicy", "windows"],
     ["testing", "config"],
-    ["build", "config_manager"],
+    ["build", "config_manager", "hosting"],
     ["serving", "demo", "environment", "training"],
     ["cli"],
     ["auto", "__main__"],
@@ -151,8 +151,8 @@ def test_within_a_package_of_several_layers_too_imports_point_one_way(package, n
 
 
 @pytest.mark.parametrize(("name", "tree"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
-def test_only_serving_and_build_know_bentoml(name, tree):
-    if name.split(".")[1:2] not in (["serving"], ["build"], ["auto"], ["demo"]):
+def test_only_serving_and_hosting_know_bentoml(name, tree):
+    if name.split(".")[1:2] not in (["serving"], ["hosting"], ["auto"], ["demo"]):
         assert not [m for m in imported(tree) if m.split(".")[0] in ("bentoml", "_bentoml_sdk", "_bentoml_impl")]
 
 

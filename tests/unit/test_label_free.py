@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import Source, parse
 from bandmaster.consensus import member_agreement, plan_agreement
 from bandmaster.contract import Contract, Metric
@@ -106,7 +106,7 @@ def test_the_examples_of_the_document_are_accepted_as_they_stand(tmp_path):
     for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
         whole = yaml.safe_load(block) | {"members": {"a": {}, "b": {}, "c": {}}}
         config = parse(whole, Source("metrics.md", root=tmp_path))
-        build.require_functions(config)
+        hosting.require_functions(config)
     experience, _ = play(BY_LABELS, "m0", LABELS)
     joined = experience.joined
     features = np.array([0.0, 0.0, 0.0, 1.0])

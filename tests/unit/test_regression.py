@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandmaster import build
+from bandmaster import build, hosting
 from bandmaster.combine import inverse_errors, mean_value, value_verdict
 from bandmaster.config import ConfigError, Source, parse
 from bandmaster.contract import Contract, Metric
@@ -246,12 +246,12 @@ def test_what_does_not_fit_a_regression_is_refused_with_the_place_and_the_fix(ch
 
 
 def test_a_declared_weight_makes_plans_of_its_own_and_none_where_all_weigh_the_same(config):
-    plans = build.catalogue(config, build.ensemble_of(config, ()))
+    plans = build.catalogue(config, hosting.ensemble_of(config, ()))
     assert {n for n in plans.names if n.endswith("~declared")} == {
         "cheap+mid~declared", "cheap+mid+dear~declared", "mid+dear~declared"
     }  # fmt: skip
     alike = replace(config, members=tuple(replace(m, weight=2.0) for m in config.members), plans=type(config.plans)())
-    assert not any("~declared" in n for n in build.catalogue(alike, build.ensemble_of(alike, ())).names)
+    assert not any("~declared" in n for n in build.catalogue(alike, hosting.ensemble_of(alike, ())).names)
 
 
 def test_recorded_values_are_played_back_to_the_last_bit(log):

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from bandmaster import build, config, profile, yaml_writer
+from bandmaster import build, config, hosting, profile, yaml_writer
 from bandmaster.belief import Belief
 from bandmaster.cli.shown import CONFIG, JSON, console, counting, known, new_table, plain, print_json
 from bandmaster.config import MemberConfig
@@ -43,11 +43,11 @@ def check(file: Path, no_models: bool, as_json: bool) -> None:
       bandmaster check bentofile.yaml --json | jq .members
     """
     read = config.load(file)
-    build.require_functions(read)
-    if build.is_own(read.policy.use):
+    hosting.require_functions(read)
+    if hosting.is_own(read.policy.use):
         _require_rules(read)
-    hosted = None if no_models else build.host(read)
-    ensemble = hosted.ensemble if hosted else build.ensemble_of(read, read.classes or ())
+    hosted = None if no_models else hosting.host(read)
+    ensemble = hosted.ensemble if hosted else hosting.ensemble_of(read, read.classes or ())
     catalogue = build.catalogue(read, ensemble)
     measured = {m.name: hosted.members[m.name].latency_s if hosted else None for m in read.members}
     if as_json:
@@ -128,7 +128,7 @@ def plans(file: Path, as_json: bool) -> None:
       bandmaster plans bentofile.yaml --json | jq '.[].name'
     """
     read = config.load(file)
-    catalogue = build.catalogue(read, build.ensemble_of(read, read.classes or ()))
+    catalogue = build.catalogue(read, hosting.ensemble_of(read, read.classes or ()))
     worst = _worst_case(catalogue)
     if as_json:
         print_json(
@@ -204,7 +204,7 @@ def profile_command(data: Path, file: Path, rows: int, write: bool, as_json: boo
     read = config.load(file)
     if read.task == "regression":
         raise BandmasterError(f"{file}: task: regression: profile measures members that answer classes; declare theirs")
-    hosted = build.host(read)
+    hosted = hosting.host(read)
     sample = profile.read_sample(data, hosted.input_shape, hosted.ensemble.classes, rows)
     meter = CpuTimeMeter(len(hosted.ensemble.classes))
     measured: list[profile.Measured] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from bandmaster import build, config
+from bandmaster import config, hosting
 from bandmaster.cli.shown import CONFIG, JOURNAL, JSON, print_json
 from bandmaster.core import BandmasterError
 from bandmaster.journal.checkup import Finding, look_over
@@ -59,7 +59,7 @@ def _look(file: Path, journal: str | None, no_models: bool) -> Iterator[Finding]
     yield Finding("configuration", "ok", f"{file}: {len(read.members)} members, policy {read.policy.use}")
     if not no_models:
         try:
-            build.host(read)
+            hosting.host(read)
         except BandmasterError as problem:
             yield Finding("models", "problem", str(problem))
         else:

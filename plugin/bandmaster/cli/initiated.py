@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import yaml
 
-from bandmaster import build, config, files
+from bandmaster import build, config, files, hosting
 from bandmaster.config import Config, Source
 from bandmaster.core import BandmasterError, Ensemble
 from bandmaster.meter import WATTS_PER_CORE
@@ -56,7 +56,7 @@ def init_command(file: Path, models: tuple[str, ...], service: str | None, metho
     text = _joined(file, before, _block(service, method, members, baseline, *slowest))
     files.write_text(file, text)
     read = config.load(file)
-    plans = build.catalogue(read, build.ensemble_of(read, read.classes or ()))
+    plans = build.catalogue(read, hosting.ensemble_of(read, read.classes or ()))
     click.echo(
         f"{file}: {len(members)} members, {len(plans)} plans; {baseline} answers, and the policy is in the shadow."
     )
@@ -110,7 +110,7 @@ def _measured(file: Path, service: str, method: str, members: Mapping[str, str])
     """What one row took the fastest member at start, and all together (s). Raises ``ConfigError``."""
     block = yaml.safe_load(_block(service, method, members, "all", 1e-6, 1.0))["args"]["orchestration"]
     read: Config = config.parse(block, Source(str(file), root=file.resolve().parent))
-    taken = [member.latency_s for member in build.host(read).members.values()]
+    taken = [member.latency_s for member in hosting.host(read).members.values()]
     return min(taken), math.fsum(taken)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bandmaster import build, config
+from bandmaster import build, config, hosting
 from bandmaster.cli.shown import listed
 from bandmaster.config import Config
 from bandmaster.core import BandmasterError
@@ -87,7 +87,7 @@ def mix_of(order: Order, classes: int | None, every: int | None, requests: int |
 def read_bench(file: Path, logs: Sequence[Path], cache: Path | None = None) -> tuple[Config, Bench]:
     """The configuration, and what its policies are compared on, as logged; says on stderr what is not used of that."""
     read = config.load(file)
-    build.require_functions(read)
+    hosting.require_functions(read)
     recorded = build.recorded_logs(read, logs, cache, lambda line: click.echo(line, err=True))
     for path, log in zip(logs, recorded, strict=True):
         build.require_known_terms(read.contract, log)

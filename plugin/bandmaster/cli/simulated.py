@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bandmaster import build, config
+from bandmaster import build, config, hosting
 from bandmaster.cli.played import require_outputs
 from bandmaster.cli.replayed import play_and_tell
 from bandmaster.cli.shown import JSON, listed
@@ -56,7 +56,7 @@ def simulate_command(
     """
     require_outputs(out, report)
     read = config.load(configured or file)
-    build.require_functions(read)
+    hosting.require_functions(read)
     bench = build.bench(read, build.simulated_logs(read, load_simulation(file), range(seeds), requests))
 
     def play(progress: Callable[[Step], None], traced: Path | None) -> Results:

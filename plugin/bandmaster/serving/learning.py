@@ -23,7 +23,7 @@ import numpy as np
 from _bentoml_sdk import Service
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bandmaster import build
+from bandmaster import build, hosting
 from bandmaster.config import Config
 from bandmaster.core import (
     Answer,
@@ -140,7 +140,7 @@ class LearningLoop:
         )
         return first, second
 
-    def keep_up(self, found: tuple[Config, build.Hosted]) -> None:
+    def keep_up(self, found: tuple[Config, hosting.Hosted]) -> None:
         """Learn under another configuration from now on: with what has been learned where that fits it, and else with
         the newest of what the journal holds. Who follows takes what the one that leads makes of it.
         """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bandmaster import build
+from bandmaster import build, hosting
 from bandmaster.config import Config, Source
 from bandmaster.config_manager import FIXED, ConfigManager, ReadBlock
 from bandmaster.core import BandmasterError
@@ -35,7 +35,7 @@ class Made:
     """
 
     config: Config
-    hosted: build.Hosted
+    hosted: hosting.Hosted
     manager: ConfigManager
     read: ReadBlock
     batch: int = 0
@@ -67,7 +67,7 @@ class Live:
         self._stamps, self._looked = stamps, now
         return True
 
-    def newer(self) -> tuple[Config, build.Hosted] | None:
+    def newer(self) -> tuple[Config, hosting.Hosted] | None:
         """What is in force now, with its members, new ones loaded and tried on a row; ``None`` where that is what is
         served by already, or cannot be: the page says why. Takes its time, and may be left to a thread.
         """
@@ -75,7 +75,7 @@ class Live:
             found, _ = in_force(self._read)
             require_live(self.config, found)
             self._require_connected(found)
-            hosted = build.host(found, self.hosted)
+            hosted = hosting.host(found, self.hosted)
             if (found, hosted.origins) == (self.config, self.hosted.origins):
                 self._note()
                 return None
@@ -100,7 +100,7 @@ class Live:
                     "others when it starts; start it anew"
                 )
 
-    def accept(self, config: Config, hosted: build.Hosted) -> list[tuple[str, str, str]]:
+    def accept(self, config: Config, hosted: hosting.Hosted) -> list[tuple[str, str, str]]:
         """It is served by from now on. Returns the members that are another model than they were, what they were, and
         what they are.
         """

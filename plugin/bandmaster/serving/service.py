@@ -18,7 +18,7 @@ from bentoml.models import BentoModel
 from starlette.applications import Starlette
 from starlette.responses import Response
 
-from bandmaster import build
+from bandmaster import hosting
 from bandmaster.config import Config, read_block
 from bandmaster.config_manager import ReadBlock
 from bandmaster.core import BandmasterError
@@ -97,7 +97,7 @@ def _extended(inner: type, read: ReadBlock, name: str) -> type:
         )
     if taken := [attribute for attribute in OURS if hasattr(inner, attribute)]:
         raise BandmasterError(f"{inner.__name__} has a {taken[0]!r} of its own, which Bandmaster adds; rename it")
-    hosted = build.host(config)
+    hosted = hosting.host(config)
     rows, reply = _signature(inner, method, config, hosted)
     made = Made(config, hosted, manager, read, method.max_batch_size if method.batchable else 0)
     front = Front(made, rows, reply)
@@ -122,7 +122,7 @@ def _extended(inner: type, read: ReadBlock, name: str) -> type:
 
 
 def _signature(
-    inner: type, method: APIMethod[..., Any], config: Config, hosted: build.Hosted
+    inner: type, method: APIMethod[..., Any], config: Config, hosted: hosting.Hosted
 ) -> tuple[Rows, Reply | None]:
     name, classes = f"{inner.__name__}.{config.method}", hosted.ensemble.classes
     if not hasattr(inner, "to_rows"):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bandmaster import build
+from bandmaster import build, hosting
 from bandmaster.breaker import Absence
 from bandmaster.calling import Caller, Faults
 from bandmaster.config import Config
@@ -60,7 +60,7 @@ class _Serving:
     """What answers under one configuration. Requests that are ``under_way`` keep it when another comes into force."""
 
     config: Config
-    hosted: build.Hosted
+    hosted: hosting.Hosted
     learned: Learner
     faults: Faults
     orchestrator: Orchestrator
@@ -125,7 +125,7 @@ class Worker:
         """What is served by."""
         return self._serving.config
 
-    def _made(self, config: Config, hosted: build.Hosted, before: _Serving | None) -> _Serving:
+    def _made(self, config: Config, hosted: hosting.Hosted, before: _Serving | None) -> _Serving:
         """What answers under a configuration. What members did and what was spent ``before`` is not forgotten."""
         plans = build.catalogue(config, hosted.ensemble)
         learned = build.learner(config, plans, self._rng, guarding=config.guarding, conducts=False)
@@ -342,7 +342,7 @@ class Worker:
         self._serving = serving
         self._live.accept(*found)
 
-    def _started(self, hosted: build.Hosted) -> None:
+    def _started(self, hosted: hosting.Hosted) -> None:
         """Have new members' processes be ready before anybody asks them."""
         for member in hosted.isolated:
             if member not in self._serving.hosted.isolated:
