@@ -32,7 +32,8 @@ from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.journal.sql import SqlJournal
 from bandmaster.meter import CpuTimeMeter
 from bandmaster.serving.discovery import in_force
-from bandmaster.serving.learning import TICK_S, LearningLoop
+from bandmaster.serving.learner_service import TICK_S
+from bandmaster.serving.learning import LearningLoop
 from bandmaster.serving.live import Made
 from bandmaster.serving.pages import Report as Told
 

@@ -14,7 +14,7 @@ from bandmaster.config import ConfigError, load
 from bandmaster.core import BandmasterError
 from bandmaster.journal.places import JOURNAL_VARIABLE
 from bandmaster.serving.discovery import find_block, load_service, placed, staying
-from bandmaster.serving.learning import check_journal
+from bandmaster.serving.learner_service import check_journal
 from tests.serving.tiny import block, project
 
 

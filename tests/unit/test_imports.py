@@ -60,6 +60,7 @@ PACKAGES = {
         "live",
         "conducting",
         "learning",
+        "learner_service",
         "worker",
         "desk",
         "front",

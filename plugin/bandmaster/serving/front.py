@@ -35,7 +35,7 @@ from bandmaster.core import (
 from bandmaster.features import features_of_requests
 from bandmaster.serving.desk import Desk
 from bandmaster.serving.door import HEADERS, Door, Refusal, Scope
-from bandmaster.serving.learning import LEARNER_TIMEOUT_S
+from bandmaster.serving.learner_service import LEARNER_TIMEOUT_S
 from bandmaster.serving.live import Made
 from bandmaster.serving.others import Others, keep_fresh, retried
 from bandmaster.serving.pages import Receipt, Report

@@ -1,27 +1,21 @@
-"""The learner's process: settles outcomes, learns, publishes snapshots. Off the predict path."""
+"""What the learner does in its process: settles outcomes, learns, publishes snapshots. Off the predict path."""
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import gc
-import importlib
 import itertools
 import logging
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-import bentoml
 import numpy as np
-from _bentoml_sdk import Service
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bandmaster import build, hosting
 from bandmaster.config import Config
@@ -38,7 +32,7 @@ from bandmaster.core import (
     State,
 )
 from bandmaster.guard import Guard
-from bandmaster.journal.keys import KEY_FILE, Keys
+from bandmaster.journal.keys import Keys
 from bandmaster.journal.opening import open_journal, shares_of
 from bandmaster.journal.places import lease_file, locate
 from bandmaster.journal.snapshots import SnapshotReader
@@ -47,12 +41,9 @@ from bandmaster.metrics import NoFigureError
 from bandmaster.orchestrator import learn
 from bandmaster.pin import Pin
 from bandmaster.reporters import Reporters
-from bandmaster.seldom import Seldom
 from bandmaster.serving import telemetry
 from bandmaster.serving.conducting import Conducting
-from bandmaster.serving.discovery import packed
 from bandmaster.serving.live import Live, Made
-from bandmaster.serving.others import KEPT
 from bandmaster.serving.pages import (
     EventPage,
     Receipt,
@@ -75,7 +66,6 @@ NOTICED_EVERY_S = 1.0
 """The same for what requests tell before their outcomes are known: it changes little at a time, and workers take some
 ten milliseconds for each snapshot."""
 
-TICK_S = 0.05
 PIN, UNPIN = "pin", "unpin"
 """The alarms that somebody has the baseline answer alone, the cause being why; and that he does no more."""
 
@@ -84,8 +74,6 @@ CATCH_UP_S = 0.2
 
 LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
-
-LEARNER_TIMEOUT_S = 10.0
 
 RELEARNED = 2_000
 """So many of the newest outcomes are learned from again where a change of the configuration leaves nothing else: a
@@ -112,7 +100,7 @@ class LearningLoop:
         telemetry.begin(telemetry.LEARNER)
         path = locate(config.journal, config.root)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lease = _take_lease(path)
+        self._lease = take_lease(path)
         self.live, self._conducting = Live(made), Conducting(made.manager)
         self._config, self._ensemble = config, ensemble
         self._keys = Keys.of(path.parent)
@@ -527,7 +515,10 @@ def _outcome(report: Report) -> Outcome:
     return Outcome(report.at, report.labels, report.reward, report.consensus, report.source)
 
 
-def _take_lease(journal: Path) -> TextIO:
+def take_lease(journal: Path) -> TextIO:
+    """What only one process of this machine can hold, until it is closed. Raises ``BandmasterError`` where another
+    does, and does not let go in time.
+    """
     lease = lease_file(journal).open("w")
     deadline = time.monotonic() + LEASE_PATIENCE_S
     while True:
@@ -542,76 +533,3 @@ def _take_lease(journal: Path) -> TextIO:
                     "a journal of its own"
                 ) from None
             time.sleep(0.1)
-
-
-def check_journal(config: Config) -> None:
-    """Find out, before any process is started, whether a learner could work; if not, say so and exit with status 2."""
-    try:
-        path = locate(config.journal, config.root)
-        open_journal(config.journal, config.root, Keys.of(path.parent)).close()
-        _take_lease(path).close()
-        for file in filter(packed, (path, path.with_name(KEY_FILE))):
-            print(
-                f"bandmaster: {file}: `bentoml build` would pack it into the bento, and with --reload the service "
-                f"starts anew whenever it is written; name {path.name}* and {KEY_FILE} in .bentoignore",
-                file=sys.stderr,
-            )
-    except (BandmasterError, OSError) as problem:
-        print(f"bandmaster: journal: {problem}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def learner_service(name: str, made: Made) -> Service[Any]:
-    """The one learner, as a BentoML service of its own that the user's service depends on."""
-
-    class Learner:
-        @bentoml.on_startup
-        async def start(self) -> None:
-            importlib.import_module("river.drift")  # takes a second, which no outcome is to wait for
-            # Matrices of a few dozen rows: handing them to several threads costs more than multiplying them.
-            threadpool_limits(1)
-            self._loop = LearningLoop(made)
-            self._ticking = asyncio.create_task(self._tick())
-            gc.collect()  # as the worker does: what lives now need not be walked again, a tenth of a second each time
-            gc.freeze()
-
-        async def _tick(self) -> None:
-            seldom = Seldom(_log)
-            while True:
-                try:
-                    self._loop.tick()
-                    if self._loop.live.changed() and (found := await asyncio.to_thread(self._loop.live.newer)):
-                        self._loop.keep_up(found)
-                except Exception:  # a learner that stopped would be noticed by nobody
-                    seldom.error("the learner goes on after", exc_info=True)
-                await asyncio.sleep(TICK_S)
-
-        @bentoml.on_shutdown
-        async def stop(self) -> None:
-            self._ticking.cancel()
-            self._loop.close()
-
-        @bentoml.api
-        async def settle(self, reports: list[Report]) -> list[Receipt]:
-            return self._loop.settle(reports)
-
-        @bentoml.api
-        async def reject(self) -> None:
-            self._loop.reject()
-
-        @bentoml.api
-        async def forget(self, decision_id: str, decided_at: float | None) -> bool:
-            return self._loop.forget(decision_id, decided_at)
-
-        @bentoml.api
-        async def state(self) -> StatePage:
-            return self._loop.state()
-
-    Learner.__name__ = Learner.__qualname__ = name
-    service: Service[Any] = bentoml.service(
-        name=name,
-        workers=1,
-        traffic={"timeout": int(LEARNER_TIMEOUT_S) + 5},
-        runner_connection=KEPT,
-    )(Learner)
-    return service

@@ -25,7 +25,7 @@ from bandmaster.core import BandmasterError
 from bandmaster.serving.discovery import in_force, staying
 from bandmaster.serving.door import Scope, capped
 from bandmaster.serving.front import CONTEXT, Front
-from bandmaster.serving.learning import check_journal, learner_service
+from bandmaster.serving.learner_service import check_journal, learner_service
 from bandmaster.serving.live import Made
 from bandmaster.serving.others import depended_on
 from bandmaster.serving.signature import Reply, Rows, check_arguments, read_reply
