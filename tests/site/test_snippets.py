@@ -24,7 +24,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from bandmaster import build, config
+from bandmaster import config, hosting
 from bandmaster.config import KEYS
 from bandmaster.config.simulation import load_simulation
 from bandmaster.demo import free_port
@@ -204,7 +204,7 @@ class Reader:
             found = {"orchestration": block() | found}
             text = yaml.safe_dump(found)
         file.write_text(text)
-        build.require_functions(config.load(file))
+        hosting.require_functions(config.load(file))
 
 
 @pytest.fixture
