@@ -78,8 +78,15 @@ def load(requests: Path) -> Iterator[Load]:
         process.stdin.close()
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One HTTP connection: a general client would take more of the machine than the server does."""
+
+    @classmethod
+    async def to(cls, address: str) -> Connection:
+        where = urlsplit(address)
+        assert where.hostname and where.port  # noqa: PT018 it is a server's
+        _, connection = await asyncio.get_running_loop().create_connection(cls, where.hostname, where.port)
+        return connection
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -91,15 +98,19 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by name
 
+    def close(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+
     def connection_lost(self, problem: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(problem or ConnectionError("the server closed the connection"))
 
-    async def post(self, request: bytes) -> bytes:
-        """The answer's body. Raises ``ConnectionError`` for one that is no success."""
+    async def post(self, made: bytes) -> bytes:
+        """The answer's body to a ``request``. Raises ``ConnectionError`` for one that is no success."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
+        self._transport.write(made)
         return await self._answer
 
     def data_received(self, data: bytes) -> None:
@@ -122,7 +133,7 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(ConnectionError(f"{status}: {body[:200]!r}"))
 
 
-def _request(path: str, body: bytes) -> bytes:
+def request(path: str, body: bytes) -> bytes:
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
@@ -146,18 +157,13 @@ class _Asking:
         p50, p99 = np.quantile(took, [0.5, 0.99])
         return Report(count, count / seconds, float(p50), float(p99), self._right / count, self._decisions)
 
-    async def _connected(self) -> tuple[asyncio.BaseTransport, _Connection]:
-        where = urlsplit(self._order.address)
-        assert where.hostname and where.port  # noqa: PT018 it is a server's
-        return await asyncio.get_running_loop().create_connection(_Connection, where.hostname, where.port)
-
     async def _call(self, end: float) -> None:
-        transport, connection = await self._connected()
+        connection = await Connection.to(self._order.address)
         now = time.perf_counter()
         while now < end and self._left > 0:
             self._left -= 1
-            request, label = next(self._asked)
-            body = await connection.post(request)
+            made, label = next(self._asked)
+            body = await connection.post(made)
             before, now = now, time.perf_counter()
             self._took.append(now - before)
             self._right += json.loads(body) == [label]
@@ -168,17 +174,17 @@ class _Asking:
                 if len(self._due) >= AT_ONCE:
                     await connection.post(self._labels())
                     now = time.perf_counter()
-        transport.close()
+        connection.close()
 
     def _labels(self) -> bytes:
         reported = [self._due.popleft() for _ in range(AT_ONCE)]
-        return _request("/feedback", msgspec.json.encode([{"decision_id": d, "label": n} for d, n in reported]))
+        return request("/feedback", msgspec.json.encode([{"decision_id": d, "label": n} for d, n in reported]))
 
 
 def _obey(requests: Path) -> None:
     with np.load(requests) as held:
         images, labels = held["images"], held["labels"]
-    bodies = [_request("/predict", msgspec.json.encode({"images": [image.tolist()]})) for image in images]
+    bodies = [request("/predict", msgspec.json.encode({"images": [image.tolist()]})) for image in images]
     every = list(zip(bodies, labels.tolist(), strict=True))
     asked = itertools.cycle(every)
     for line in sys.stdin:

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import numpy as np
+import uvloop
 
 from bandmaster.core import Decision
 from bandmaster.journal.keys import Keys
@@ -23,7 +24,7 @@ from bandmaster.journal.snapshots import unseal_snapshot
 from bandmaster.learner import Learned
 from benchmarks.scenario import ServingScale
 from benchmarks.serving import members
-from benchmarks.serving.load import Load, Order, load
+from benchmarks.serving.load import Connection, Load, Order, load, request
 from benchmarks.serving.servers import UNTRACED, Server, project, served
 
 THEIRS, OURS = "theirs", "ours"
@@ -93,15 +94,18 @@ def _throughputs(
 def _rewards(ask: Load, server: Server, count: int, turns: int) -> dict[str, float | None]:
     """Have so many requests answered, then report what they earned as fast as that is taken, a share in each turn."""
     decided = ask(Order(server.address, 16, 60.0, most=count)).decisions
-    bodies = [
-        [{"decision_id": d, "reward": 0.5} for d in decided[first : first + POSTED]]
-        for first in range(0, len(decided), POSTED)
+    posts = [
+        request("/feedback", msgspec.json.encode([{"decision_id": d, "reward": 0.5} for d in decided[k : k + POSTED]]))
+        for k in range(0, len(decided), POSTED)
     ]
     statuses, per_s = list[str](), list[float]()
     for turn in range(turns):
-        began, before = time.perf_counter(), len(statuses)
-        statuses += asyncio.run(_post(server.address, bodies[turn::turns]))
-        per_s.append((len(statuses) - before) / (time.perf_counter() - began))
+        began = time.perf_counter()
+        replies = uvloop.run(_post(server.address, posts[turn::turns]))
+        took = time.perf_counter() - began
+        receipts = [receipt["status"] for reply in replies for receipt in msgspec.json.decode(reply)]
+        statuses += receipts
+        per_s.append(len(receipts) / took)
     page = httpx.get(f"{server.address}/orchestration/state", timeout=30.0).json()
     return {
         "rewards": float(len(decided)),
@@ -112,18 +116,18 @@ def _rewards(ask: Load, server: Server, count: int, turns: int) -> dict[str, flo
     }
 
 
-async def _post(address: str, bodies: list[list[dict[str, object]]]) -> list[str]:
-    """Post all of them, two at a time, so that the learner need not wait for the wire."""
-    left, statuses = iter(bodies), list[str]()
+async def _post(address: str, posts: list[bytes]) -> list[bytes]:
+    """The answers to all of them, two at a time, so that the learner need not wait for the wire."""
+    left, replies = iter(posts), list[bytes]()
 
-    async def post(client: httpx.AsyncClient) -> None:
-        for body in left:
-            reply = await client.post("/feedback", json=body)
-            statuses.extend(receipt["status"] for receipt in reply.raise_for_status().json())
+    async def post() -> None:
+        connection = await Connection.to(address)
+        for each in left:
+            replies.append(await connection.post(each))
+        connection.close()
 
-    async with httpx.AsyncClient(base_url=address, timeout=60.0) as client:
-        await asyncio.gather(post(client), post(client))
-    return statuses
+    await asyncio.gather(post(), post())
+    return replies
 
 
 # ---- How old the snapshots are that workers answer by ------------------------------------------------------------

@@ -43,10 +43,10 @@ class WindowedMean:
         """
         known, came = values == values, values
         decay: float | FloatArray = self._decay
-        count: float | FloatArray | BoolArray = 1.0 if weights is None else weights
         if not known.all():
-            came, decay, count = np.where(known, values, 0.0), np.where(known, decay, 1.0), known * count
-        self._sum = self._sum * decay + came * count
+            came, decay = np.where(known, values, 0.0), np.where(known, decay, 1.0)
+        count: FloatArray | BoolArray = known if weights is None else known * weights
+        self._sum = self._sum * decay + (came if weights is None else came * weights)
         self._weight = self._weight * decay + count
         self.seen += known
 

@@ -116,15 +116,17 @@ def _to_json(value: Any) -> Any:
 
 def _to_array(kind: Any, value: Any) -> Array:
     dtype, accepted = _DTYPES[kind]
-    if isinstance(value, dict):
+    if type(value) is dict:
         shape = msgspec.convert(value, _Empty).shape
         if len(shape) not in (1, 2) or 0 not in shape or min(shape) < 0:
             raise ValueError(f"{shape} is no shape of an empty array with 1 or 2 axes")
         return np.empty(shape, dtype=dtype)
     array = np.asarray(value)
+    if array.dtype is dtype and 0 < array.ndim < 3:  # as nearly all are
+        return array
     if not 1 <= array.ndim <= 2 or array.dtype.kind not in accepted:
         raise ValueError("Expected an array of finite numbers with 1 or 2 axes")
-    return array if array.dtype is dtype else array.astype(dtype, copy=False)
+    return array.astype(dtype, copy=False)
 
 
 _ROWS = msgspec.json.Decoder(_Rows)
