@@ -25,20 +25,8 @@ READY_S, STOP_S = 180.0, 30.0
 
 THEIRS = Path(__file__).parent / "service.py"
 
-BLOCK = """\
-service: "bandmaster.auto:svc"
-args:
-  orchestration:
-    service: "service:{service}"
-    contract:
-      accuracy: {{weight: 0.9}}
-      latency:  {{weight: 0.1, goal: min, range: [5 us, 50 ms], scale: log}}
-    members: {{{members}}}
-    policy:   {{use: bandit}}
-    guard:    none
-    feedback: {{rate: 100000}}
-"""
-"""Everything else is as it is without being named."""
+ASKED: Mapping[str, Any] = {"guard": "none", "feedback": {"rate": 100_000}}
+"""What is set in the block that ``bandmaster init`` writes: the policy answers, and whatever is reported is taken."""
 
 UNTRACED: Mapping[str, Any] = {"tracing": {"excluded_urls": ".*"}}
 """BentoML's own settings without its spans."""
@@ -67,13 +55,20 @@ class Server:
 
 
 def project(folder: Path, models: Mapping[str, bytes], service: str) -> Path:
-    """A folder with the hand-written service, its models, and the block that has ``service`` orchestrated."""
+    """A folder with the hand-written service, its models, and the block that has ``service`` orchestrated, as
+    ``bandmaster init`` writes it: with the ranges of latency and energy around what these models take.
+    """
     folder.mkdir(parents=True)
     shutil.copy(THEIRS, folder / "service.py")
     for name, model in models.items():
         (folder / f"{name}.onnx").write_bytes(model)
-    members = ", ".join(f"{name}: {{onnx: {name}.onnx}}" for name in models)
-    (folder / "bentofile.yaml").write_text(BLOCK.format(service=service, members=members))
+    file = folder / "bentofile.yaml"
+    file.write_text(f'service: "service:{service}"\n')
+    command = [sys.executable, "-m", "bandmaster", "init", file.name, *(f"{name}.onnx" for name in models)]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    written = yaml.safe_load(file.read_text())
+    written["args"]["orchestration"] |= ASKED
+    file.write_text(yaml.safe_dump(written))
     (folder / "bare").mkdir()
     for package in ("uvloop", "httptools"):
         (folder / "bare" / f"{package}.py").write_text(BARE)
