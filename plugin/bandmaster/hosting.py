@@ -265,8 +265,8 @@ def require_functions(config: Config) -> None:
             try:
                 metric.use.load()
             except BandmasterError as problem:
-                place = f"{config.source.name}: {config.source.path}.contract.{metric.name}.use"
-                problems.append(f"{place}: {problem}")
+                where = f"{config.source.name}: {config.source.path}.contract.{metric.name}.use"
+                problems.append(f"{where}: {problem}")
     if problems:
         raise ConfigError(*problems)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,16 +16,21 @@ import pytest
 from bandmaster.core import BandmasterError, MemberFailure
 from bandmaster.members.open_inference import MOST_BYTES, Endpoint
 from bandmaster.members.remote import RemoteMember
-from bandmaster.meter import CpuTimeMeter
 from bandmaster.testing import check_member
 from tests.end_to_end.servers import eventually
 from tests.members import grpc_servers as servers
+from tests.members.asking import (
+    WITHIN_S,
+    check_fault,
+    check_giving_up,
+    failure,
+    key_and_certificate,
+    member_of,
+)
 from tests.members.grpc_servers import Response, Served, answering, failing, metadata, saying, serving
 from tests.members.servers import CLASSES, ROWS, softmax
 from tests.serving.tiny import project
 
-WITHIN_S = 0.3
-PATIENT_S = 60.0
 Code = grpc.StatusCode
 
 
@@ -34,28 +38,6 @@ Code = grpc.StatusCode
 def served() -> Iterator[Served]:
     with serving() as up:
         yield up
-
-
-MADE: list[RemoteMember] = []
-
-
-@pytest.fixture(autouse=True)
-def ended() -> Iterator[None]:
-    yield
-    while MADE:
-        MADE.pop().stop()
-
-
-def member_of(served: Served, task: Any = "classification", **other: Any) -> RemoteMember:
-    MADE.append(RemoteMember("far", Endpoint(served.url, other.pop("model", "m"), **other), task))
-    return MADE[-1]
-
-
-def failure(member: RemoteMember, seconds: float = PATIENT_S) -> str:
-    """What a call says that fails, as the request path has it."""
-    reply = CpuTimeMeter(CLASSES).run(member, ROWS[:1], np.arange(1), seconds)
-    assert reply.scores is None
-    return str(reply.error)
 
 
 # ---- What a server does right ---------------------------------------------------------------------------------------
@@ -148,10 +130,7 @@ def test_no_proxy_is_taken_from_the_environment(served: Served, monkeypatch: pyt
 def test_over_grpcs_only_a_certificate_that_is_known_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    key, certificate = key_and_certificate(tmp_path)
     with serving(tls=(key.read_bytes(), certificate.read_bytes())) as served:
         assert "CERTIFICATE_VERI" in str(member_of(served).unmet)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -207,14 +186,7 @@ TENSOR = {"name": "probabilities", "datatype": "FP64", "shape": [1, 3]}
 def test_every_fault_is_a_failure_that_says_what_came_and_the_next_call_is_answered(
     served: Served, fault: servers.Fault, error: str
 ) -> None:
-    member = member_of(served)
-    served.fault = fault
-    said = failure(member)
-    assert error in said
-    assert said.isprintable()
-    assert len(said) < 300
-    served.fault = None
-    np.testing.assert_array_equal(member.predict(ROWS), softmax(ROWS))
+    check_fault(served, fault, error)
 
 
 def test_a_server_that_goes_fails_and_one_that_comes_back_answers_again() -> None:
@@ -246,21 +218,7 @@ def test_a_call_whose_connection_is_closed_has_failed(served: Served) -> None:
 
 
 def test_a_call_that_is_given_up_takes_no_other_along(served: Served) -> None:
-    member, held = member_of(served), threading.Event()
-
-    def some_hang(rows: np.ndarray) -> np.ndarray:
-        if rows[0, 0] > 100.0:
-            held.wait()
-        return softmax(rows)
-
-    served.models["m"] = some_hang
-    slow = np.full((1, 4), 200.0, np.float32)
-    with ThreadPoolExecutor(6) as threads:
-        given_up = [threads.submit(member.predict_within, slow, WITHIN_S) for _ in range(2)]
-        answered = [threads.submit(member.predict_within, ROWS, PATIENT_S) for _ in range(200)]
-        assert all("did not answer" in str(g.exception()) for g in given_up)
-        assert all(np.array_equal(a.result()[0], softmax(ROWS)) for a in answered)
-    held.set()
+    check_giving_up(served)
 
 
 # ---- What cannot be used is refused at the door ---------------------------------------------------------------------

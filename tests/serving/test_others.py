@@ -114,7 +114,7 @@ def busy(tmp_path: Path) -> Front:
 def test_posts_that_a_busy_learner_has_no_time_for_wait_in_turn_and_those_given_up_are_never_sent(busy: Front) -> None:
     async def post_many() -> None:
         learner = busy._learner
-        posts = [asyncio.create_task(busy._ask_learner("settle", n)) for n in range(SETTLED_AT_ONCE + 6)]
+        posts = [asyncio.create_task(busy._have_settled(n)) for n in range(SETTLED_AT_ONCE + 6)]
         assert await busy._ask_learner("state") == "busy"  # which waits for no post
         await asyncio.sleep(0)
         assert learner.posts == list(range(SETTLED_AT_ONCE))
@@ -134,14 +134,14 @@ def test_a_post_whose_turn_does_not_come_in_time_is_refused_and_never_sent_and_t
 
     async def post_many() -> None:
         learner = busy._learner
-        posts = [asyncio.create_task(busy._ask_learner("settle", n)) for n in range(SETTLED_AT_ONCE)]
+        posts = [asyncio.create_task(busy._have_settled(n)) for n in range(SETTLED_AT_ONCE)]
         await asyncio.sleep(0)
         with pytest.raises(Refusal, match="more feedback comes than the learner takes; send it again") as refused:
-            await busy._ask_learner("settle", -1)
+            await busy._have_settled(-1)
         assert refused.value.status == 503
         learner.free.set()
         await asyncio.gather(*posts)
-        assert await busy._ask_learner("settle", -2) == -2
+        assert await busy._have_settled(-2) == -2
         assert -1 not in learner.posts
 
     asyncio.run(post_many())

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Annotated, Any, cast
@@ -241,7 +241,7 @@ class Front:
     async def _leave_to_consensus(self, decision_id: str, at: float) -> None:
         """Nobody will report anything: the learner is told so, and waits for the probe's answers."""
         try:
-            await self._ask_learner("settle", [Report(decision_id=decision_id, at=at, consensus=True)])
+            await self._have_settled([Report(decision_id=decision_id, at=at, consensus=True)])
         except Refusal as refusal:
             _log.warning("a probe is not learned from: %s", refusal)
 
@@ -293,7 +293,7 @@ class Front:
             self._report(each).model_copy(update={"source": source, "decided_at": at})
             for each, at in zip(feedback, decided, strict=True)
         ]
-        receipts = cast(list[Receipt], await self._ask_learner("settle", reports))
+        receipts = await self._have_settled(reports)
         for receipt in receipts:
             if receipt.why is not None:
                 raise Refusal(HTTPStatus.BAD_REQUEST, receipt.why)
@@ -321,17 +321,20 @@ class Front:
         except (ValueError, OverflowError):
             raise BandmasterError(f"{str(label)[:64]!r} is no number; this is a regression, send the value") from None
 
+    async def _have_settled(self, reports: list[Report]) -> list[Receipt]:
+        """Have the learner settle a post once it is this one's turn. Raises ``Refusal``."""
+        async with self._turn():
+            return cast(list[Receipt], await self._ask_learner("settle", reports))
+
     async def _ask_learner(self, what: str, *arguments: Any) -> Any:
-        async with self._turn() if what == "settle" else nullcontext():
-            try:
-                async with asyncio.timeout(LEARNER_TIMEOUT_S):
-                    return await retried(getattr(self._learner, what), *arguments)
-            except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
-                why = str(problem) or type(problem).__name__
-                raise Refusal(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    f"the learner does not answer ({why}); send it again in a few seconds",
-                ) from problem
+        try:
+            async with asyncio.timeout(LEARNER_TIMEOUT_S):
+                return await retried(getattr(self._learner, what), *arguments)
+        except (TimeoutError, aiohttp.ClientError, BentoMLException, BandmasterError) as problem:
+            why = str(problem) or type(problem).__name__
+            raise Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"the learner does not answer ({why}); send it again in a few seconds"
+            ) from problem
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
