@@ -149,8 +149,10 @@ def class_prior(mix: FloatArray, repeats: float | FloatArray, newest: int | IntA
     """How likely each class is: ``repeats`` in [0, 1] of requests are of the ``newest`` class, the others as ``mix``
     (C,) has it. Returns (C,), or (n, C) for n newest classes and as many shares; ``NO_ANSWER`` is none.
     """
-    if isinstance(newest, int) and np.ndim(repeats) == 0:  # of one request, as in every decision
+    if isinstance(newest, int) and isinstance(repeats, float):  # of one request, as in every decision
         of_newest = repeats * (newest != NO_ANSWER)
+        if not of_newest:
+            return mix
         prior = np.asarray((1.0 - of_newest) * mix)
         prior[newest] += of_newest
         return prior
@@ -454,7 +456,8 @@ class Said:
     def of(cls, scores: FloatArray) -> Said:
         """From distributions (n, M, C); a row of zeros is an abstention."""
         confidence: FloatArray = np.maximum.reduce(scores, axis=-1)
-        label = np.where(confidence > 0.0, scores.argmax(axis=-1), scores.shape[-1])
+        label = scores.argmax(axis=-1)
+        label[~(confidence > 0.0)] = scores.shape[-1]
         return cls(label, CONFIDENCE_EDGES.searchsorted(confidence, side="right"))
 
 
@@ -504,40 +507,51 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Experience:
-    """What a policy learns from; ``counterfactual.revealed`` tells from it what other plans would have earned.
+class Lesson:
+    """What a settled decision teaches by itself, whatever has been learned before.
 
     ``reward`` is what the request earned, a probe charged; ``own`` the chosen plan's reward, in [0, 1], without that
-    charge. ``scores`` (n, M, C) is what the members said (zeros where one abstained, failed or is unknown), ``known``
-    (n, M) whose answer, abstention or failure is known, ``figures`` (M,) what each took, ``truth`` (n,) the labels, or
-    ``None`` where none were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with
-    the others where consensus judges, NaN where it is unknown. ``said`` is what the scores come down to, and
-    ``evidence`` what that speaks for, as was believed before this outcome (worked out when it is first asked for, where
-    a reward was reported, which changes no belief); ``mix`` (C,) are the classes'
-    shares then, and ``repeats`` (lags,) how far they repeat (``estimators.Repetition``). ``alarms`` were raised by this
-    very outcome. ``own_raw`` are the figures that make ``own`` under any profile's weights, ``None`` where a reward was
-    reported and not computed.
+    charge, and ``own_raw`` the figures that make it under any profile's weights, ``None`` where a reward was reported
+    and not computed. ``scores`` (n, M, C) is what the members said (zeros where one abstained, failed or is unknown),
+    ``said`` what that comes down to, ``known`` (n, M) whose answer, abstention or failure is known, ``figures`` (M,)
+    what each took as the contract means it. ``habits`` (4, M) are how sure each member was, how far it agreed with the
+    answer, its latency (s) and energy (J), NaN where unknown. ``truth`` (n,) are the labels, or ``None`` where none
+    were reported. ``correct`` (M,) is each member's accuracy on this request, its agreement with the others where
+    consensus judges, NaN where it is unknown.
 
     In regression ``scores`` (n, M, 1) are the members' values, NaN where unknown; ``truth`` is ``None``, the labels are
-    ``values`` (n,), and ``correct`` is what the contract's accuracy makes of each member's errors, ``corrected`` what
-    it makes of them once the bias is taken off that was believed in.
+    ``values`` (n,), and ``correct`` is what the contract's accuracy makes of each member's errors.
     """
 
     joined: Joined
     reward: Reward
     own: float
+    own_raw: Mapping[str, float] | None
     scores: FloatArray
+    said: Said
     known: BoolArray
     figures: Figures
+    habits: FloatArray
     truth: IntArray | None
+    values: FloatArray | None
     correct: FloatArray
-    said: Said
+
+
+@dataclass(frozen=True, slots=True)
+class Experience(Lesson):
+    """What a policy learns from: a lesson, and what was believed before it. ``counterfactual.revealed`` tells from it
+    what other plans would have earned.
+
+    ``evidence`` is what was said speaks for (worked out when it is first asked for, where a reward was reported, which
+    changes no belief); ``mix`` (C,) are the classes' shares, and ``repeats`` (lags,) how far they repeat
+    (``estimators.Repetition``). ``alarms`` were raised by this very outcome. In regression ``corrected`` (M,) is what
+    the contract's accuracy makes of each member's errors once the bias is taken off that was believed in.
+    """
+
     speaks: Callable[[], Evidence]
     mix: FloatArray
     repeats: FloatArray
-    own_raw: Mapping[str, float] | None = None
     alarms: tuple[DriftEvent, ...] = ()
-    values: FloatArray | None = None
     corrected: FloatArray | None = None
 
     @property

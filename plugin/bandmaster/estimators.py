@@ -21,7 +21,7 @@ class WindowedMean:
     [0.75, 0.5]
     """
 
-    __slots__ = ("_decay", "_sum", "_weight", "seen")
+    __slots__ = ("_decay", "_decays", "_sum", "_weight", "seen")
 
     def __init__(
         self, size: int, *, window: float, prior: float | FloatArray = 0.0, prior_weight: float | FloatArray = 1.0
@@ -29,6 +29,7 @@ class WindowedMean:
         if window < 1.0:
             raise ValueError(f"a window holds at least 1 observation, not {window}")
         self._decay = 1.0 - 1.0 / window
+        self._decays = np.full(size, self._decay)
         self._weight = np.ones(size) * prior_weight
         self._sum = prior * self._weight
         self.seen = np.zeros(size)
@@ -41,20 +42,20 @@ class WindowedMean:
         """Add one observation to each stream whose value is not NaN, for ``weights`` (size,) of them (1). ``values`` is
         (size,).
         """
-        known, came = values == values, values
-        decay: float | FloatArray = self._decay
-        if not known.all():
+        known, came, decay = values == values, values, self._decays
+        if len(known.nonzero()[0]) < len(known):  # ``all`` takes five times as long
             came, decay = np.where(known, values, 0.0), np.where(known, decay, 1.0)
-        count: FloatArray | BoolArray = known if weights is None else known * weights
-        self._sum = self._sum * decay + (came if weights is None else came * weights)
-        self._weight = self._weight * decay + count
+        self._sum *= decay
+        self._sum += came if weights is None else came * weights
+        self._weight *= decay
+        self._weight += known if weights is None else known * weights
         self.seen += known
 
     def update_one(self, value: float) -> None:
         """``update`` of a single stream by a value that is known."""
-        self._sum = self._sum * self._decay + value
-        self._weight = self._weight * self._decay + 1.0
-        self.seen += 1.0
+        self._sum[0] = self._sum.item() * self._decay + value
+        self._weight[0] = self._weight.item() * self._decay + 1.0
+        self.seen[0] += 1.0
 
     def shrink(self, which: BoolArray, keep: float) -> None:
         """Trust what was seen only as much as ``keep`` observations: the mean stays, new ones move it fast."""
@@ -66,7 +67,7 @@ class WindowedMean:
 
     def load(self, state: list[list[float]]) -> None:
         """Restore what ``dump`` gave. Raises ``ValueError`` when the size differs or a figure is not finite."""
-        arrays = [np.asarray(a, dtype=np.float64) for a in state]
+        arrays = [np.array(a, dtype=np.float64) for a in state]
         if len(arrays) != 3 or any(a.shape != self._sum.shape or not np.isfinite(a).all() for a in arrays):
             raise ValueError(f"expected 3 lists of {len(self._sum)} finite figures")
         self._sum, self._weight, self.seen = arrays
@@ -105,14 +106,15 @@ class Slope:
 
     def update_one(self, foretold: float, came: float) -> None:
         """The same of a single figure."""
-        self._sums = self._sums * self._decay + np.array([foretold * came, foretold * foretold])
+        both, own = self._sums.tolist()
+        self._sums[:] = both * self._decay + foretold * came, own * self._decay + foretold * foretold
 
     def dump(self) -> list[float]:
         return list(self._sums.tolist())
 
     def load(self, state: list[float]) -> None:
         """Restore what ``dump`` gave. Raises ``ValueError`` on anything else."""
-        sums = np.asarray(state, dtype=np.float64)
+        sums = np.array(state, dtype=np.float64)
         if sums.shape != (2,) or not np.isfinite(sums).all() or sums[1] <= 0.0:
             raise ValueError(f"no slope: {state!r}")
         self._sums = sums
@@ -312,7 +314,8 @@ class Standardiser:
 
     def _scale(self) -> None:
         deviation = np.sqrt(self._variance)
-        deviation[deviation == 0.0] = np.inf
+        if len(deviation.nonzero()[0]) < len(deviation):
+            deviation[deviation == 0.0] = np.inf
         self._deviation = deviation
 
     def dump(self) -> bytes:
@@ -333,7 +336,7 @@ class Standardiser:
 
 def of_each(matrix: FloatArray, x: FloatArray) -> FloatArray:
     """``matrix`` (K, d) times each of the vectors ``x`` (…, d), (…, K): to the bit the same as for each alone."""
-    return np.asarray(np.matmul(matrix, x[..., None])[..., 0])
+    return np.asarray(matrix.dot(x) if x.ndim == 1 else np.matmul(matrix, x[..., None])[..., 0])
 
 
 class RandomFourierFeatures:
@@ -382,7 +385,8 @@ class ForgettingRegression:
         held = np.r_[self.BIAS_RIDGE, np.full(size, ridge)]
         self._unseen = np.diag(1.0 / held)
         self._covariance = np.repeat(self._unseen[None], len(prior), axis=0)
-        self._change = np.empty_like(self._unseen)  # scratch: making room takes longer than computing
+        # Scratch, as making room takes longer than computing.
+        self._inputs, self._change = np.ones(size + 1), np.empty_like(self._unseen)
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Every target's expected value (…, K) at inputs ``x`` (…, size)."""
@@ -411,11 +415,13 @@ class ForgettingRegression:
 
     def learn_one(self, k: int, x: FloatArray, value: float, weight: float = 1.0) -> None:
         """Learn the ``k``-th target's value alone, as ``learn`` does."""
-        inputs, covariance, root = np.concatenate([_ONE, x]), self._covariance[k], math.sqrt(weight)
-        spread = (covariance @ inputs) * root
-        r = max(float(spread @ inputs) * root, 1e-12)
-        error = root * (value - float(self._prior[k]) - float(self._weights[k] @ inputs))
-        self._weights[k] += spread * (error / (1.0 + r))
+        inputs, covariance, weights, root = self._inputs, self._covariance[k], self._weights[k], math.sqrt(weight)
+        inputs[1:] = x
+        spread = covariance.dot(inputs)  # half the time that @ takes of so few figures
+        spread *= root
+        r = max(float(spread.dot(inputs)) * root, 1e-12)
+        error = root * (value - float(self._prior[k]) - float(weights.dot(inputs)))
+        weights += spread * (error / (1.0 + r))
         forgotten = self._forgetting - (1.0 - self._forgetting) / r
         change = np.multiply(spread[:, None], spread, out=self._change)
         change *= forgotten / (1.0 + forgotten * r)
@@ -440,7 +446,6 @@ class ForgettingRegression:
         self._covariance = figures[self._weights.size :].reshape(self._covariance.shape)
 
 
-_ONE = np.ones(1)
 _ROOT_2 = math.sqrt(2.0)
 
 

@@ -28,6 +28,7 @@ from bandmaster.core import (
     Figures,
     FloatArray,
     Joined,
+    Lesson,
     MemberAnswer,
     Reward,
     Said,
@@ -143,16 +144,9 @@ class Learner:
             return f"decision {decision.id} was answered with other classes than today's models do"
         return None
 
-    def learn(self, joined: Joined) -> Experience:
-        """Learn from one settled decision that ``refuses`` lets pass; return what was learned from.
-
-        Raises ``NoFigureError``, having learned nothing, where a metric of the user's own has no figure for it.
-        """
-        try:
-            experience = self.experience(joined)
-        except NoFigureError:
-            self.without_reward += 1
-            raise
+    def learn(self, lesson: Lesson) -> Experience:
+        """Learn from one settled decision, of which this is the ``lesson``; return what was learned from."""
+        experience = self._experience(lesson)
         self._guard(experience)
         if alarms := self.state.observe(experience):
             experience = replace(experience, alarms=alarms)
@@ -180,7 +174,14 @@ class Learner:
             guard.compare(joined, gained, without_probe)
 
     def experience(self, joined: Joined) -> Experience:
-        """What a settled decision teaches: its reward, and all that its members' answers tell."""
+        """What a settled decision would teach now. Raises ``NoFigureError`` as ``lesson`` does."""
+        return self._experience(self.lesson(joined))
+
+    def lesson(self, joined: Joined) -> Lesson:
+        """What a settled decision that ``refuses`` lets pass teaches by itself: its reward, and what members said.
+
+        Raises ``NoFigureError`` where a metric of the user's own has no figure for it.
+        """
         answer, labels = joined.answer, joined.outcome.labels
         ran = self._figures(answer.ran)
         figures = self._figures((*answer.ran, *answer.probes)) if answer.probes else ran
@@ -193,39 +194,59 @@ class Learner:
             values = np.asarray(labels, dtype=np.float64)
         elif labels is not None:
             truth = np.asarray(labels)
-        speaks, corrected = self._speaks(joined, said), None
         if joined.outcome.consensus:
             correct = member_agreement(scores)
         elif values is not None:
-            error = scores[..., 0] - values[:, None]
-            correct = mean_known(self.contract.closeness(error), known)
-            if (errors := speaks().errors) is not None:
-                corrected = mean_known(self.contract.closeness(error - errors.bias), known)
+            correct = mean_known(self.contract.closeness(scores[..., 0] - values[:, None]), known)
         elif truth is not None:
             correct = mean_known(said.label == truth[:, None], known)  # an abstention is wrong
         else:
             correct = self._nobody_knows
         own_raw = own.raw if joined.outcome.reward is None else None
+        habits = self._habits(answer, scores, said, known)
+        return Lesson(joined, reward, own.value, own_raw, scores, said, known, figures, habits, truth, values, correct)
+
+    def _habits(self, answer: Answer, scores: FloatArray, said: Said, known: BoolArray) -> FloatArray:
+        """A lesson's, of what was said."""
+        habits = np.full((4, len(self.ensemble.names)), np.nan)
+        if not self.ensemble.regression:
+            habits[0] = mean_known(np.maximum.reduce(scores, axis=-1), known)
+            habits[1] = mean_known(said.label == answer.labels[:, None], known)
+        for reply in (*answer.ran, *answer.probes):
+            i = self.ensemble.index(reply.name)
+            habits[2, i], habits[3, i] = reply.latency_s, reply.energy_j
+            if reply.scores is None:
+                habits[:2, i] = np.nan
+        return habits
+
+    def _experience(self, lesson: Lesson) -> Experience:
+        """A lesson, and what is believed now."""
+        speaks, corrected, values = self._speaks(lesson), None, lesson.values
+        if values is not None and (errors := speaks().errors) is not None:
+            error = lesson.scores[..., 0] - values[:, None] - errors.bias
+            corrected = mean_known(self.contract.closeness(error), lesson.known)
         return Experience(
-            joined=joined,
-            reward=reward,
-            own=own.value,
-            scores=scores,
-            known=known,
-            figures=figures,
-            truth=truth,
-            correct=correct,
-            said=said,
+            joined=lesson.joined,
+            reward=lesson.reward,
+            own=lesson.own,
+            own_raw=lesson.own_raw,
+            scores=lesson.scores,
+            said=lesson.said,
+            known=lesson.known,
+            figures=lesson.figures,
+            habits=lesson.habits,
+            truth=lesson.truth,
+            values=values,
+            correct=lesson.correct,
             speaks=speaks,
             mix=self.state.label_mix,
             repeats=self.state.repeats,
-            own_raw=own_raw,
-            values=values,
             corrected=corrected,
         )
 
-    def _speaks(self, joined: Joined, said: Said) -> Callable[[], Evidence]:
+    def _speaks(self, lesson: Lesson) -> Callable[[], Evidence]:
         """What was said speaks for, by what is believed now. Few ask where a reward was reported."""
+        joined, said = lesson.joined, lesson.said
         if joined.outcome.reward is not None and not self.ensemble.regression:
             return partial(self.state.evidence, said, joined.decision.state, now=True)
         evidence = self.state.evidence(said, joined.decision.state, now=True)

@@ -33,6 +33,7 @@ from bandmaster.core import (
     IntArray,
     Joined,
     Journal,
+    Lesson,
     MemberAnswer,
     Outcome,
     Plan,
@@ -382,17 +383,30 @@ def settle(journal: Journal, learner: Learner, decision_id: str, outcome: Outcom
 
 def learn(journal: Journal, learner: Learner, joined: Joined) -> Experience | None:
     """Learn from one joined decision, and keep its reward and the alarms it raised; ``None`` if it cannot teach."""
+    if (lesson := lesson_of(learner, joined)) is None:
+        return None
+    experience = learner.learn(lesson)
+    keep(journal, experience)
+    return experience
+
+
+def lesson_of(learner: Learner, joined: Joined) -> Lesson | None:
+    """What a joined decision teaches, whatever has been learned before; ``None``, and the log says why, if nothing."""
     if (why := learner.refuses(joined)) is not None:
         # Where consensus judges, every label that is reported comes here; where all members are down, every request.
         usual = learner.contract.by_consensus or joined.answer.down
         _log.log(logging.DEBUG if usual else logging.WARNING, "not learned: %s", why)
         return None
     try:
-        experience = learner.learn(joined)
+        return learner.lesson(joined)
     except NoFigureError as problem:
+        learner.without_reward += 1
         _log.warning("decision %s has no reward: %s", joined.decision.id, problem)
         return None
-    journal.save_reward(joined, experience.reward)
+
+
+def keep(journal: Journal, experience: Experience) -> None:
+    """Keep the reward of what was learned from, and the alarms it raised."""
+    journal.save_reward(experience.joined, experience.reward)
     for alarm in experience.alarms:
         journal.save_event(alarm)
-    return experience

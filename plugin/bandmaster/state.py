@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bandmaster.belief import Belief, bent_odds
-from bandmaster.combine import mean_known, pooled, shares
+from bandmaster.combine import pooled, shares
 from bandmaster.competence import Competence
 from bandmaster.core import (
     BoolArray,
@@ -249,7 +249,7 @@ class StateManager:
     def observe(self, experience: Experience) -> tuple[DriftEvent, ...]:
         """Learn one settled request; return the alarms that it raised, the reaction to them done."""
         stands = self._stand_for(experience)
-        self._habits.update(self._habits_of(experience).ravel(), None if stands is None else np.tile(stands, 4))
+        self._habits.update(experience.habits.ravel(), None if stands is None else np.tile(stands, 4))
         judged = experience.joined.outcome.reward is None
         if judged:
             self._accuracy.update(experience.correct, stands)
@@ -279,20 +279,6 @@ class StateManager:
         if known is not None and known.features == size:
             known.learn(features, correct)
         self._competence = known
-
-    def _habits_of(self, experience: Experience) -> FloatArray:
-        """How sure each member was, how far it agreed with the answer, what it took: (4, M), NaN where unknown."""
-        answer, known, names = experience.joined.answer, experience.known, self._ensemble.names
-        habits = np.full((4, len(names)), np.nan)
-        if not self._ensemble.regression:
-            habits[0] = mean_known(np.maximum.reduce(experience.scores, axis=-1), known)
-            habits[1] = mean_known(experience.said.label == answer.labels[:, None], known)
-        for said in (*answer.ran, *answer.probes):
-            i = names.index(said.name)
-            habits[2, i], habits[3, i] = said.latency_s, said.energy_j
-            if said.scores is None:
-                habits[:2, i] = np.nan
-        return habits
 
     def _learn_classes(self, experience: Experience, truth: IntArray, stands: FloatArray | None) -> None:
         known = experience.known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -49,6 +49,7 @@ def test_a_learner_that_is_behind_learns_a_bit_at_every_tick_and_publishes_it(
     first, second = replica(), replica()
     second.play(ROWS[:8], LABELS[:8])
     monkeypatch.setattr(learning, "CATCH_UP_S", 0.0)
+    monkeypatch.setattr(learning, "AT_ONCE", 1)
     monkeypatch.setattr(learning, "SNAPSHOT_EVERY_S", 0.0)
     for k in range(1, 9):
         first.loop.tick()
@@ -78,10 +79,11 @@ def test_nobody_takes_over_while_a_new_leader_catches_up_however_long_that_takes
     third = PostgresJournal(database, tmp_path / "third.db", Keys(bytes.fromhex(KEY)))
     learn, led = second.loop._learn, []
 
-    def slowly(joined: Joined) -> object:
-        led.append(third.lead())
+    def slowly(joined: Sequence[Joined]) -> object:
+        led.extend(third.lead() for _ in joined)
         found = learn(joined)
-        lapse()
+        if joined:
+            lapse()
         return found
 
     def lapse() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from bandmaster import build, hosting
 from bandmaster.config import Config, load
-from bandmaster.core import BandmasterError, DriftEvent, Outcome
+from bandmaster.core import BandmasterError, DriftEvent, Experience, Outcome
 from bandmaster.journal.places import locate
 from bandmaster.serving import learning
 from bandmaster.serving.learning import LearningLoop
@@ -112,6 +113,46 @@ def test_an_alarm_that_cannot_be_kept_costs_no_lesson(
     teach(config, hosted, loop, 10)
     assert loop._journal.counts().joined == 20
     assert loop._learner.manager.policy.version.startswith("20")
+
+
+def test_of_outcomes_reported_together_one_that_a_policy_fails_at_costs_no_other(
+    config: Config, hosted: hosting.Hosted, loop: LearningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, made = loop._learner.manager.policy, ask(config, hosted, ROWS[10:20])
+    learn = policy.learn
+
+    def fails_at_one(experience: Experience) -> None:
+        if experience.joined.decision.id == made[4][0].id:
+            raise ZeroDivisionError
+        learn(experience)
+
+    monkeypatch.setattr(policy, "learn", fails_at_one)
+    receipts = loop.settle([report(d, int(label)) for (d, _), label in zip(made, LABELS[10:20], strict=True)])
+    assert [receipt.status for receipt in receipts] == ["joined"] * 10
+    assert [receipt.reward is None for receipt in receipts] == [k == 4 for k in range(10)]
+    assert policy.version.startswith("19")
+
+
+def test_what_is_learned_of_outcomes_reported_together_is_what_is_learned_of_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "AT_ONCE", 7)
+    guard = {"mode": "live", "baseline": "linear"}
+    block = project(tmp_path / "one", seed=3, probes={"share": 0.3}, guard=guard)
+    config = load(block / "bentofile.yaml")
+    hosted = hosting.host(config)
+    reports = [report(d, int(label)) for (d, _), label in zip(ask(config, hosted, ROWS[:20]), LABELS, strict=False)]
+    reports[5] = reports[5].model_copy(update={"labels": None, "reward": 0.25})
+    shutil.copytree(block, tmp_path / "other")
+    learned = []
+    for root, posts in ((block, [[each] for each in reports]), (tmp_path / "other", [reports])):
+        loop = make_loop(load(root / "bentofile.yaml"), hosted)
+        for post in posts:
+            loop.settle(post)
+        learned.append(loop._learner.dump())
+        assert loop._journal.counts().joined == 20
+        loop.close()
+    assert learned[0] == learned[1]
 
 
 def test_a_learner_starts_over_an_outcome_that_does_not_fit_its_decision(

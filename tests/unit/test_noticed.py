@@ -37,6 +37,6 @@ def test_what_members_answers_speak_for_is_the_same_before_a_reported_reward_is_
     learner = taught()
     for n, (decision, answer) in enumerate(answered(learner)[:20]):
         joined = Joined(1000 + n, decision, answer, Outcome(decision.at, reward=0.5))
-        before, experience = learner.experience(joined).evidence, learner.learn(joined)
+        before, experience = learner.experience(joined).evidence, learner.learn(learner.lesson(joined))
         assert np.array_equal(experience.evidence.log_likelihood, before.log_likelihood)
         assert np.array_equal(experience.evidence.log_prior, before.log_prior)

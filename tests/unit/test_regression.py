@@ -153,7 +153,7 @@ def test_the_learner_judges_the_answer_and_every_member_by_their_errors(config, 
     parts, decision, answer = answered(config, log, "cheap+mid", i)
     answer = parts.orchestrator.probe(decision, answer, log.request(i))
     settled = parts.journal.settle(decision.id, Outcome(log.at[i], labels=log.labels(i)))
-    experience = parts.learner.learn(settled.joined)
+    experience = parts.learner.learn(parts.learner.lesson(settled.joined))
     error = np.abs(log.scores[i, :, 0] - log.values[i])
     assert experience.correct == pytest.approx(np.clip(1 - error / 10, 0, 1))
     combined = abs(log.scores[i, :2, 0].mean() - log.values[i])

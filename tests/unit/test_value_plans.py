@@ -210,5 +210,5 @@ def test_what_a_learned_set_would_have_earned_is_what_it_does_earn(config, log):
                                probabilities=np.array([0.5, 0.5]), chosen=0)))  # fmt: skip
             told = revealed(offer, config.contract, stranger).rewards[offer.index(decision.plan)]
             assert told == pytest.approx(experience.own)
-        parts.learner.learn(settled.joined)
+        parts.learner.learn(parts.learner.lesson(settled.joined))
     assert decision.plan.endswith("~learned")

@@ -9,11 +9,12 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from bandmaster.journal.places import lease_file, locate
 from bandmaster.journal.snapshots import SnapshotReader
 from bandmaster.learner import Learner
 from bandmaster.metrics import NoFigureError
-from bandmaster.orchestrator import learn
+from bandmaster.orchestrator import keep, lesson_of
 from bandmaster.pin import Pin
 from bandmaster.reporters import Reporters
 from bandmaster.serving import telemetry
@@ -59,6 +60,9 @@ from bandmaster.visualizer.keeper import Keeper
 
 _log = logging.getLogger("bandmaster.learning")
 
+P = TypeVar("P")
+R = TypeVar("R")
+
 SNAPSHOT_EVERY_S = 0.2
 """What was learned reaches the workers within this and one of their polls."""
 
@@ -71,6 +75,9 @@ PIN, UNPIN = "pin", "unpin"
 
 CATCH_UP_S = 0.2
 """For so long at a time is learned from what others have joined: snapshots come, and feedback is taken, meanwhile."""
+
+AT_ONCE = 50
+"""From so many outcomes is learned in one go."""
 
 LEASE_PATIENCE_S = 5.0
 """For how long a predecessor that is just stopping may still hold the lease."""
@@ -156,9 +163,9 @@ class LearningLoop:
         for joined in self._journal.since(cursor):
             if self._learner.refuses(joined) is None:
                 self._journal.lead()
+                self._learner.notice(joined.decision, joined.answer)
                 try:
-                    self._learner.notice(joined.decision, joined.answer)
-                    self._learner.learn(joined)
+                    self._learner.learn(self._learner.lesson(joined))
                 except NoFigureError:
                     continue
 
@@ -197,7 +204,7 @@ class LearningLoop:
             if (why := self._learner.refuses(joined)) is None:
                 if anew:  # what was noticed of it is lost with the rest
                     self._notice([(joined.decision, joined.answer)])
-                self._learn(joined)
+                self._learn([joined])
             else:
                 refused += 1
                 self._cursor = joined.seq
@@ -206,21 +213,33 @@ class LearningLoop:
         if refused:
             _log.warning("%d earlier decisions cannot be learned from; the last one because %s", refused, why)
 
-    def _learn(self, joined: Joined) -> Experience | None:
-        """Learn from what the journal holds for good. Whatever goes wrong costs this one lesson, not the learner."""
-        experience = None
-        try:
-            experience = learn(self._journal, self._learner, joined)
-            if experience is not None:
-                telemetry.learned(experience)
-                if (alarm := self._report(joined)) is not None:
-                    self._alarm(alarm)
-        except Exception:
-            _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
-        self._cursor = joined.seq
-        self._keeper.learned(self._learner, joined, experience)
-        self._dirty |= experience is not None
-        return experience
+    def _learn(self, every: Sequence[Joined]) -> dict[str, Experience | None]:
+        """Learn from what the journal holds for good, in order. Whatever goes wrong costs one lesson, not the learner.
+
+        Each step is taken for ``AT_ONCE`` of them before the next: what a processor does again and again it does in two
+        thirds of the time.
+        """
+        learned = dict[str, Experience | None]()
+        for first in range(0, len(every), AT_ONCE):
+            some = every[first : first + AT_ONCE]
+            lessons = [_tried(joined, partial(lesson_of, self._learner), joined) for joined in some]
+            learn = self._learner.learn
+            found = [None if lesson is None else _tried(lesson.joined, learn, lesson) for lesson in lessons]
+            for joined, experience in zip(some, found, strict=True):
+                if experience is not None:
+                    self._dirty = True
+                    _tried(joined, self._tell, experience)
+                self._keeper.learned(self._learner, joined, experience)
+                learned[joined.decision.id] = experience
+            self._cursor = some[-1].seq
+        return learned
+
+    def _tell(self, experience: Experience) -> None:
+        """Keep what was learned from, and let others know."""
+        keep(self._journal, experience)
+        telemetry.learned(experience)
+        if (alarm := self._report(experience.joined)) is not None:
+            self._alarm(alarm)
 
     def _catch_up(self) -> None:
         """Learn from what has been joined, here or by other replicas, and was not learned from yet."""
@@ -236,9 +255,10 @@ class LearningLoop:
         learned, end = dict[str, Experience | None](), time.monotonic() + CATCH_UP_S
         if self._journal.behind:
             return learned, False
-        for joined in self._journal.since(self._cursor):
+        rest = self._journal.since(self._cursor)
+        while some := list(itertools.islice(rest, AT_ONCE)):
             self._journal.lead()
-            learned[joined.decision.id] = self._learn(joined)
+            learned |= self._learn(some)
             if time.monotonic() > end:
                 return learned, False
         return learned, True
@@ -247,7 +267,7 @@ class LearningLoop:
         """Learn from what was joined just now; after what others have joined before, if there are such."""
         if joined and joined[0].seq > self._cursor + 1:
             return self._learn_since()[0]
-        return {each.decision.id: self._learn(each) for each in joined}
+        return self._learn(joined)
 
     def _alarm(self, event: DriftEvent) -> None:
         self._journal.save_event(event)
@@ -478,6 +498,15 @@ class LearningLoop:
                 self._shares.close()
             self._journal.close()
             self._lease.close()
+
+
+def _tried(joined: Joined, step: Callable[[P], R], of: P) -> R | None:
+    """What a step of learning from a settled decision gives, ``None`` where it fails."""
+    try:
+        return step(of)
+    except Exception:
+        _log.exception("decision %s is settled, but could not be learned from", joined.decision.id)
+        return None
 
 
 @contextmanager
