@@ -147,7 +147,8 @@ class MemberStatistics:
 
 def class_prior(mix: FloatArray, repeats: float | FloatArray, newest: int | IntArray) -> FloatArray:
     """How likely each class is: ``repeats`` in [0, 1] of requests are of the ``newest`` class, the others as ``mix``
-    (C,) has it. Returns (C,), or (n, C) for n newest classes and as many shares; ``NO_ANSWER`` is none.
+    (C,) has it. Returns (C,), ``mix`` itself where nothing repeats, or (n, C) for n newest classes and as many shares;
+    ``NO_ANSWER`` is none.
     """
     if isinstance(newest, int) and isinstance(repeats, float):  # of one request, as in every decision
         of_newest = repeats * (newest != NO_ANSWER)

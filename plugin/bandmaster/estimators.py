@@ -21,7 +21,7 @@ class WindowedMean:
     [0.75, 0.5]
     """
 
-    __slots__ = ("_decay", "_decays", "_sum", "_weight", "seen")
+    __slots__ = ("_decay", "_sum", "_weight", "seen")
 
     def __init__(
         self, size: int, *, window: float, prior: float | FloatArray = 0.0, prior_weight: float | FloatArray = 1.0
@@ -29,7 +29,6 @@ class WindowedMean:
         if window < 1.0:
             raise ValueError(f"a window holds at least 1 observation, not {window}")
         self._decay = 1.0 - 1.0 / window
-        self._decays = np.full(size, self._decay)
         self._weight = np.ones(size) * prior_weight
         self._sum = prior * self._weight
         self.seen = np.zeros(size)
@@ -42,8 +41,9 @@ class WindowedMean:
         """Add one observation to each stream whose value is not NaN, for ``weights`` (size,) of them (1). ``values`` is
         (size,).
         """
-        known, came, decay = values == values, values, self._decays
-        if len(known.nonzero()[0]) < len(known):  # ``all`` takes five times as long
+        known, came = values == values, values
+        decay: float | FloatArray = self._decay
+        if not _all(known):
             came, decay = np.where(known, values, 0.0), np.where(known, decay, 1.0)
         self._sum *= decay
         self._sum += came if weights is None else came * weights
@@ -314,7 +314,7 @@ class Standardiser:
 
     def _scale(self) -> None:
         deviation = np.sqrt(self._variance)
-        if len(deviation.nonzero()[0]) < len(deviation):
+        if not _all(deviation):
             deviation[deviation == 0.0] = np.inf
         self._deviation = deviation
 
@@ -447,6 +447,11 @@ class ForgettingRegression:
 
 
 _ROOT_2 = math.sqrt(2.0)
+
+
+def _all(values: FloatArray | BoolArray) -> bool:
+    """``values.all()`` of (n,), in a fifth of the time."""
+    return len(values.nonzero()[0]) == len(values)
 
 
 def _finite(dumped: bytes) -> FloatArray:

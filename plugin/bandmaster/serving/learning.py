@@ -220,10 +220,10 @@ class LearningLoop:
         thirds of the time.
         """
         learned = dict[str, Experience | None]()
+        read, learn = partial(lesson_of, self._learner), self._learner.learn
         for first in range(0, len(every), AT_ONCE):
             some = every[first : first + AT_ONCE]
-            lessons = [_tried(joined, partial(lesson_of, self._learner), joined) for joined in some]
-            learn = self._learner.learn
+            lessons = [_tried(joined, read, joined) for joined in some]
             found = [None if lesson is None else _tried(lesson.joined, learn, lesson) for lesson in lessons]
             for joined, experience in zip(some, found, strict=True):
                 if experience is not None:
